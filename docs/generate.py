@@ -1,0 +1,112 @@
+"""Writes the reference pages that repeat what the code says: `python docs/generate.py`. A test compares them."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from unittest import mock
+
+import headct
+from headct.cli.app import run
+from headct.cli.commands import COMMANDS
+from headct.scan import FLAGS, REASONS
+
+REFERENCE = Path(__file__).parent / "reference"
+
+
+def commands() -> str:
+    """Every command's help text."""
+    parts = [
+        "# Commands",
+        "Data go to files or stdout, messages to stderr. Exit codes: 0 done, 1 nothing usable came out (the reasons "
+        "are printed), 2 wrong usage, 130 interrupted.",
+        _help(),
+    ]
+    for name, command in COMMANDS.items():
+        parts += [f"## {name}", _help(name)]
+        for part in command.parts:
+            parts += [f"### {name} {part}", _help(name, part)]
+    return "\n\n".join(parts) + "\n"
+
+
+def rejections() -> str:
+    """Every code of a rejection and every flag of a scan."""
+    rows = {code: (reason.meaning, reason.remedy) for code, reason in REASONS.items()}
+    parts = [
+        "# Rejections and flags",
+        "Whatever does not become a scan is a `Rejection` with one of these codes, a sentence about the file at hand, "
+        "and what to do. They are the rows of a cohort's `rejections.parquet`; `headct.scan.REASONS` is the same list.",
+        _table(("code", "what it means", "what to do"), rows),
+        "## Flags",
+        "A scan that was accepted carries a flag for everything about it that a reader of results may want to know. "
+        "Column `flags` of `scans.parquet`; `headct.scan.FLAGS` is the same list.",
+        _table(("flag", "what it means"), {flag: (meaning,) for flag, meaning in FLAGS.items()}),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+ABOUT_RECIPES = {
+    "head": "The default: the whole head at 2 mm.",
+    "head-axial": "Keeps the detail in the plane that thin subdural and subarachnoid blood need.",
+    "head-fine": "The whole head at 1 mm.",
+    "fm-hct": "What FM-HCT's encoder was trained on (arXiv 2502.02779).",
+    "fm-hct-notebook": "FM-HCT's notebook for extracting features, which resizes before it windows.",
+    "ct-fm-pretrain": "What CT-FM's encoder was trained on (arXiv 2501.09001).",
+    "ct-fm-hub": "What CT-FM's model cards do: the scan's own spacing.",
+    "ct-fm-head": "CT-FM's head triage: four windows along the first spatial axis.",
+}
+
+
+def recipes() -> str:
+    """What each named recipe does, step by step."""
+    parts = [
+        "# Recipes",
+        "A recipe is a frozen value that says how a `Scan` becomes an array. Its `id` is a hash of its content: two "
+        "recipes with the same content have the same id, and combining cohorts, vectors or models of different ids is "
+        "an error. Our own give int16 HU, axes growing to the right, anterior and superior (RAS); windows are applied "
+        "later, on the device. The published ones give what their authors' code gave, from values as read, without our "
+        "repairs.",
+    ]
+    for name, recipe in headct.recipes.items():
+        facts = [
+            f"id `{recipe.id}`",
+            f"{recipe.dtype}, axes {recipe.axes}",
+            f"shape {_sizes(recipe.shape) if recipe.shape else 'varies'}",
+            f"spacing {_sizes(recipe.spacing_mm) + ' mm' if recipe.spacing_mm else 'varies'}",
+            "values as read" if recipe.as_read else "values repaired",
+        ]
+        rows = {}
+        for number, step in enumerate(recipe.steps, start=1):
+            settings = ", ".join(f"{key} = {value}" for key, value in asdict(step).items())
+            rows[f"{number}. {type(step).__name__}"] = (settings,)
+        parts += [f"## `{name}`", ABOUT_RECIPES[name], "; ".join(facts) + ".", _table(("step", "settings"), rows)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _sizes(values: tuple[float, ...]) -> str:
+    return " × ".join(f"{value:g}" for value in values)
+
+
+PAGES = {"commands.md": commands, "rejections.md": rejections, "recipes.md": recipes}
+
+
+def _help(*words: str) -> str:
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out), mock.patch.dict(os.environ, COLUMNS="80"):
+        assert run([*words, "--help"]) == 0
+    return f"```text\n{out.getvalue().strip()}\n```"
+
+
+def _table(head: tuple[str, ...], rows: Mapping[str, tuple[str, ...]]) -> str:
+    lines = [head, tuple("---" for _ in head)]
+    lines += [(f"`{key}`", *(cell.replace("|", "\\|") for cell in cells)) for key, cells in rows.items()]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+if __name__ == "__main__":
+    for name, page in PAGES.items():
+        (REFERENCE / name).write_text(page())

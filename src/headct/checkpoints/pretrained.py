@@ -1,0 +1,42 @@
+"""An encoder together with its card."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from headct.checkpoints.card import Card
+from headct.encoders import Encoder, Features, as_input
+from headct.preparing import Recipe
+
+
+class PretrainedEncoder(Encoder):
+    """What `load` gives: an `Encoder` that knows its recipe, its windows and where it comes from."""
+
+    def __init__(self, encoder: Encoder, card: Card, sha256: str) -> None:
+        super().__init__()
+        self.encoder, self.card, self.sha256 = encoder, card, sha256
+        self.architecture, self.settings = encoder.architecture, encoder.settings
+
+    @property
+    def recipe(self) -> Recipe:
+        """How scans must be prepared for this encoder."""
+        return self.card.recipe
+
+    @property
+    def channels(self) -> int:
+        return self.encoder.channels
+
+    @property
+    def scan_width(self) -> int:
+        return self.encoder.scan_width
+
+    @property
+    def example_shape(self) -> tuple[int, int, int]:
+        return self.encoder.example_shape
+
+    def forward(self, x: Tensor, spacing_mm: Tensor | None = None) -> Features:
+        return self.encoder(x, spacing_mm)
+
+    def see(self, arrays: Tensor, spacing_mm: Tensor | None = None) -> Features:
+        """Features of a batch of arrays as the recipe gives them, windowed here if they are HU."""
+        return self.encoder(as_input(arrays, list(self.card.windows.values())), spacing_mm)

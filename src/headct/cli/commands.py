@@ -1,0 +1,42 @@
+"""Every command, with where its function lives and the line that `headct --help` prints for it.
+
+A command is a plain function in a file of its own, imported only when the command is called:
+
+- its parameters are `Annotated[..., typer.Option(...)]`; those that several commands share are in `headct.cli.options`;
+- its docstring is the help text, and ends with `Examples:` and two indented command lines;
+- a parameter `talk: Talk` gives it progress, tables and messages (`headct.cli.talk`) and is not an option;
+- `--quiet` and `--debug` are added to every command, and failures are printed for it (`headct.cli.app`);
+- heavy imports (torch, pandas, pydicom) stand inside the function, so that `headct COMMAND --help` is instant.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+
+@dataclass(frozen=True)
+class Command:
+    """One line of `headct --help`; `function` is "module:name", `parts` are its own commands (`models show`)."""
+
+    function: str
+    summary: str
+    parts: Mapping[str, Command] = field(default_factory=dict)
+
+
+COMMANDS: Mapping[str, Command] = MappingProxyType(
+    {
+        "demo": Command("headct.cli.demo:demo", "The whole way, on virtual patients or your own scans, to one page."),
+        "doctor": Command("headct.cli.doctor:doctor", "What works on this machine, and what to install for the rest."),
+        "ingest": Command("headct.cli.ingest:ingest", "Files, folders and archives to a cohort."),
+        "qc": Command("headct.cli.qc:qc", "A page of slices, rejections and histograms of a cohort."),
+        "pretrain": Command("headct.cli.pretrain:pretrain", "Cohorts to a run with a checkpoint."),
+        "models": Command(
+            "headct.cli.models:models",
+            "The models that can be named.",
+            parts={"show": Command("headct.cli.models:show", "What is known about one model.")},
+        ),
+        "embed": Command("headct.cli.embed:embed", "Scans or a cohort to vectors."),
+    }
+)

@@ -1,0 +1,99 @@
+"""A finished cohort: a folder of tables and shards, read lazily."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from difflib import get_close_matches
+from functools import cached_property
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from headct.cohort import publish
+from headct.cohort.shards import Shards
+from headct.cohort.tables import read_table
+from headct.failure import Misuse
+from headct.preparing.recipe import Recipe
+
+
+class Cohort:
+    """The prepared scans in a folder that `headct ingest` has written.
+
+    Opening reads `cohort.json` only; tables and shards follow when asked for. A pickled cohort is its path, so it
+    travels cheaply to workers; several threads may read from one. Raises Failure where the folder is no finished
+    cohort, is damaged, or has a newer format.
+    """
+
+    def __init__(self, path: str | PathLike[str]) -> None:
+        self.path = Path(path)
+        self.about = publish.read_about(self.path)
+        self._shards = Shards(self.path / "volumes")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Cohort, (self.path.absolute(),)
+
+    def __repr__(self) -> str:
+        return f"Cohort({str(self.path)!r}, {len(self)} scans, recipe {self.about['recipe']['id']})"
+
+    def __len__(self) -> int:
+        return int(self.about["counts"]["scans"])
+
+    @cached_property
+    def recipe(self) -> Recipe:
+        """The recipe by which every array was prepared."""
+        return Recipe.from_json(json.dumps(self.about["recipe"]["content"]))
+
+    @cached_property
+    def scans(self) -> pd.DataFrame:
+        """A row per scan, in the order in which they were found; columns as in `headct.cohort.tables.SCANS`."""
+        return self._table("scans")
+
+    @cached_property
+    def rejections(self) -> pd.DataFrame:
+        """A row per rejected series or file: code, sentence, remedy, files."""
+        return self._table("rejections")
+
+    @cached_property
+    def files(self) -> pd.DataFrame:
+        """A row per input file: path, bytes, outcome (a scan id or a rejection code)."""
+        return self._table("files")
+
+    def array(self, scan_id: str) -> np.ndarray:
+        """The prepared array of a scan, as its recipe makes it; our own recipes give int16 HU (X, Y, Z), RAS.
+
+        A new array at each call. Raises Misuse for an unknown id, Failure where the shard is missing or damaged.
+        """
+        row = self._row(scan_id)
+        return self._shards.array(row["shard"], row["index"], row["crc32"])
+
+    def affine(self, scan_id: str) -> np.ndarray:
+        """The (4, 4) matrix from voxel (i, j, k) of the array to RAS mm. Raises Misuse for an unknown id."""
+        return np.array(self._row(scan_id)["affine"]).reshape(4, 4)
+
+    def __iter__(self) -> Iterator[str]:
+        """The ids of the scans, in the order of the table."""
+        return iter(self._rows)
+
+    def __contains__(self, scan_id: object) -> bool:
+        return scan_id in self._rows
+
+    def _row(self, scan_id: str) -> dict[str, Any]:
+        try:
+            return self._rows[scan_id]
+        except KeyError:
+            near = get_close_matches(str(scan_id), self._rows, n=1)
+            hint = f"did you mean {near[0]}?" if near else "its ids are in the column scan_id of .scans"
+            raise Misuse(f"no scan {scan_id!r} in cohort {self.path}", do=hint) from None
+
+    @cached_property
+    def _rows(self) -> dict[str, dict[str, Any]]:
+        columns = self.scans[["scan_id", "shard", "index", "crc32", "affine"]]
+        return {row["scan_id"]: row for row in columns.to_dict("records")}
+
+    def _table(self, name: str) -> pd.DataFrame:
+        table = read_table(self.path / f"{name}.parquet", self.about["tables"][name]["sha256"])
+        return table.to_pandas()

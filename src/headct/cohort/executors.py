@@ -1,0 +1,151 @@
+"""Where the work is done: threads of this process that each own a cell, or the workers of a Dask cluster."""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from headct.failure import Failure, Misuse
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+ITEMS_A_WORKER = 2
+"""Items handed out to each worker at a time: one under way and one waiting."""
+
+
+@dataclass(frozen=True)
+class Crew:
+    """An executor, and how many items it works on at the same time (a cluster may grow)."""
+
+    executor: Executor
+    width: Callable[[], int]
+
+    def results(self, function: Callable[[T], R], items: Iterable[tuple[int, T]]) -> Iterator[tuple[int, R]]:
+        """(number, function(item)) of each (number, item), in the order in which they finish.
+
+        Only a few items a worker are handed out at a time, so that neither the items nor the results pile up.
+        """
+        items = iter(items)
+        number_of: dict[Future[R], int] = {}
+        more = True
+        try:
+            while more or number_of:
+                while more and len(number_of) < ITEMS_A_WORKER * max(1, self.width()):
+                    item = next(items, None)
+                    more = item is not None
+                    if item is not None:
+                        number_of[self.executor.submit(function, item[1])] = item[0]
+                for future in wait(number_of, return_when=FIRST_COMPLETED).done:
+                    yield number_of.pop(future), future.result()
+        finally:
+            for future in number_of:
+                future.cancel()
+
+
+@contextlib.contextmanager
+def local(workers: int) -> Iterator[Crew]:
+    """This machine: `workers` threads, each waiting for a process of its own."""
+    threads = WaitingThreads(workers)
+    try:
+        yield Crew(threads, lambda: workers)
+    finally:
+        threads.shutdown(wait=False, cancel_futures=True)
+
+
+@contextlib.contextmanager
+def cluster(address: str, witness: Path | None) -> Iterator[Crew]:
+    """The workers of the Dask scheduler at `address`, each of which must see the file `witness` at its own path.
+
+    Raises Misuse where nobody answers at the address, Failure where a worker lacks the input or runs another version.
+    """
+    try:
+        from distributed import Client
+        from distributed.scheduler import KilledWorker
+    except ModuleNotFoundError as error:
+        raise Failure("--cluster needs Dask", do="pip install 'headct[cluster]'") from error
+    try:
+        client = Client(address, set_as_default=False)
+    except (OSError, ValueError) as error:
+        raise Misuse(f"no Dask scheduler answers at {address}", why=str(error), do="check the address") from error
+    with client:
+        _check_workers(client.run(_introduce, str(witness) if witness else None))
+        try:
+            yield Crew(client.get_executor(), lambda: sum(client.nthreads().values()))
+        except KilledWorker as error:
+            do = "look at its log, then call the same line again; what was done is kept"
+            raise Failure("a worker of the cluster died several times", why=str(error), do=do) from error
+
+
+def _introduce(witness: str | None) -> tuple[str, bool]:
+    import headct
+
+    return headct.__version__, witness is None or Path(witness).exists()
+
+
+def _check_workers(introductions: dict[str, tuple[str, bool]]) -> None:
+    import headct
+
+    if not introductions:
+        raise Failure("the cluster has no workers", do="start some with `dask worker ADDRESS`")
+    for worker, (version, sees_input) in sorted(introductions.items()):
+        if version != headct.__version__:
+            why = f"it runs headct {version}, this is {headct.__version__}"
+            raise Failure(f"worker {worker} would give other results", why=why, do="install one version everywhere")
+        if not sees_input:
+            do = "put the input on a file system that all workers mount at the same path"
+            raise Failure(f"worker {worker} does not see the input", do=do)
+
+
+class WaitingThreads(Executor):
+    """As `ThreadPoolExecutor`, but of threads that the end of the program does not wait for.
+
+    A thread may wait a minute for a process that hangs in a codec; Ctrl-C must not.
+    """
+
+    def __init__(self, workers: int) -> None:
+        self._queue: queue.SimpleQueue[tuple[Future[Any], Callable[..., Any], Any, Any] | None] = queue.SimpleQueue()
+        self._threads = [threading.Thread(target=self._serve, daemon=True) for _ in range(workers)]
+        self._closed = False
+        for thread in self._threads:
+            thread.start()
+
+    def submit(self, fn: Callable[..., R], /, *args: Any, **kwargs: Any) -> Future[R]:
+        """As in `concurrent.futures.Executor`."""
+        if self._closed:
+            raise RuntimeError("cannot submit after shutdown")
+        future: Future[R] = Future()
+        self._queue.put((future, fn, args, kwargs))
+        return future
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """As in `concurrent.futures.Executor`; a task under way is never cut short."""
+        self._closed = True
+        while cancel_futures:
+            try:
+                task = self._queue.get_nowait()
+            except queue.Empty:
+                break
+            if task is not None:
+                task[0].cancel()
+        for _ in self._threads:
+            self._queue.put(None)
+        if wait:
+            for thread in self._threads:
+                thread.join()
+
+    def _serve(self) -> None:
+        while (task := self._queue.get()) is not None:
+            future, function, args, kwargs = task
+            if not future.set_running_or_notify_cancel():
+                continue
+            try:
+                future.set_result(function(*args, **kwargs))
+            except BaseException as error:  # noqa: BLE001  # it is the caller's, who asks for the result
+                future.set_exception(error)

@@ -1,0 +1,148 @@
+"""What an unfinished job has already done, on disk, so that a killed one goes on where it stopped.
+
+Every record is a file of its own, written whole or not at all. Records may hold what files say about a patient, so
+the folder is closed to other users, and it is removed when the job is done.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import fcntl
+import io
+import os
+import pickle
+import shutil
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from headct.failure import Failure
+
+RECORDS_IN_A_FOLDER = 1000
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a file so that, whatever happens, it is there as a whole or as it was before.
+
+    Raises Failure, with what to do, where the system refuses: a full disk, a quota, a place that is read-only.
+    """
+    partial = path.with_name(path.name + ".partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with partial.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+        _sync_folder(path.parent)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise refused(path, error) from error
+        raise
+
+
+def refused(path: Path, error: OSError) -> Failure:
+    """The failure of writing to `path`, in the user's words."""
+    remedies = {
+        errno.ENOSPC: "free some space and call the same line again; what was done is kept",
+        errno.EDQUOT: "free some of your quota and call the same line again; what was done is kept",
+        errno.EFBIG: "write to a file system that allows larger files",
+    }
+    fallback = "name a place that you may write to"
+    return Failure(
+        f"cannot write {path}", why=error.strerror or str(error), do=remedies.get(error.errno or 0, fallback)
+    )
+
+
+def _sync_folder(folder: Path) -> None:
+    """A new name in a folder survives a power cut only when the folder itself was flushed."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def only_writer(folder: Path) -> Iterator[None]:
+    """Holds the folder against a second writer; the system lets go of it with the process, however that ends.
+
+    Raises Failure where another process holds it or the folder cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / "lock").open("ab")
+    except OSError as error:
+        raise refused(folder, error) from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            place = folder.parent
+            raise Failure(
+                f"another process is writing to {place}", do="wait for it to end, or name another place"
+            ) from None
+        yield
+
+
+class Journal:
+    """Numbered records of several kinds in one folder. Damaged or missing ones are as if they had not been written."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def put(self, kind: str, number: int, value: Any) -> None:
+        """Keep a value: builtin types and this package's dataclasses."""
+        body = pickle.dumps(value, protocol=5)
+        write_atomically(self._path(kind, number), zlib.crc32(body).to_bytes(4, "little") + body)
+
+    def get(self, kind: str, number: int) -> Any:
+        """The value kept under this number, or None."""
+        try:
+            record = self._path(kind, number).read_bytes()
+        except FileNotFoundError:
+            return None
+        body = record[4:]
+        if zlib.crc32(body).to_bytes(4, "little") != record[:4]:
+            return None
+        return _PlainUnpickler(io.BytesIO(body)).load()
+
+    def drop(self, kind: str, number: int) -> None:
+        """Forget one value."""
+        self._path(kind, number).unlink(missing_ok=True)
+
+    def begin(self) -> None:
+        """An empty folder that only its owner can enter."""
+        self.remove()
+        try:
+            self.folder.mkdir(mode=0o700, parents=True)
+        except OSError as error:
+            raise refused(self.folder, error) from error
+
+    def remove(self) -> None:
+        """Forget everything. A kill half-way leaves a folder under another name, which the next call removes."""
+        doomed = self.folder.with_name(self.folder.name + ".doomed")
+        if doomed.exists():
+            shutil.rmtree(doomed)
+        if self.folder.exists():
+            self.folder.rename(doomed)
+            shutil.rmtree(doomed)
+
+    def _path(self, kind: str, number: int) -> Path:
+        return self.folder / kind / f"{number // RECORDS_IN_A_FOLDER:06d}" / f"{number:09d}"
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    """Rebuilds builtin values and dataclasses of this package; a record that asks for more is not one of ours."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if module.startswith("headct.") and "." not in name:
+            found = super().find_class(module, name)
+            if isinstance(found, type) and dataclasses.is_dataclass(found) and found.__module__ == module:
+                return found
+        raise pickle.UnpicklingError(f"a journal holds no {module}.{name}")

@@ -1,0 +1,22 @@
+"""Networks that turn windowed head CT volumes into features; nothing of training, nothing of files."""
+
+from __future__ import annotations
+
+from headct.encoders.architectures import ARCHITECTURES, Architecture, build
+from headct.encoders.features import Encoder, Features, Grid
+from headct.encoders.vit import ViT3D, ViTSettings
+from headct.encoders.windowing import Window, apply_windows, as_input
+
+__all__ = [
+    "ARCHITECTURES",
+    "Architecture",
+    "Encoder",
+    "Features",
+    "Grid",
+    "ViT3D",
+    "ViTSettings",
+    "Window",
+    "apply_windows",
+    "as_input",
+    "build",
+]

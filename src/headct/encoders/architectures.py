@@ -1,0 +1,53 @@
+"""The encoders by name: one plain table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, fields, replace
+from difflib import get_close_matches
+from types import MappingProxyType
+from typing import Any
+
+from headct.encoders.features import Encoder
+from headct.encoders.vit import ViT3D, ViTSettings
+from headct.failure import Misuse
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A named encoder: what makes it, and from which settings."""
+
+    make: Callable[[Any], Encoder]
+    settings: Any
+
+
+ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
+    {
+        "vit-tiny": Architecture(ViT3D, ViTSettings(width=192, depth=12, heads=3, mlp_width=768)),
+        "vit-small": Architecture(ViT3D, ViTSettings(width=384, depth=12, heads=6, mlp_width=1536)),
+        "vit-base": Architecture(ViT3D, ViTSettings(width=768, depth=12, heads=12, mlp_width=3072)),
+        "vit-large": Architecture(ViT3D, ViTSettings(width=1024, depth=24, heads=16, mlp_width=4096)),
+    }
+)
+
+
+def build(name: str, **settings: Any) -> Encoder:
+    """A new encoder with random weights; `settings` override those that its name stands for.
+
+    Raises Misuse for an unknown name or setting, naming the nearest known one.
+    """
+    if name not in ARCHITECTURES:
+        raise Misuse(f"no encoder is called {name!r}", do=_suggestion(name, ARCHITECTURES))
+    architecture = ARCHITECTURES[name]
+    known = [field.name for field in fields(architecture.settings)]
+    for setting in settings:
+        if setting not in known:
+            raise Misuse(f"{name} has no setting {setting!r}", do=_suggestion(setting, known))
+    encoder = architecture.make(replace(architecture.settings, **settings))
+    encoder.architecture = name
+    return encoder
+
+
+def _suggestion(name: str, known: Iterable[str]) -> str:
+    nearest = get_close_matches(name, known, n=1)
+    return f"did you mean {nearest[0]}?" if nearest else f"take one of {', '.join(known)}"

@@ -1,0 +1,154 @@
+"""Self-distillation without labels (DINO, arXiv 2104.14294): a student learns what its own average says of other views.
+
+G global views, V views in all (global ones first), B scans, K prototypes.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from headct.encoders import Encoder
+from headct.encoders.heads import DinoHead
+from headct.pretraining.schedules import cosine, ramp
+from headct.pretraining.views import Views
+
+
+@dataclass(frozen=True, kw_only=True)
+class DinoSettings:
+    """Settings of the DINO objective; the published value (FM-HCT) stands beside each default that differs.
+
+    The defaults are for tens to thousands of scans. With the published 65,536 prototypes nothing is learned in a
+    minute: the targets stay uniform.
+    """
+
+    prototypes: int = 1024  # 65536
+    hidden: int = 512  # 2048
+    bottleneck: int = 128  # 256
+    layers: int = 3
+    batch_norm: bool = True  # False
+    student_temperature: float = 0.1
+    teacher_temperature: tuple[float, float] = (0.04, 0.04)  # at the start, after the warm-up; as shipped
+    temperature_warmup: float = 0.3  # share of the steps
+    centre_momentum: float = 0.9
+    teacher_momentum: tuple[float, float] = (0.99, 1.0)  # (0.994, 1.0), at the first and the last step
+
+
+def dino_loss(student: Tensor, teacher: Tensor, centre: Tensor, *, student_t: float, teacher_t: float) -> Tensor:
+    """Mean cross-entropy of student views against teacher views of the same scan, never of a view against itself.
+
+    `student` (V, B, K) and `teacher` (G, B, K) are scores, `centre` (K,). With p_a = softmax((teacher_a - centre) /
+    teacher_t) and q_v = softmax(student_v / student_t), equation 1 and section 3.1 of arXiv 2104.14294:
+
+        pairs = [(a, v) for a in range(G) for v in range(V) if a != v]
+        loss = mean(-sum(p[a, b, k] * log(q[v, b, k]) for k in range(K)) for a, v in pairs for b in range(B))
+    """
+    targets = F.softmax((teacher - centre) / teacher_t, dim=2).detach()
+    log_q = F.log_softmax(student / student_t, dim=2)
+    cross_entropy = -torch.einsum("abk,vbk->av", targets, log_q) / student.shape[1]
+    views, global_views = len(student), len(teacher)
+    cross_entropy = cross_entropy.masked_fill(
+        torch.eye(global_views, views, dtype=torch.bool, device=student.device), 0.0
+    )
+    return cross_entropy.sum() / (global_views * (views - 1))
+
+
+def moved_centre(centre: Tensor, teacher: Tensor, momentum: float) -> Tensor:
+    """The running mean (K,) of teacher scores (G, B, K), equation 4; subtracting it keeps one prototype from winning."""
+    return centre * momentum + teacher.mean(dim=(0, 1)) * (1 - momentum)
+
+
+class Scorer(nn.Module):
+    """An encoder with its head: windowed views to scan vectors and prototype scores."""
+
+    def __init__(self, encoder: Encoder, head: DinoHead) -> None:
+        super().__init__()
+        self.encoder, self.head = encoder, head
+
+    def forward(self, views: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """Scan vectors (V, B, F) and scores (V, B, K) of views that share a shape.
+
+        Global and local views are scored apart, so that a BatchNorm sees the student's global views as it sees the
+        teacher's.
+        """
+        scans = self.encoder(torch.cat(views)).scan
+        scores = self.head(scans)
+        return scans.reshape(len(views), len(views[0]), -1), scores.reshape(len(views), len(views[0]), -1)
+
+
+class Dino(nn.Module):
+    """Student, teacher (a copy of the student at the start) and centre; the whole state of the objective."""
+
+    centre: Tensor
+
+    def __init__(self, encoder: Encoder, settings: DinoSettings) -> None:
+        super().__init__()
+        self.settings = settings
+        head = DinoHead(
+            encoder.scan_width,
+            prototypes=settings.prototypes,
+            hidden=settings.hidden,
+            bottleneck=settings.bottleneck,
+            layers=settings.layers,
+            batch_norm=settings.batch_norm,
+        )
+        self.student = Scorer(encoder, head)
+        self.teacher = copy.deepcopy(self.student).requires_grad_(False)
+        self.register_buffer("centre", torch.zeros(settings.prototypes))
+
+    @property
+    def encoder(self) -> Encoder:
+        """What the run is for: the teacher's encoder, an average over steps that is better than any one of them."""
+        return self.teacher.encoder
+
+    def forward(self, views: Views, step: int, steps: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of one step, and what its monitors watch; moves the centre."""
+        settings = self.settings
+        with torch.no_grad():
+            targets = self.teacher(views.global_views)[1].float()
+        scans, scores = self.student(views.global_views)
+        if views.local_views:
+            scores = torch.cat([scores, self.student(views.local_views)[1]])
+        scores = scores.float()
+        warmup = round(settings.temperature_warmup * steps)
+        teacher_t = ramp(step, warmup, *settings.teacher_temperature)
+        with torch.autocast(scores.device.type, enabled=False):  # sums over thousands of prototypes need float32
+            loss = dino_loss(scores, targets, self.centre, student_t=settings.student_temperature, teacher_t=teacher_t)
+        with torch.no_grad():
+            watched = watch(scans.float(), F.softmax((targets - self.centre) / teacher_t, dim=2))
+            self.centre.copy_(moved_centre(self.centre, targets, settings.centre_momentum))
+        return loss, watched
+
+    @torch.no_grad()
+    def follow(self, step: int, steps: int) -> None:
+        """Move the teacher towards the student: teacher = momentum * teacher + (1 - momentum) * student.
+
+        The momentum follows the step of the whole run, not the place within an epoch.
+        """
+        momentum = cosine(step, steps, *self.settings.teacher_momentum)
+        for mine, theirs in zip(self.teacher.parameters(), self.student.parameters(), strict=True):
+            mine.lerp_(theirs, 1 - momentum)
+        for mine, theirs in zip(self.teacher.buffers(), self.student.buffers(), strict=True):
+            mine.copy_(theirs)
+
+
+def watch(scans: Tensor, targets: Tensor) -> dict[str, Tensor]:
+    """What tells a collapse, from scan vectors (G, B, F) and teacher probabilities (G, B, K).
+
+    - `entropy`: mean entropy of a target as a share of ln K; 1 says that targets are uniform and teach nothing.
+    - `used`: entropy of the mean target as a share of ln K; 0 says that every scan gets the same prototype.
+    - `spread`: standard deviation over the batch of vectors of unit length, times the root of F; 1 is isotropic, 0 says
+      that every scan gets the same vector.
+    """
+    full = math.log(targets.shape[2])
+    spread = F.normalize(scans, dim=2).std(dim=1).mean() * scans.shape[2] ** 0.5
+    return {
+        "entropy": torch.special.entr(targets).sum(dim=2).mean() / full,
+        "used": torch.special.entr(targets.mean(dim=(0, 1))).sum() / full,
+        "spread": spread if scans.shape[1] > 1 else torch.ones(()),
+    }

@@ -1,0 +1,154 @@
+"""What a pre-training run is told, and the TOML file that says it again."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from types import UnionType
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+
+from headct.failure import Misuse
+from headct.preparing.windows import WINDOWS
+from headct.pretraining.objectives import OBJECTIVES, ObjectiveSettings
+from headct.pretraining.views import ViewSettings
+
+PRECISIONS = ("float32", "bfloat16")
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainSettings:
+    """One run. Give `steps`, or `budget_s` and as many steps are planned as fit into it."""
+
+    objective: ObjectiveSettings = field(default_factory=OBJECTIVES["dino"].settings)
+    encoder: str = "vit-tiny"
+    encoder_settings: Mapping[str, Any] = field(default_factory=dict)  # what differs from those of its name
+    windows: Mapping[str, tuple[float, float]] = field(default_factory=lambda: dict(WINDOWS))  # level, width in HU
+    views: ViewSettings = field(default_factory=ViewSettings)
+
+    steps: int | None = None
+    budget_s: float | None = None
+    batch: int = 8  # scans a step
+    seed: int = 0
+    precision: str = "float32"
+    device: str = "auto"
+
+    lr: float = 5e-4  # the peak
+    lr_end: float = 1e-6
+    warmup: float = 0.1  # share of the steps
+    decay: tuple[float, float] = (0.04, 0.4)  # of weights of linear layers, at the first and the last step
+    clip: float = 3.0  # norm of all gradients together
+
+    save_every: int = 50  # steps between saved states; a killed run repeats at most these
+    licence: str = "not stated"  # of the weights, which the owner of the data decides
+
+    def __post_init__(self) -> None:
+        if (self.steps is None) == (self.budget_s is None) and self.steps is None:
+            raise Misuse("a run needs steps or a budget", do="set steps, or budget_s in seconds (--fit 60s)")
+        for name in ("steps", "budget_s", "batch", "lr", "save_every"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise Misuse(f"{name} must be above zero, got {value}")
+        if self.precision not in PRECISIONS:
+            raise Misuse(f"precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}")
+        if not self.windows:
+            raise Misuse("a run needs at least one window", do="leave windows out for brain, subdural and bone")
+
+
+def to_toml(settings: PretrainSettings) -> str:
+    """The settings as TOML; what is None is left out. `from_toml` reads them again."""
+    return "\n".join(_section("", _as_table(settings))).strip() + "\n"
+
+
+def _as_table(value: Any) -> Any:
+    if not is_dataclass(value):
+        return value
+    table = {entry.name: _as_table(getattr(value, entry.name)) for entry in fields(value)}
+    for name, kind in OBJECTIVES.items():
+        if type(value) is kind.settings:
+            table = {"name": name} | table
+    return table
+
+
+def _section(title: str, table: Mapping[str, Any]) -> list[str]:
+    lines = ["", f"[{title}]"] if title else []
+    lines += [f"{key} = {_literal(value)}" for key, value in table.items() if _is_plain(value)]
+    for key, value in table.items():
+        if isinstance(value, Mapping):
+            lines += _section(f"{title}.{key}" if title else key, value)
+    return lines
+
+
+def _is_plain(value: Any) -> bool:
+    return value is not None and not isinstance(value, Mapping)
+
+
+def _literal(value: Any) -> str:
+    if isinstance(value, tuple | list):
+        return "[" + ", ".join(_literal(one) for one in value) + "]"
+    return json.dumps(value)  # JSON's strings, numbers and booleans are TOML's
+
+
+def from_toml(text: str, origin: str = "the settings", **overrides: Any) -> PretrainSettings:
+    """Settings from TOML; `overrides` that are not None win. Raises Misuse naming the key that is wrong."""
+    try:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise Misuse(f"{origin} is not TOML", why=str(error)) from error
+    values = {key: value for key, value in overrides.items() if value is not None}
+    if "steps" in values or "budget_s" in values:
+        table = {key: value for key, value in table.items() if key not in ("steps", "budget_s")}
+    return _from_table(PretrainSettings, table, origin, values)
+
+
+def read_settings(path: Path, **overrides: Any) -> PretrainSettings:
+    """Settings from a TOML file, see `from_toml`."""
+    return from_toml(path.read_text(encoding="utf-8"), str(path), **overrides)
+
+
+def objective_settings(name: str) -> ObjectiveSettings:
+    """The default settings of a named objective. Raises Misuse for an unknown one."""
+    if name not in OBJECTIVES:
+        raise Misuse(f"no objective is called {name!r}", do=f"take one of {', '.join(OBJECTIVES)}")
+    return OBJECTIVES[name].settings()
+
+
+def _from_table(kind: type[T], table: Mapping[str, Any], where: str, overrides: Mapping[str, Any]) -> T:
+    hints = get_type_hints(kind)
+    known = {entry.name for entry in fields(kind)}  # type: ignore[arg-type]
+    for key in table:
+        if key not in known:
+            near = get_close_matches(key, known, n=1)
+            raise Misuse(f"{where} has an unknown key {key!r}", do=f"did you mean {near[0]}?" if near else "remove it")
+    values = {key: _typed(hints[key], value, f"{where}: {key}") for key, value in table.items()}
+    for entry in fields(kind):  # type: ignore[arg-type]
+        required = entry.default is MISSING and entry.default_factory is MISSING
+        if required and entry.name not in values and entry.name not in overrides:
+            raise Misuse(f"{where} lacks the key {entry.name!r}")
+    return kind(**(values | overrides))
+
+
+def _typed(kind: Any, value: Any, where: str) -> Any:
+    """`value` as TOML gave it, turned into what the field holds, or Misuse."""
+    if kind is ObjectiveSettings:
+        table = dict(value)
+        return _from_table(type(objective_settings(table.pop("name", "dino"))), table, where, {})
+    if is_dataclass(kind) and isinstance(value, Mapping):
+        return _from_table(kind, value, where, {})
+    if get_origin(kind) is UnionType:
+        kind = next(one for one in get_args(kind) if one is not type(None))
+    if get_origin(kind) is tuple and isinstance(value, list) and len(value) == len(get_args(kind)):
+        return tuple(_typed(one, entry, where) for one, entry in zip(get_args(kind), value, strict=True))
+    if get_origin(kind) is Mapping and isinstance(value, Mapping):
+        inner = get_args(kind)[1]
+        return {key: value if inner is Any else _typed(inner, value, f"{where}.{key}") for key, value in value.items()}
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if kind in (int, float, str, bool) and type(value) is kind:
+        return value
+    raise Misuse(f"{where} must be {getattr(kind, '__name__', kind)}, got {value!r}")

@@ -1,0 +1,305 @@
+"""From stored values to Hounsfield units, and how to tell that values are none.
+
+The scale is read off the volume itself: air lies at -1000 HU by definition, and the soft tissue of any patient piles
+up between water and 110 HU. Where both are found, the header was right. Where both are found 1024 too high or too
+low, the Rescale Intercept was left out or applied twice. Where neither is found, a sound CT header is believed and the
+scan is flagged; a file without one is only believed as far as it shows no sign of another scale.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from headct.scan import AIR_HU, Repair
+
+INT16 = np.iinfo(np.int16)
+
+FLOOR_HU = -1200
+"""Below this no voxel is tissue or air: noise around -1000 seldom goes there, fills (-1500, -2000, -3024) always do."""
+
+TISSUE_HU = (-900, 3071)
+"""A padding value inside this range may be a tissue as well; it is believed only outside the circle of a scan."""
+
+METAL_HU = 3071
+"""The highest value of the usual 12 bits; beyond it, metal on an extended scale."""
+
+INTERCEPT_HU = 1024
+"""What scanners add to Hounsfield units so that they can be stored without a sign."""
+
+Scale = Literal["sound", "intercept-added", "intercept-removed", "unknown"]
+
+
+def rescale(stored: np.ndarray, slope: float, intercept: float, out: np.ndarray) -> bool:
+    """Writes `slope * stored + intercept`, rounded, into int16 `out`; True where something had to be clipped."""
+    low, high = int(stored.min()), int(stored.max())
+    ends = (slope * low + intercept, slope * high + intercept)
+    fits = INT16.min <= round(min(ends)) and round(max(ends)) <= INT16.max
+    if slope == 1 and intercept == int(intercept):
+        if fits and stored.dtype == np.int16 and INT16.min <= intercept <= INT16.max:
+            np.add(stored, np.int16(intercept), out=out)
+            return False
+        exact = stored.astype(np.int64) + int(intercept)
+        np.copyto(out, np.clip(exact, INT16.min, INT16.max), casting="unsafe")
+        return not fits
+    scaled = np.rint(stored * float(slope) + float(intercept))
+    np.copyto(out, np.clip(scaled, INT16.min, INT16.max), casting="unsafe")
+    return not fits
+
+
+def to_hounsfield(
+    values: np.ndarray,
+    *,
+    padding: Sequence[tuple[float, float]] = (),
+    trusted: bool = False,
+    scale: Scale | None = None,
+) -> tuple[np.ndarray, tuple[Repair, ...], tuple[str, ...]] | str:
+    """Values (slices, rows, cols) as Hounsfield units: int16, the repairs made, the flags; or why they are none.
+
+    `values` have their file's own scaling applied. `padding` are closed ranges of values, on the same scale, that the
+    file calls padding. `trusted` says that a CT header stands behind the values. `scale` is the verdict of
+    `judge_scale` where the caller has it already. An int16 array that can be written is changed in place.
+    """
+    hu, flags = _as_int16(values)
+    blocks = None
+    if scale is None:
+        blocks = sample(hu)
+        scale = judge_scale(blocks)
+    if scale == "unknown":
+        sentence = why_not(hu, sample(hu) if blocks is None else blocks, trusted=trusted)
+        if sentence:
+            return sentence
+        flags.add("hu-unverified")
+    repairs = []
+    shift_hu = {"intercept-added": -INTERCEPT_HU, "intercept-removed": INTERCEPT_HU}.get(scale, 0)
+    where = _padding_mask(hu, padding, shift_hu)
+    if shift_hu:
+        hu += np.int16(shift_hu)  # wraps at most where padding lies, and back again in Repair.undo
+        repairs.append(Repair(scale, shift_hu=shift_hu))
+        flags.add(scale)
+    if where is not None:
+        repairs.append(_pad_with_air(hu, where))
+        flags.add("padding")
+    if hu.max() > METAL_HU:
+        flags.add("metal")
+    return hu, tuple(repairs), tuple(sorted(flags))
+
+
+def _as_int16(values: np.ndarray) -> tuple[np.ndarray, set[str]]:
+    flags: set[str] = set()
+    if values.dtype == np.int16 and values.dtype.isnative and values.flags.writeable and values.flags.c_contiguous:
+        return values, flags
+    hu = np.empty(values.shape, np.int16)
+    for slice_values, slice_hu in zip(values, hu, strict=True):  # slice by slice, so that copies stay small
+        clipped, holes = _slice_as_int16(slice_values, slice_hu)
+        flags |= ({"clipped"} if clipped else set()) | ({"not-a-number"} if holes else set())
+    return hu, flags
+
+
+def _slice_as_int16(values: np.ndarray, out: np.ndarray) -> tuple[bool, bool]:
+    """Writes rounded values into `out`; whether some were clipped, and whether some were no numbers (now air)."""
+    holes = False
+    if values.dtype.kind == "i" and values.dtype.itemsize <= 2:
+        np.copyto(out, values)
+        return False, False
+    if values.dtype.kind == "f":
+        missing = np.isnan(values)
+        holes = bool(missing.any())
+        values = np.rint(np.where(missing, AIR_HU, values) if holes else values)
+    elif values.dtype.kind == "b":
+        values = values.astype(np.int16)
+    clipped = bool(values.max() > INT16.max or values.min() < INT16.min)
+    np.copyto(out, np.clip(values, INT16.min, INT16.max) if clipped else values, casting="unsafe")
+    return clipped, holes
+
+
+# Padding
+
+
+def _padding_mask(hu: np.ndarray, padding: Sequence[tuple[float, float]], shift_hu: int) -> np.ndarray | None:
+    """True on voxels that are fill; None where there is none. Values are those before a shift of `shift_hu`."""
+    floor = FLOOR_HU - shift_hu
+    circle = None
+    where: np.ndarray | None = None
+    for index, plane in enumerate(hu):
+        fill = plane < np.int16(floor)
+        for low, high in padding:
+            inside = (plane >= low) & (plane <= high) if low < high else plane == low
+            if low + shift_hu <= TISSUE_HU[1] and high + shift_hu >= TISSUE_HU[0]:
+                circle = _outside_circle(*plane.shape) if circle is None else circle
+                inside &= circle
+            fill |= inside
+        if fill.any():
+            where = np.zeros(hu.shape, bool) if where is None else where
+            where[index] = fill
+    return where
+
+
+def _outside_circle(rows: int, cols: int) -> np.ndarray:
+    """True (rows, cols) outside the largest circle in the matrix, where no scanner reconstructs anything."""
+    y, x = np.ogrid[:rows, :cols]
+    radius = min(rows, cols) / 2
+    return np.asarray((y - (rows - 1) / 2) ** 2 + (x - (cols - 1) / 2) ** 2 > radius**2)
+
+
+def _pad_with_air(hu: np.ndarray, where: np.ndarray) -> Repair:
+    fill = _constant(hu, where)
+    values = hu[where] if fill is None else np.array(fill)
+    np.copyto(hu, np.int16(AIR_HU), where=where)
+    return Repair("padding", where=np.packbits(where), values=values)
+
+
+def _constant(hu: np.ndarray, where: np.ndarray) -> np.int16 | None:
+    """The one value that all voxels of a mask hold; None where they hold several."""
+    fill = hu[np.unravel_index(np.argmax(where), where.shape)]
+    for plane, inside in zip(hu, where, strict=True):
+        if np.any((plane != fill) & inside):
+            return None
+    return np.int16(fill)
+
+
+# The scale
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """Means of small in-plane blocks of up to `SAMPLED_SLICES` slices, as a histogram of 1 HU bins from `FIRST_HU`."""
+
+    counts: np.ndarray
+
+    def share(self, low_hu: float, high_hu: float) -> float:
+        """Share of all blocks within a closed range."""
+        return float(self._within(low_hu, high_hu).sum() / max(self.counts.sum(), 1))
+
+    def fullest(self, low_hu: float, high_hu: float) -> float:
+        """Share of all blocks in the fullest single bin of a closed range."""
+        return float(self._within(low_hu, high_hu).max() / max(self.counts.sum(), 1))
+
+    def density(self, low_hu: float, high_hu: float) -> float:
+        """Mean number of blocks per HU."""
+        return float(self._within(low_hu, high_hu).mean())
+
+    def peak_hu(self, low_hu: float, high_hu: float) -> float:
+        """Centre of the fullest `PEAK_HU` bins within a closed range."""
+        counts = self._within(low_hu - PEAK_HU // 2, high_hu + PEAK_HU // 2)
+        return low_hu + float(np.argmax(np.convolve(counts, np.ones(PEAK_HU), mode="valid")))
+
+    def _within(self, low_hu: float, high_hu: float) -> np.ndarray:
+        return self.counts[round(low_hu) - FIRST_HU : round(high_hu) - FIRST_HU + 1]
+
+
+SAMPLED_SLICES = 32
+FIRST_HU, LAST_HU = -6000, 9000
+PEAK_HU = 9
+
+
+def sample(hu: np.ndarray) -> Blocks:
+    """Averages of 4 x 4 pixels (fewer in a small matrix) from slices spread over the volume: modes without noise."""
+    slices, rows, cols = hu.shape
+    size = 4 if min(rows, cols) >= 256 else 2 if min(rows, cols) >= 128 else 1
+    chosen = np.unique(np.linspace(0, slices - 1, min(slices, SAMPLED_SLICES)).round().astype(int))
+    means = []
+    for index in chosen:
+        plane = hu[index, : rows - rows % size, : cols - cols % size]
+        tall = sum((plane[row::size] for row in range(1, size)), plane[::size].astype(np.int32))
+        sums = sum((tall[:, col::size] for col in range(1, size)), tall[:, ::size])
+        means.append(np.floor_divide(sums, size * size).ravel())
+    bins = np.clip(np.concatenate(means), FIRST_HU, LAST_HU) - FIRST_HU
+    counts = np.bincount(bins, minlength=LAST_HU - FIRST_HU + 1)
+    return Blocks(counts)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Signs:
+    """What the modes of a CT look like; shares are of all blocks."""
+
+    air_hu: tuple[int, int] = (-1100, -900)
+    air_share: float = 0.02
+    soft_hu: tuple[int, int] = (-20, 110)  # where the peak of soft tissue may lie
+    soft_width_hu: int = 50  # to either side of the peak
+    soft_share: float = 0.01
+    soft_above: float = 4.0  # density of the peak over that of the range above it
+    soft_below: float = 2.0  # and below it
+    # before values are changed, the evidence must be better
+    repair_share: float = 0.04
+    narrow_share: float = 0.35  # of blocks within 300 HU of water, those around the peak
+    dense_hu: int = 900
+    dense_ratio: float = 0.5  # blocks above `dense_hu` over those around the peak
+
+
+SIGNS = Signs()
+
+
+def judge_scale(blocks: Blocks) -> Scale:
+    """Where air and soft tissue lie: where they should, 1024 HU off, or not to be found."""
+    if _has_modes(blocks, 0):
+        return "sound"
+    shifted = [shift for shift in (-INTERCEPT_HU, INTERCEPT_HU) if _has_modes(blocks, shift) and _is_ct(blocks, shift)]
+    if len(shifted) != 1:
+        return "unknown"
+    return "intercept-added" if shifted[0] < 0 else "intercept-removed"
+
+
+def _has_modes(blocks: Blocks, shift_hu: int) -> bool:
+    """True where air and a peak of soft tissue are found in the values plus `shift_hu`."""
+    peak = _soft_peak(blocks, shift_hu)
+    around = blocks.density(peak - PEAK_HU // 2, peak + PEAK_HU // 2)
+    return (
+        blocks.share(SIGNS.air_hu[0] - shift_hu, SIGNS.air_hu[1] - shift_hu) >= SIGNS.air_share
+        and blocks.share(peak - SIGNS.soft_width_hu, peak + SIGNS.soft_width_hu) >= SIGNS.soft_share
+        and around >= SIGNS.soft_above * blocks.density(peak + 150, peak + 400)
+        and around >= SIGNS.soft_below * blocks.density(peak - 400, peak - 200)
+    )
+
+
+def _is_ct(blocks: Blocks, shift_hu: int) -> bool:
+    """True where the modes are as strong, narrow and followed by as little bone as those of a patient."""
+    peak = _soft_peak(blocks, shift_hu)
+    soft = blocks.share(peak - SIGNS.soft_width_hu, peak + SIGNS.soft_width_hu)
+    return (
+        min(soft, blocks.share(SIGNS.air_hu[0] - shift_hu, SIGNS.air_hu[1] - shift_hu)) >= SIGNS.repair_share
+        and soft >= SIGNS.narrow_share * blocks.share(-300 - shift_hu, 300 - shift_hu)
+        and blocks.share(SIGNS.dense_hu - shift_hu, LAST_HU) <= SIGNS.dense_ratio * soft
+    )
+
+
+def _soft_peak(blocks: Blocks, shift_hu: int) -> float:
+    return blocks.peak_hu(SIGNS.soft_hu[0] - shift_hu, SIGNS.soft_hu[1] - shift_hu)
+
+
+# What is not Hounsfield units
+
+CUT_SHARE = 0.05
+"""Share of voxels at the lowest value from which on a volume without air is taken to be cut off there."""
+
+
+BELOW_SHARE = 0.1
+"""Share of blocks below any air, at more than one value, from which on the scale is taken to be another one."""
+
+
+def why_not(hu: np.ndarray, blocks: Blocks, *, trusted: bool) -> str:
+    """What shows that a volume of unknown scale is not in Hounsfield units; empty where nothing does."""
+    low, high = int(hu.min()), int(hu.max())
+    if low == high:
+        return "" if trusted else f"every voxel is {low}"
+    if low >= 0 and high <= 255:
+        return f"values run from {low} to {high}: a windowed picture"
+    if _is_cormack(blocks, low):
+        return "air lies at 0 and soft tissue above 1900: a scale stretched for normalisation (Cormack)"
+    below, fill = blocks.share(FIRST_HU, FLOOR_HU), blocks.fullest(FIRST_HU, FLOOR_HU)
+    if below - fill > BELOW_SHARE:
+        return f"{100 * below:.0f} % of the volume lie below {FLOOR_HU} HU, and not at one value as padding would"
+    at_low = np.count_nonzero(hu == low) / hu.size
+    if low > -900 and at_low > CUT_SHARE:
+        return f"{100 * at_low:.0f} % of the voxels are {low}, and none is air: windowed, masked or subtracted"
+    if low >= 0:
+        return f"values run from {low} to {high}: there is no air at {AIR_HU} HU"
+    return ""
+
+
+def _is_cormack(blocks: Blocks, low: int) -> bool:
+    """Air from 0, soft tissue stretched elevenfold to 900 + 11 (HU + 100): brain near 2300, bone above 3100."""
+    return low >= -100 and blocks.share(-100, 100) > SIGNS.air_share and blocks.share(1900, 3100) > 0.1

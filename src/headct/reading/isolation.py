@@ -1,0 +1,370 @@
+"""A cell: one worker process that may crash, hang or swallow memory without taking anything else along.
+
+Native codecs meet hostile bytes here. A cell is a plain child process with a private socket, not a
+`multiprocessing` worker, so that it can be had inside daemonic workers (Dask) and leaves no helper process behind.
+It guards against accidents and denial of service; it is no jail: a codec taken over by an attacker has the user's
+rights, and what it sends back is unpickled.
+
+On Linux memory is bounded by RLIMIT_AS above what the process maps before the call. Other systems do not enforce
+that limit (macOS accepts and ignores it): there a cell still bounds time and survives crashes, but not memory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pickle
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+import traceback
+import weakref
+from collections.abc import Callable, Iterator
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+
+R = TypeVar("R")
+Death = Literal["time-limit", "memory-limit", "crashed"]
+
+START_S = 120.0
+"""How long a fresh process may take to start and to import the module of the function, on a very busy machine."""
+
+_CALL, _BEGUN, _AT, _VALUE, _ERROR, _MEMORY = range(6)
+_HEADER = struct.Struct("<BI")  # kind of message, number of buffers
+_LENGTH = struct.Struct("<Q")  # of each buffer, the pickle first
+_ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS", "BLOSC_NTHREADS")
+
+
+class CellDied(RuntimeError):
+    """The process of a cell had to be ended, or ended itself, while it ran a function.
+
+    `reason` is the rejection code; `at` the last name given to `announce`, empty if none was.
+    """
+
+    def __init__(self, reason: Death, at: str = "") -> None:
+        super().__init__(reason, at)
+        self.reason: Death = reason
+        self.at = at
+
+    def __str__(self) -> str:
+        return self.reason + (f" at {self.at}" if self.at else "")
+
+
+class CellError(RuntimeError):
+    """An exception inside a cell that could not travel as itself; the message is its text."""
+
+
+class Cell:
+    """One worker process, started when first needed and again after each death.
+
+    `memory_bytes` is what a call may map beyond what the process held when the call began; `time_s` how long a call
+    may take, imports of the function's module not counted. Calls from several threads wait for each other: give
+    each thread its own cell (`cell()`) to run them side by side.
+    """
+
+    def __init__(self, memory_bytes: int = 2 << 30, time_s: float = 60.0) -> None:
+        self.memory_bytes = memory_bytes
+        self.time_s = time_s
+        self._lock = threading.Lock()
+        self._process: _Process | None = None
+        self._finalize: Callable[[], Any] = lambda: None
+
+    def run(self, function: Callable[..., R], *args: Any, time_s: float | None = None) -> R:
+        """The value of `function(*args)`, worked out in the process of the cell.
+
+        The function travels by reference, so it must be importable by name and not live in `__main__`. Raises
+        CellDied where the process died or was ended, and whatever the function raises, with the traceback of the
+        cell as a note.
+        """
+        if getattr(function, "__module__", None) == "__main__":
+            raise ValueError(f"{function!r} lives in __main__, which a cell cannot import; move it to a module")
+        request = _pack((self.memory_bytes, function, args))
+        with self._lock:
+            process = self._ready()
+            try:
+                value: R = process.call(request, self.time_s if time_s is None else time_s)
+            finally:
+                if not process.idle:  # a call is under way, or was when we were interrupted
+                    self._finalize()
+            return value
+
+    def close(self) -> None:
+        """Ends the process; a later `run` starts a new one."""
+        with self._lock:
+            self._finalize()
+
+    def _ready(self) -> _Process:
+        if self._process is None or self._process.worn(self.memory_bytes):
+            self._finalize()
+            self._process = _Process()
+            self._finalize = weakref.finalize(self, self._process.end)  # also when the interpreter exits
+        return self._process
+
+
+def cell() -> Cell:
+    """The cell of the calling thread, made at its first use and ended with the thread or the interpreter."""
+    found: Cell | None = getattr(_of_thread, "cell", None)
+    if found is None:
+        found = _of_thread.cell = Cell()
+    return found
+
+
+def announce(name: str) -> None:
+    """Says what is worked on now, so that a death can be blamed on it; does nothing outside a cell."""
+    if _inside.link is not None:
+        _send(_inside.link, _AT, _pack(name))
+
+
+_of_thread = threading.local()
+
+
+# The parent's side
+
+
+class _Process:
+    """A child process, the socket to it, and a pipe whose closing tells it that the parent is gone."""
+
+    def __init__(self) -> None:
+        self.owner = os.getpid()
+        self.idle = True
+        self.at = ""
+        self.first_mapped_bytes: int | None = None
+        self.mapped_bytes = 0
+        self.link, theirs = socket.socketpair()
+        life, self.life = os.pipe()
+        try:
+            self.child = subprocess.Popen(
+                [sys.executable, "-c", _START, json.dumps(sys.path), str(theirs.fileno()), str(life)],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                pass_fds=(theirs.fileno(), life),
+                env=os.environ | dict.fromkeys(_ONE_THREAD, "1"),
+            )
+        except BaseException:
+            self._let_go()
+            raise
+        finally:
+            theirs.close()
+            os.close(life)
+        _living.add(self)
+        _watch_forks()
+
+    def call(self, request: list[memoryview], time_s: float) -> Any:
+        self.idle, self.at = False, ""
+        try:
+            kind, body = self._begin(request)
+            if kind == _BEGUN:
+                self.mapped_bytes = body
+                self.first_mapped_bytes = self.first_mapped_bytes or body
+                kind, body = self._answer(time.monotonic() + time_s)
+        except TimeoutError:
+            raise CellDied("time-limit", self.at) from None
+        except (EOFError, ConnectionError):
+            if self.first_mapped_bytes is None:
+                raise RuntimeError(f"the worker process could not start (exit code {self.child.wait()})") from None
+            raise CellDied("crashed", self.at) from None
+        if kind == _MEMORY:
+            raise CellDied("memory-limit", self.at)
+        self.idle = True
+        if kind == _ERROR:
+            raise _revived(*body)
+        return body
+
+    def _begin(self, request: list[memoryview]) -> tuple[int, Any]:
+        self.link.settimeout(START_S)
+        _send(self.link, _CALL, request)
+        return self._answer(time.monotonic() + START_S)
+
+    def _answer(self, deadline: float) -> tuple[int, Any]:
+        while True:
+            kind, parts = _take(self.link, deadline)
+            body = _unpack(parts)
+            if kind != _AT:
+                return kind, body
+            self.at = body
+
+    def worn(self, memory_bytes: int) -> bool:
+        """True where the process is dead, belongs to the process we were forked from, or has leaked too much."""
+        if self.owner != os.getpid() or self.life < 0 or self.child.poll() is not None:
+            return True
+        return self.mapped_bytes > (self.first_mapped_bytes or 0) + memory_bytes // 2
+
+    def end(self) -> None:
+        if self.owner == os.getpid():
+            self.child.kill()
+            self.child.wait()
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """Closes our ends without touching the child."""
+        _living.discard(self)
+        self.link.close()
+        if self.life >= 0:
+            os.close(self.life)
+            self.life = -1
+
+
+_living: weakref.WeakSet[_Process] = weakref.WeakSet()
+_forks_watched = False
+
+
+def _watch_forks() -> None:
+    """A forked copy of this process must not keep the pipes of our cells open, or orphans would live on."""
+    global _forks_watched
+    if not _forks_watched:
+        _forks_watched = True
+        os.register_at_fork(after_in_child=_forget_living)
+
+
+def _forget_living() -> None:
+    for process in list(_living):
+        process._let_go()
+
+
+def _revived(pickled: bytes | None, text: str) -> Exception:
+    error = None
+    if pickled is not None:
+        # an exception whose constructor does not take its own arguments cannot be rebuilt, whatever it raises then
+        with contextlib.suppress(Exception):
+            error = pickle.loads(pickled)
+    if not isinstance(error, Exception):
+        return CellError(text)
+    error.add_note("in a cell:\n" + text)
+    return error
+
+
+# The child's side
+
+_START = (
+    "import sys, json; sys.path[:] = json.loads(sys.argv[1]); "
+    "from headct.reading.isolation import _serve; _serve(int(sys.argv[2]), int(sys.argv[3]))"
+)
+
+
+class _Inside:
+    link: socket.socket | None = None
+
+
+_inside = _Inside()
+
+
+def _serve(link_fd: int, life_fd: int) -> None:
+    """The life of a child: take a call, answer it, until the parent is gone."""
+    _settle(life_fd)
+    link = _inside.link = socket.socket(fileno=link_fd)
+    with contextlib.suppress(EOFError, ConnectionError):
+        while True:
+            _, call = _take(link, None)
+            kind, body = _work(link, call)
+            _send(link, kind, body)
+            if kind == _MEMORY:
+                os._exit(1)  # what is left of the heap is not worth keeping
+
+
+def _settle(life_fd: int) -> None:
+    import resource
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    _end_with_parent(life_fd)
+    # Codecs complain on stderr, as much as they like; what went wrong before this line can still be seen there.
+    os.dup2(1, 2)
+
+
+def _end_with_parent(life_fd: int) -> None:
+    """Nobody writes to the life line; that it is closed says that the parent is gone.
+
+    On Linux the kernel then sends SIGIO, whose default ends the process even inside a loop in C. (PR_SET_PDEATHSIG
+    would act at the end of the thread that started us, not of the process.) Elsewhere a thread waits for it, which
+    cannot act while C code holds the interpreter.
+    """
+    if sys.platform == "linux":
+        import fcntl
+
+        fcntl.fcntl(life_fd, fcntl.F_SETOWN, os.getpid())
+        fcntl.fcntl(life_fd, fcntl.F_SETFL, fcntl.fcntl(life_fd, fcntl.F_GETFL) | os.O_ASYNC)
+    else:
+        threading.Thread(target=lambda: os._exit(len(os.read(life_fd, 1))), daemon=True).start()
+
+
+def _work(link: socket.socket, call: list[memoryview]) -> tuple[int, list[memoryview]]:
+    try:
+        memory_bytes, function, args = _unpack(call)
+        with _bounded(memory_bytes) as mapped_bytes:
+            _send(link, _BEGUN, _pack(mapped_bytes))
+            return _VALUE, _pack(function(*args))
+    except MemoryError:
+        return _MEMORY, _pack(None)
+    except Exception as error:  # noqa: BLE001 - whatever the function raises is the caller's to judge
+        return _ERROR, _pack((_portable(error), traceback.format_exc()))
+
+
+@contextlib.contextmanager
+def _bounded(memory_bytes: int) -> Iterator[int]:
+    """Limits the address space to what is mapped now, which it yields in bytes, and `memory_bytes` more."""
+    import resource
+
+    if sys.platform != "linux":
+        yield 0
+        return
+    with open("/proc/self/statm") as statm:
+        mapped_bytes = int(statm.read().split()[0]) * resource.getpagesize()
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    bound = mapped_bytes + memory_bytes
+    resource.setrlimit(resource.RLIMIT_AS, (bound if hard == resource.RLIM_INFINITY else min(bound, hard), hard))
+    try:
+        yield mapped_bytes
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
+def _portable(error: Exception) -> bytes | None:
+    try:
+        return pickle.dumps(error)
+    except Exception:  # noqa: BLE001 - an exception may hold anything, an open file for instance
+        return None
+
+
+# Messages: both sides
+
+
+def _pack(value: Any) -> list[memoryview]:
+    """The pickle and, apart from it and not copied, the memory of the arrays in it (PEP 574)."""
+    buffers: list[pickle.PickleBuffer] = []
+    head = pickle.dumps(value, protocol=5, buffer_callback=buffers.append)
+    return [memoryview(head), *(buffer.raw() for buffer in buffers)]
+
+
+def _unpack(parts: list[memoryview]) -> Any:
+    return pickle.loads(parts[0], buffers=parts[1:])
+
+
+def _send(link: socket.socket, kind: int, parts: list[memoryview]) -> None:
+    lengths = b"".join(_LENGTH.pack(part.nbytes) for part in parts)
+    link.sendall(_HEADER.pack(kind, len(parts)) + lengths)
+    for part in parts:
+        link.sendall(part)
+
+
+def _take(link: socket.socket, deadline: float | None) -> tuple[int, list[memoryview]]:
+    kind, count = _HEADER.unpack(_receive(link, _HEADER.size, deadline))
+    lengths = _LENGTH.iter_unpack(_receive(link, count * _LENGTH.size, deadline))
+    return kind, [_receive(link, length, deadline) for (length,) in lengths]
+
+
+def _receive(link: socket.socket, length: int, deadline: float | None) -> memoryview:
+    """Exactly `length` bytes, writable. Raises EOFError at the end of the link, TimeoutError at the deadline."""
+    whole = view = np.empty(length, np.uint8).data
+    while view.nbytes:
+        link.settimeout(None if deadline is None else max(deadline - time.monotonic(), 1e-6))
+        got = link.recv_into(view)
+        if got == 0:
+            raise EOFError("the other end of the link is closed")
+        view = view[got:]
+    return whole

@@ -1,0 +1,111 @@
+"""One page: the answer first, then the sections, last what is needed to make it again."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from importlib import metadata, resources
+from pathlib import Path
+
+import jinja2
+from markupsafe import Markup
+
+from headct.reporting.tables import pairs
+
+NOT_A_DEVICE = "Research software, not a medical device"
+VIRTUAL = "Every patient on this page is virtual: made by a computer, from no real person."
+
+
+@dataclass(frozen=True, kw_only=True)
+class Section:
+    """A part of a page under its own heading; `lead` is the sentence that opens it."""
+
+    title: str
+    lead: str | Markup
+    body: Markup
+
+    @property
+    def anchor(self) -> str:
+        """The name by which other parts of the page link here."""
+        return re.sub(r"[^a-z0-9]+", "-", self.title.lower()).strip("-")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Provenance:
+    """What made the page: settings, hashes of what went in, versions of the software. No time, so bytes repeat."""
+
+    settings: Mapping[str, object] = field(default_factory=dict)
+    hashes: Mapping[str, str] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+    def tables(self) -> list[Markup]:
+        named = {"Settings": self.settings, "Hashes": self.hashes, "Versions": self.versions}
+        return [pairs(dict(values), name) for name, values in named.items() if values]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Page:
+    """A page to be written.
+
+    `answer` says in words what was found, its first sentence set large; `to_do` lists what the reader can do about
+    it. `virtual` marks every figure as made from virtual patients.
+    """
+
+    title: str
+    kind: str
+    answer: Sequence[str | Markup]
+    sections: Sequence[Section]
+    provenance: Provenance
+    to_do: Sequence[str | Markup] = ()
+    virtual: bool = False
+
+    def html(self) -> str:
+        """The whole page, style and script inside; everything that is not Markup is escaped."""
+        style, script = _asset("page.css"), _asset("page.js")
+        return _template().render(
+            page=self,
+            style=Markup(style),
+            script=Markup(script),
+            script_hash=_policy_hash(script),
+            not_a_device=NOT_A_DEVICE,
+            virtual_words=VIRTUAL,
+        )
+
+    def write(self, path: Path) -> None:
+        """Write the page whole or not at all; folders are made as needed. Raises OSError where the disk refuses."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # names that are no Unicode reach the page as lone surrogates, which UTF-8 cannot hold
+        content = self.html().encode("utf-8", "backslashreplace")
+        draft = path.with_name(f".{path.name}.draft")
+        try:
+            draft.write_bytes(content)
+            draft.replace(path)
+        finally:
+            draft.unlink(missing_ok=True)
+
+
+def software_versions(*packages: str) -> dict[str, str]:
+    """The installed version of each named package."""
+    return {package: metadata.version(package) for package in packages}
+
+
+@cache
+def _asset(name: str) -> str:
+    return resources.files("headct.reporting").joinpath(name).read_text(encoding="utf-8").strip()
+
+
+@cache
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.from_string(_asset("page.html.jinja"))
+
+
+def _policy_hash(script: str) -> str:
+    """The digest by which the page's Content-Security-Policy allows its own script and no other."""
+    return "sha256-" + base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii")

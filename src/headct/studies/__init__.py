@@ -1,0 +1,1 @@
+"""Whole ways put together from the rooms; no algorithm lives here."""

@@ -1,0 +1,1 @@
+"""Patients who do not exist: heads with known truth."""

@@ -1,0 +1,251 @@
+"""A head that is known everywhere: a digital phantom to be sampled on any grid.
+
+It is the oracle for geometry: the same head scanned upright, tilted, unevenly or in another plane must come out of
+reading and preparing as the same head. It is not a virtual patient: one anatomy, varied in size, pose and thickness.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from scipy.ndimage import gaussian_filter
+from scipy.spatial.transform import Rotation
+
+from headct.scan import AIR_HU, Header, Scan
+from headct.virtual import clutter, head
+from headct.virtual.habits import HABITS, Habit
+from headct.virtual.head import EDGE_MM, Bleed, Shape
+from headct.virtual.solids import Points, ellipsoid, paint
+
+POINTS_AT_ONCE = 1 << 16
+"""How many points are worked on together: few enough for their arrays to stay in the processor's cache."""
+
+DEMO_ROWS, DEMO_PIXEL_MM = 192, 1.2
+"""The field of view of the demonstration: 230 mm, coarse enough to be quick."""
+
+SHELL_HU, FOAM_HU = 40.0, -930.0
+
+AXES: Mapping[str, np.ndarray] = {
+    "axial": np.array([(0, -1, 0), (-1, 0, 0), (0, 0, 1)], dtype=float),
+    "coronal": np.array([(0, 0, -1), (-1, 0, 0), (0, 1, 0)], dtype=float),
+    "sagittal": np.array([(0, 0, -1), (0, -1, 0), (1, 0, 0)], dtype=float),
+}
+"""Directions in which rows, columns and slices follow each other, RAS; axial and coronal with right on the left."""
+
+
+@dataclass(frozen=True)
+class Phantom:
+    """One head, decided by its seed. Seed 0 is the average one, upright and centred.
+
+    `bleed` is None, "iph" (blood in the brain) or "sdh" (blood below the skull); the same seed has the same head
+    with and without it. Raises ValueError for another bleed.
+    """
+
+    seed: int = 0
+    bleed: str | None = None
+
+    def __post_init__(self) -> None:
+        _ = self.drawn_bleed  # an unknown kind is refused at once
+
+    @cached_property
+    def shape(self) -> Shape:
+        """Size, pose and tissue of this head."""
+        return Shape.draw(self.seed)
+
+    @cached_property
+    def drawn_bleed(self) -> Bleed | None:
+        """Place and size of the blood, if any."""
+        return None if self.bleed is None else Bleed.draw(self.bleed, self.seed)
+
+    @cached_property
+    def _rotation(self) -> np.ndarray:
+        return Rotation.from_euler("xyz", self.shape.turn_deg, degrees=True).as_matrix()
+
+    def to_patient_mm(self, head_mm: Sequence[float] | np.ndarray) -> np.ndarray:
+        """Patient coordinates (..., 3) RAS mm of a place given in head coordinates, see `headct.virtual.head`."""
+        scaled = np.asarray(head_mm, dtype=float) * self.shape.size
+        return scaled @ self._rotation.T + self.shape.shift_mm
+
+    @cached_property
+    def landmarks_mm(self) -> Mapping[str, np.ndarray]:
+        """Places (3,) RAS mm that tell right from left, front from back and top from bottom."""
+        places = {
+            "calcification": head.CALCIFICATION_MM,  # right frontal, none on the left
+            "nose": head.NOSE_TIP_MM,
+            "vertex": head.VERTEX_MM,
+            "right-ear": head.RIGHT_EAR_MM,
+            "foramen-magnum": head.FORAMEN_MAGNUM_MM,
+        }
+        return {name: self.to_patient_mm(place) for name, place in places.items()}
+
+    def _to_head(self, points_mm: np.ndarray) -> Points:
+        """Head coordinates of points (n, 3) RAS mm."""
+        shift_mm, size = np.array([self.shape.shift_mm, self.shape.size], dtype=np.float32)
+        turned = (points_mm - shift_mm) @ self._rotation.astype(np.float32) / size
+        return Points(*(np.ascontiguousarray(axis) for axis in turned.T))
+
+    def hu_at(self, points_mm: np.ndarray, *, table: bool = True) -> np.ndarray:
+        """Hounsfield values (...) float32 at points (..., 3) RAS mm, without noise and unrounded."""
+        flat = np.asarray(points_mm, dtype=np.float32).reshape(-1, 3)
+        hu = np.full(len(flat), AIR_HU, dtype=np.float32)
+        for start in range(0, len(flat), POINTS_AT_ONCE):
+            some = slice(start, start + POINTS_AT_ONCE)
+            self._lay(hu[some], flat[some], table)
+        return hu.reshape(np.shape(points_mm)[:-1])
+
+    def _lay(self, hu: np.ndarray, points_mm: np.ndarray, table: bool) -> None:
+        if table:
+            _lay_table(hu, Points(*points_mm.T), self.shape.shift_mm)
+        at = self._to_head(points_mm)
+        near = (at.x / 102) ** 2 + ((at.y + 6) / 124) ** 2 < 1
+        near &= at.z < 100
+        if near.any():
+            part = hu[near]
+            head.lay_head(part, at.at(near), self.shape, self.drawn_bleed)
+            hu[near] = part
+
+    def holds_brain(self, points_mm: np.ndarray) -> np.ndarray:
+        """Which points (..., 3) RAS mm lie inside the skull, above the foramen magnum: bool (...)."""
+        at = self._to_head(np.asarray(points_mm, dtype=np.float32).reshape(-1, 3))
+        inside = (head.cavity(at) < 0) & (at.z > head.FORAMEN_MAGNUM_MM[2])
+        return inside.reshape(np.shape(points_mm)[:-1])
+
+    def sample(
+        self,
+        origins_mm: np.ndarray,
+        row_step_mm: np.ndarray,
+        col_step_mm: np.ndarray,
+        rows: int,
+        cols: int,
+        *,
+        thickness_mm: float,
+        table: bool = True,
+    ) -> np.ndarray:
+        """Values (slices, rows, cols) float32 on a grid given as in `Scan`, each the mean over the slice's thickness.
+
+        Every slice is sampled at evenly spaced depths, one every 1.7 mm at most.
+        """
+        normal = np.cross(row_step_mm, col_step_mm)
+        normal /= np.linalg.norm(normal)
+        count = max(1, int(np.ceil(thickness_mm / 1.7)))
+        depths = ((np.arange(count) + 0.5) / count - 0.5) * thickness_mm
+        down, across = np.arange(rows)[:, None, None] * row_step_mm, np.arange(cols)[:, None] * col_step_mm
+        in_plane = (down + across).reshape(-1, 3).astype(np.float32)
+        hu = np.zeros((len(origins_mm), rows * cols), dtype=np.float32)
+        for values, origin in zip(hu, origins_mm, strict=True):
+            for depth in depths:
+                values += self.hu_at(in_plane + (origin + depth * normal).astype(np.float32), table=table)
+        return hu.reshape(-1, rows, cols) / count
+
+    def scan(
+        self,
+        *,
+        slices: int = 30,
+        rows: int = 256,
+        cols: int = 256,
+        pixel_mm: float = 0.9,
+        gap_mm: float = 5.0,
+        positions_mm: Sequence[float] | np.ndarray | None = None,
+        tilt_deg: float = 0.0,
+        thickness_mm: float | None = None,
+        centre_mm: Sequence[float] = (0.0, -6.0, 12.0),
+        plane: str = "axial",
+        blur_mm: float = 0.0,
+        noise_hu: float = 0.0,
+        noise_seed: int = 0,
+        table: bool = True,
+        header: Header | None = None,
+    ) -> Scan:
+        """The head as a scanner would image it.
+
+        The table moves by `gap_mm` between slices, or to `positions_mm` (slices,) along z relative to `centre_mm`,
+        while the gantry leans by `tilt_deg` about the left-right axis (positive: slices rise towards the face): the
+        distance along the normal is the table's times the cosine. Thickness is the median gap unless
+        given. `blur_mm` is the sigma of an in-plane Gaussian for a softer kernel, `noise_hu` the standard deviation
+        of the noise. Values are rounded and clipped to -1024..3071 as scanners do. The same arguments give the same
+        bytes.
+        """
+        if positions_mm is None:
+            positions_mm = (np.arange(slices) - (slices - 1) / 2) * gap_mm
+        positions_mm = np.asarray(positions_mm, dtype=float)
+        if thickness_mm is None:
+            thickness_mm = float(np.median(np.abs(np.diff(positions_mm)))) if len(positions_mm) > 1 else gap_mm
+        to_rows, to_cols, travel = AXES[plane]
+        lean = Rotation.from_rotvec(np.radians(tilt_deg) * to_cols * -1)
+        row_step, col_step = lean.apply(to_rows) * pixel_mm, to_cols * pixel_mm
+        corner = np.asarray(centre_mm) - row_step * (rows - 1) / 2 - col_step * (cols - 1) / 2
+        origins = corner + positions_mm[:, None] * travel
+        hu = self.sample(origins, row_step, col_step, rows, cols, thickness_mm=thickness_mm, table=table)
+        if blur_mm > 0:
+            hu = gaussian_filter(hu, (0, blur_mm / pixel_mm, blur_mm / pixel_mm), mode="nearest")
+        if noise_hu > 0:
+            hu += _noise(hu.shape, noise_hu, noise_seed)
+        return Scan(
+            hu=np.clip(np.rint(hu), -1024, 3071).astype(np.int16),
+            origins_mm=origins,
+            row_step_mm=row_step,
+            col_step_mm=col_step,
+            thickness_mm=thickness_mm,
+            header=header or Header(manufacturer="headct", model="phantom", patient_id=f"phantom-{self.seed}"),
+        )
+
+
+def _noise(shape: tuple[int, ...], sigma_hu: float, seed: int) -> np.ndarray:
+    """Noise of the given standard deviation, correlated between neighbours in a slice as reconstruction makes it."""
+    white = np.random.default_rng(seed).standard_normal(shape, dtype=np.float32)
+    smooth = gaussian_filter(white, (0, 0.6, 0.6), mode="wrap")
+    return smooth * float(sigma_hu / smooth.std())
+
+
+def _lay_table(hu: np.ndarray, at: Points, shift_mm: Sequence[float]) -> None:
+    """Couch and head rest in scanner coordinates, in place; the rest follows the head's position.
+
+    The head rest is a padded half pipe from the neck upwards, the couch a shallow trough that begins at the neck.
+    """
+    x, y, z = (values - offset for values, offset in zip(at, shift_mm, strict=True))
+    low = y < -60
+    if not low.any():
+        return
+    here, part = Points(x[low], y[low], z[low]), hu[low]
+    pipe = ellipsoid(here, (0, -14, 0), (106, 116, 1e6))
+    ends = np.maximum(np.abs(here.z - 10) - 120, here.y + np.float32(66))
+    paint(part, np.maximum(np.abs(pipe - 5) - 6, ends), FOAM_HU, EDGE_MM)
+    paint(part, np.maximum(np.abs(pipe - 12) - 1.5, ends), SHELL_HU, EDGE_MM)
+    trough = np.abs(ellipsoid(here, (0, 160, 0), (420, 320, 1e6)))
+    foot = np.maximum(here.z + np.float32(96), np.abs(here.x) - 210)
+    paint(part, np.maximum(trough - 14, foot), FOAM_HU, EDGE_MM)
+    paint(part, np.maximum(np.abs(trough - 14) - 1.2, foot), SHELL_HU, EDGE_MM)
+    hu[low] = part
+
+
+def write_demo_series(folder: Path, *, patients: int = 12, seed: int = 0) -> None:
+    """Write virtual patients as DICOM, one folder each, with the clutter that an archive sends along.
+
+    Tilts, thicknesses, uneven and missing slices, kernels and transfer syntaxes take turns; a third bleed. Beside
+    them lies what a reader must refuse: localizers, contrast series, a quality phantom, a dose page, a file that
+    broke off. The same arguments give the same bytes; 12 patients take about 13 MB.
+    """
+    for index in range(patients):
+        place = folder / f"patient-{index + 1:02d}"
+        _write_patient(place, seed + index + 1, HABITS[index % len(HABITS)], others=index % 4 == 0)
+    clutter.write_water_cylinder(folder / "quality")
+    clutter.write_capture(folder / "captures" / "dose.dcm")
+
+
+def _write_patient(place: Path, number: int, habit: Habit, *, others: bool) -> None:
+    """One patient's head; `others` adds the localizer, a series with contrast, and a copy that broke off."""
+    phantom = Phantom(number, habit.bleed)
+    settings = {**habit.settings(number), "rows": DEMO_ROWS, "cols": DEMO_ROWS, "pixel_mm": DEMO_PIXEL_MM}
+    scan = phantom.scan(**settings)
+    files = habit.write(scan, place / "head", description="HEAD WITHOUT CONTRAST")
+    if others:
+        clutter.truncate(files[2], files[2].with_name("0003-copy.dcm"))
+        enhanced = replace(scan, hu=scan.hu + np.int16(4), header=replace(scan.header, contrast=True))
+        habit.write(enhanced, place / "head-2", description="HEAD WITH CONTRAST", series_number=2)
+        side = phantom.scan(plane="sagittal", slices=1, rows=64, cols=64, pixel_mm=4.0, thickness_mm=160.0,
+                            centre_mm=(0.0, -6.0, -20.0), header=scan.header)  # fmt: skip
+        clutter.write_localizer(side, place / "localizer")

@@ -1,0 +1,187 @@
+"""The command line as a person meets it: help, errors, exit codes; run in this process by `headct.cli.app.run`."""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+
+import pytest
+
+from headct.cli import app, doctor
+from headct.cli.commands import COMMANDS, Command
+from headct.failure import Failure, Misuse
+
+
+def every_command() -> list[tuple[str, ...]]:
+    """("doctor",), ("models",), ("models", "show"), ..."""
+    names: list[tuple[str, ...]] = []
+    for name, command in COMMANDS.items():
+        names += [(name,), *((name, part) for part in command.parts)]
+    return names
+
+
+def function_of(words: tuple[str, ...]) -> Callable[..., None]:
+    command = COMMANDS[words[0]]
+    for part in words[1:]:
+        command = command.parts[part]
+    module, _, name = command.function.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+@pytest.mark.parametrize("words", every_command(), ids=" ".join)
+def test_every_command_has_help_with_two_examples_and_the_shared_options(words, capsys):
+    assert app.run([*words, "--help"]) == 0
+    text = capsys.readouterr().out
+    _, examples = app.split_docstring(function_of(words))
+    assert len(examples) >= 2
+    assert all(example.startswith("headct " + " ".join(words)) for example in examples)
+    assert all(f"  {example}\n" in text for example in examples), "an example was wrapped or lost"
+    for option in ("--quiet", "--debug", "--help"):
+        assert option in text
+
+
+def test_help_lists_every_command_with_its_line(capsys):
+    assert app.run(["--help"]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    for name, command in COMMANDS.items():
+        assert f"{name} {command.summary}" in text
+
+
+def test_help_of_everything_loads_nothing_heavy():
+    """Time cannot be asserted on a shared machine; what costs it can: the modules that were imported."""
+    heavy = {
+        "numpy",
+        "torch",
+        "pandas",
+        "pyarrow",
+        "pydicom",
+        "scipy",
+        "matplotlib",
+        "nibabel",
+        "rich",
+        "dask",
+        "blosc2",
+    }
+    helps = [[], *([*words] for words in every_command())]
+    script = (
+        "import sys; from headct.cli.app import run\n"
+        f"for words in {helps!r}:\n"
+        "    assert run([*words, '--help']) == 0\n"
+        "print('loaded', *sys.modules, file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    loaded = set(done.stderr.partition("loaded ")[2].split())
+    assert "headct.cli.doctor" in loaded
+    assert not loaded & heavy
+
+
+def test_the_installed_command_answers():
+    done = subprocess.run(
+        [sys.executable, "-c", "from headct.cli import main; main()", "--version"], capture_output=True
+    )
+    assert done.returncode == 0
+    assert done.stdout.decode().startswith("headct ")
+
+
+def test_bare_command_prints_help_and_is_wrong_usage(capsys):
+    assert app.run([]) == 2
+    assert "Commands:" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        (["doctr"], "did you mean 'doctor'?"),
+        (["xyzzy"], "commands are demo, doctor"),
+        (["doctor", "--jsn"], "--jsn"),
+        (["ingest"], "INPUT..."),
+    ],
+)
+def test_wrong_usage_says_what_and_where_to_look(line, expected, capsys):
+    assert app.run(line) == 2
+    said = capsys.readouterr()
+    assert said.err.startswith("error: ")
+    assert expected in said.err
+    assert "--help`" in said.err
+    assert said.out == ""
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "expected"),
+    [
+        (
+            Failure("no scan was usable", why="all 3 files are MR", do="give CT"),
+            1,
+            "  why: all 3 files are MR\n  do:  give CT",
+        ),
+        (Misuse("cohort night uses recipe 3f2a, the checkpoint 91c0"), 2, "error: cohort night uses recipe 3f2a"),
+        (
+            OSError(errno.ENOSPC, "No space left on device", "out/shard"),
+            1,
+            "the system refused out/shard: No space left",
+        ),
+        (ModuleNotFoundError("No module named 'dask'", name="dask"), 1, "package dask is not installed"),
+        (MemoryError(), 1, "out of memory"),
+        (ZeroDivisionError("division by zero"), 1, "unexpected ZeroDivisionError"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+    ],
+)
+def test_errors_are_sentences_and_tracebacks_only_with_debug(error, code, expected, monkeypatch, capsys):
+    def broken(*, as_json: bool = False) -> None:
+        """Break."""
+        raise error
+
+    monkeypatch.setattr(doctor, "doctor", broken)
+    assert app.run(["doctor"]) == code
+    said = capsys.readouterr()
+    assert expected in said.err
+    assert "Traceback" not in said.err
+    assert said.out == ""
+    if not isinstance(error, KeyboardInterrupt):
+        assert app.run(["doctor", "--debug"]) == code
+        assert "Traceback" in capsys.readouterr().err
+
+
+def test_a_reader_that_leaves_early_is_not_an_error():
+    script = "from headct.cli.app import run; import sys; sys.exit(run(['doctor', '--json']))"
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+
+
+def test_parts_of_a_command_are_found_and_the_command_alone_still_works(monkeypatch, capsys):
+    def models() -> None:
+        """List.
+
+        Examples:
+            headct models
+        """
+        print("all")
+
+    def show(name: str) -> None:
+        """Show one."""
+        print(f"one {name}")
+
+    monkeypatch.setattr(doctor, "models", models, raising=False)
+    monkeypatch.setattr(doctor, "show", show, raising=False)
+    place = "headct.cli.doctor"
+    commands = {"models": Command(f"{place}:models", "All.", parts={"show": Command(f"{place}:show", "One.")})}
+    monkeypatch.setattr(app, "COMMANDS", commands)
+    assert app.run(["models"]) == 0
+    assert app.run(["models", "show", "vit-tiny"]) == 0
+    assert capsys.readouterr().out == "all\none vit-tiny\n"
+    assert app.run(["models", "shw"]) == 2
+    assert "did you mean 'show'?" in capsys.readouterr().err
+
+
+def test_quiet_leaves_only_data(capsys):
+    assert app.run(["doctor", "--json", "--quiet"]) == 0
+    said = capsys.readouterr()
+    assert said.err == ""
+    assert isinstance(json.loads(said.out), list)

@@ -1,0 +1,254 @@
+"""A killed, interrupted or starved ingest goes on, and ends with the bytes of one that was left in peace."""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from cohort.folders import assert_same, contents
+
+from headct.cohort import Cohort, commit
+from headct.cohort.ingest import ingest
+from headct.failure import Failure, Misuse
+
+SMALL_SHARD_BYTES = 1_000_000  # two scans, so that kills meet shards at every stage
+
+COMMAND = (
+    "import sys, headct.cohort.commit as commit; commit.SHARD_BYTES = " + str(SMALL_SHARD_BYTES) + "\n"
+    "from headct.cli import main; main()"
+)
+
+
+def start(*arguments: str | Path) -> subprocess.Popen[str]:
+    """`headct` with small shards, in a process group of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-c", COMMAND, *map(str, arguments)],
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+@pytest.fixture(scope="module")
+def undisturbed(demo: Path, key: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, float]:
+    """A cohort made in one go, and how many seconds that took."""
+    out = tmp_path_factory.mktemp("undisturbed") / "cohort"
+    started_s = time.monotonic()
+    process = start("ingest", demo, "--out", out, "--key", key, "--workers", "2")
+    _, said = process.communicate()
+    assert process.returncode == 0, said
+    assert len(list((out / "volumes").iterdir())) > 1
+    return out, time.monotonic() - started_s
+
+
+def kill_and_resume(demo: Path, key: Path, out: Path, moments_s: list[float]) -> int:
+    """Call the same line again and again, killing it after each of the moments; how often it was still running."""
+    line = ("ingest", demo, "--out", out, "--key", key, "--workers", "2")
+    killed = 0
+    for moment_s in moments_s:
+        process = start(*line)
+        time.sleep(moment_s)
+        killed += process.poll() is None
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+    process = start(*line)
+    _, said = process.communicate()
+    assert process.returncode == 0, said
+    return killed
+
+
+def test_three_kills(demo: Path, key: Path, tmp_path: Path, undisturbed: tuple[Path, float]) -> None:
+    whole, took_s = undisturbed
+    moments = random.Random(1)
+    assert kill_and_resume(demo, key, tmp_path / "cohort", [moments.uniform(0.2, 1) * took_s for _ in range(3)]) > 0
+    assert_same(tmp_path / "cohort", whole)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(20))
+def test_twenty_kills(seed: int, demo: Path, key: Path, tmp_path: Path, undisturbed: tuple[Path, float]) -> None:
+    """One kill each, at moments spread over the whole job."""
+    whole, took_s = undisturbed
+    moment_s = (seed + random.Random(seed).random()) / 20 * took_s
+    kill_and_resume(demo, key, tmp_path / "cohort", [moment_s])
+    assert_same(tmp_path / "cohort", whole)
+
+
+def test_a_kill_at_every_single_write(
+    demo: Path, key: Path, tmp_path: Path, undisturbed: tuple[Path, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each file that is written, in turn, is the last one; then the job goes on. As many stops as there are writes."""
+    whole, _ = undisturbed
+    monkeypatch.setattr(commit, "SHARD_BYTES", SMALL_SHARD_BYTES)
+    replace, stops = os.replace, 0
+
+    class Stopped(BaseException):
+        pass
+
+    def stop_after(*paths: Path) -> None:
+        replace(*paths)
+        raise Stopped
+
+    monkeypatch.setattr(os, "replace", stop_after)
+    while True:
+        try:
+            ingest([demo], tmp_path / "cohort", workers=1, key=key)
+            break
+        except Stopped:
+            stops += 1
+            assert stops < 200
+    assert stops > 15
+    assert_same(tmp_path / "cohort", whole)
+
+
+def test_a_kill_while_adding(demo: Path, key: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As above, for an ingest into a cohort that is there already: it stays whole, and ends as if nothing had been."""
+    first = [demo / "patient-02"]
+    both = [*first, demo / "patient-03"]
+    for out in (tmp_path / "calm", tmp_path / "stopped"):
+        ingest(first, out, workers=1, key=key)
+    ingest(both, tmp_path / "calm", workers=1, key=key)
+    replace = os.replace
+
+    class Stopped(BaseException):
+        pass
+
+    def stop_after(*paths: Path) -> None:
+        replace(*paths)
+        raise Stopped
+
+    stops = 0
+    while True:
+        monkeypatch.setattr(os, "replace", stop_after)
+        try:
+            ingest(both, tmp_path / "stopped", workers=1, key=key)
+            break
+        except Stopped:
+            stops += 1
+            assert stops < 100
+    assert stops > 5
+    assert_same(tmp_path / "stopped", tmp_path / "calm")
+
+
+def test_control_c_ends_with_130_and_can_be_resumed(
+    demo: Path, key: Path, tmp_path: Path, undisturbed: tuple[Path, float]
+) -> None:
+    whole, _ = undisturbed
+    line = ("ingest", demo, "--out", tmp_path / "cohort", "--key", key, "--workers", "2")
+    process = start(*line)
+    while not (tmp_path / "cohort" / ".ingest" / "unfinished" / "headers").exists():
+        time.sleep(0.01)
+        assert process.poll() is None
+    os.killpg(process.pid, signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "goes on where it stopped" in said
+    assert "Traceback" not in said
+    with pytest.raises(Failure, match="not finished"):
+        Cohort(tmp_path / "cohort")
+    process = start(*line)
+    assert process.wait() == 0
+    assert_same(tmp_path / "cohort", whole)
+
+
+def test_a_full_disk_loses_nothing(
+    demo: Path, key: Path, tmp_path: Path, undisturbed: tuple[Path, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every third write is refused as by a full disk, until somebody has made room."""
+    whole, _ = undisturbed
+    monkeypatch.setattr(commit, "SHARD_BYTES", SMALL_SHARD_BYTES)
+    fsync, writes = os.fsync, 0
+
+    def sometimes_full(descriptor: int) -> None:
+        nonlocal writes
+        writes += 1
+        if writes % 6 == 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", sometimes_full)
+    refused: list[Failure] = []
+    while True:
+        try:
+            ingest([demo], tmp_path / "cohort", workers=2, key=key)
+            break
+        except Failure as failure:
+            refused.append(failure)
+            assert len(refused) < 100
+    assert len(refused) > 3
+    assert {failure.why for failure in refused} == {"No space left on device"}
+    assert {failure.do for failure in refused} == {"free some space and call the same line again; what was done is kept"}
+    assert_same(tmp_path / "cohort", whole)
+
+
+def test_a_file_size_limit_ends_with_1_and_a_sentence(demo: Path, key: Path, tmp_path: Path) -> None:
+    """The kernel itself refuses: no file may grow beyond 200 kB, a scan's voxels need more."""
+    limited = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))\n{COMMAND}"
+    line = ["ingest", str(demo / "patient-02"), "--out", str(tmp_path / "cohort"), "--key", str(key), "--workers", "1"]
+    done = subprocess.run([sys.executable, "-c", limited, *line], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "error: cannot write" in done.stderr
+    assert "Traceback" not in done.stderr
+    done = subprocess.run([sys.executable, "-c", COMMAND, *line], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert len(Cohort(tmp_path / "cohort")) == 1
+
+
+def test_a_place_that_cannot_be_written_ends_with_1(demo: Path, key: Path) -> None:
+    process = start("ingest", demo, "--out", "/proc/headct-cohort", "--key", key)
+    _, said = process.communicate()
+    assert process.returncode == 1
+    assert "error: cannot write /proc/headct-cohort" in said
+
+
+def test_files_that_come_while_it_was_stopped_are_added(demo: Path, key: Path, tmp_path: Path) -> None:
+    source, out = tmp_path / "in", tmp_path / "cohort"
+    shutil.copytree(demo / "patient-02", source / "patient-02")
+    stop_at_first_series(source, out, key)
+    shutil.copytree(demo / "patient-03", source / "patient-03")
+    summary = ingest([source], out, workers=1, key=key)
+    assert (summary.scans, len(Cohort(out))) == (2, 2)
+
+
+def test_files_that_change_while_it_was_stopped_are_read_as_they_are(demo: Path, key: Path, tmp_path: Path) -> None:
+    source, out = tmp_path / "in", tmp_path / "cohort"
+    shutil.copytree(demo / "patient-02", source)
+    stop_at_first_series(source, out, key)
+    path = sorted((source / "head").iterdir())[0]
+    path.unlink()
+    ingest([source], out, workers=1, key=key)
+    ingest([source], tmp_path / "fresh", workers=1, key=key)
+    assert_same(out, tmp_path / "fresh")
+
+
+def test_other_inputs_or_options_do_not_take_over_an_unfinished_job(demo: Path, key: Path, tmp_path: Path) -> None:
+    out = tmp_path / "cohort"
+    stop_at_first_series(demo / "patient-02", out, key)
+    before = contents(out)
+    with pytest.raises(Misuse, match="reads other inputs"):
+        ingest([demo / "patient-03"], out, workers=1, key=key)
+    with pytest.raises(Misuse, match="site"):
+        ingest([demo / "patient-02"], out, workers=1, key=key, site="south")
+    with pytest.raises(Misuse, match=r"head-fine \("):
+        ingest([demo / "patient-02"], out, "head-fine", workers=1, key=key)
+    assert contents(out) == before
+
+
+def stop_at_first_series(source: Path, out: Path, key: Path) -> None:
+    """An ingest that is interrupted when the first series is about to be read."""
+
+    def interrupt(what: str, done: int, total: int | None) -> None:
+        if what == "series":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        ingest([source], out, workers=1, key=key, progress=interrupt)
+    assert (out / ".ingest" / "unfinished").is_dir()

@@ -1,0 +1,240 @@
+"""Where slices lie: tilt, gaps, doubled and missing slices, several volumes under one series."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from pydicom import dcmread
+
+from headct.scan import Scan
+from inputs.kinds import kind, refused
+from inputs.series import all_tagged, head, images, renamed, tagged, write
+
+
+@kind("an upright head, 30 slices of 5 mm")
+def upright(folder: Path) -> None:
+    write(images(), folder)
+
+
+@kind("gantry tilted by +20 degrees", flags=("tilt",))
+def tilt_forwards(folder: Path) -> None:
+    write(images(head(tilt_deg=20.0)), folder)
+
+
+@kind("gantry tilted by -15 degrees", flags=("tilt",))
+def tilt_backwards(folder: Path) -> None:
+    write(images(head(tilt_deg=-15.0)), folder)
+
+
+@kind("tilted by 18 degrees, tag with the other vendors' sign", flags=("tilt",))
+def tilt_tag_other_sign(folder: Path) -> None:
+    write(all_tagged(images(head(tilt_deg=18.0)), GantryDetectorTilt="-18"), folder)
+
+
+@kind("tilted by 18 degrees, no tilt tag", flags=("tilt",))
+def tilt_without_tag(folder: Path) -> None:
+    write(all_tagged(images(head(tilt_deg=18.0)), GantryDetectorTilt=None), folder)
+
+
+@kind("a tilt tag of 20 degrees on an upright series")
+def tilt_only_in_tag(folder: Path) -> None:
+    write(all_tagged(images(), GantryDetectorTilt="20"), folder)
+
+
+@kind("slices every 3 mm below, every 7 mm above", flags=("uneven",))
+def uneven(folder: Path) -> None:
+    positions = (*range(-63, 0, 3), *range(0, 78, 7))
+    write(images(head(positions_mm=positions, thickness_mm=3.0)), folder)
+
+
+@kind("4 mm slices of the base and 7 mm slices above, one series, tilted", flags=("mixed-thickness", "tilt", "uneven"))
+def stack_4_and_7_mm(folder: Path) -> None:
+    lower = head(positions_mm=tuple(range(-60, -4, 4)), thickness_mm=4.0, tilt_deg=18.5)
+    upper = head(positions_mm=tuple(range(-2, 76, 7)), thickness_mm=7.0, tilt_deg=18.5)
+    first, second = images(lower), images(upper)
+    same = {"SeriesInstanceUID": first[0].SeriesInstanceUID}
+    write([*first, *all_tagged(second, **same)], folder)
+
+
+@kind("rounding of positions by 0.01 mm")
+def jittered_positions(folder: Path) -> None:
+    scan = head()
+    jitter = np.random.default_rng(0).uniform(-0.01, 0.01, scan.origins_mm.shape)
+    write(images(replace(scan, origins_mm=scan.origins_mm + jitter)), folder)
+
+
+@kind("overlapping slices: 5 mm thick, 2.5 mm apart")
+def overlapping(folder: Path) -> None:
+    write(images(head(gap_mm=2.5, slices=60, thickness_mm=5.0)), folder)
+
+
+@kind("one slice is missing", flags=("gap-filled", "uneven"))
+def missing_one(folder: Path) -> None:
+    write([image for index, image in enumerate(images()) if index != 14], folder)
+
+
+@refused("six neighbouring slices are missing", "missing-slices", 24)
+def missing_many(folder: Path) -> None:
+    write([image for index, image in enumerate(images()) if not 12 <= index < 18], folder)
+
+
+@refused("eight slices are missing, here and there", "missing-slices", 22)
+def missing_everywhere(folder: Path) -> None:
+    write([image for index, image in enumerate(images()) if index not in (1, 4, 8, 11, 15, 18, 22, 25)], folder)
+
+
+@kind("a second, different image at one position", flags=("duplicate-dropped",), rejected={"duplicate-slice": 1})
+def duplicate_slice(folder: Path) -> None:
+    again = renamed(images(head(noise_hu=3.0))[9:10], SeriesInstanceUID=images()[0].SeriesInstanceUID)
+    write([*images(), *again], folder)
+
+
+@kind("each file twice, byte for byte", rejected={"duplicate-file": 30})
+def identical_copies(folder: Path) -> None:
+    write(images(), folder / "a")
+    write(images(), folder / "b")
+
+
+@kind("two time points under one series UID", scans=2)
+def two_time_points(folder: Path) -> None:
+    first = all_tagged(images(), AcquisitionNumber=1, AcquisitionTime="101010")
+    second = images(head(noise_hu=3.0))
+    same = {"SeriesInstanceUID": first[0].SeriesInstanceUID, "AcquisitionNumber": 2, "AcquisitionTime": "101510"}
+    write([*first, *all_tagged(second, **same)], folder)
+
+
+@kind("axial and coronal slices under one series UID", scans=2)
+def two_orientations(folder: Path) -> None:
+    axial = images()
+    coronal = images(head(plane="coronal", slices=34, gap_mm=6.0))
+    write([*axial, *all_tagged(coronal, SeriesInstanceUID=axial[0].SeriesInstanceUID)], folder)
+
+
+@kind("a soft and a bone kernel under one series UID", scans=2)
+def two_kernels(folder: Path) -> None:
+    soft = images(head(blur_mm=1.0))
+    bone = images(head(noise_hu=12.0))
+    same = {"SeriesInstanceUID": soft[0].SeriesInstanceUID, "ConvolutionKernel": "H70h"}
+    write([*soft, *all_tagged(bone, **same)], folder)
+
+
+@kind("a soft and a bone kernel as two series", scans=2)
+def two_series(folder: Path) -> None:
+    write(images(head(blur_mm=1.0)), folder / "2")
+    write(all_tagged(images(head(noise_hu=12.0)), ConvolutionKernel="H70h", SeriesNumber=3), folder / "3")
+
+
+@kind("the localizer lies in the series", rejected={"localizer": 1})
+def localizer_inside(folder: Path) -> None:
+    side = images(head(plane="sagittal", slices=1, thickness_mm=160.0))
+    inside = {"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"], "SeriesInstanceUID": images()[0].SeriesInstanceUID}
+    write([*images(), *all_tagged(side, **inside)], folder)
+
+
+@kind("file names and instance numbers in random order, names without extension")
+def shuffled(folder: Path) -> None:
+    order = np.random.default_rng(0).permutation(30)
+    some = [tagged(image, InstanceNumber=int(number)) for image, number in zip(images(), order, strict=True)]
+    write(some, folder, names=[f"I{10 * number}" for number in np.random.default_rng(1).permutation(30)])
+
+
+@kind("one slice has another matrix", flags=("gap-filled", "uneven"), rejected={"too-few-slices": 1})
+def other_matrix(folder: Path) -> None:
+    scan = head()
+    (small,) = images(replace(scan, hu=scan.hu[12:13, ::2, ::2].copy(), origins_mm=scan.origins_mm[12:13],
+                              row_step_mm=scan.row_step_mm * 2, col_step_mm=scan.col_step_mm * 2))  # fmt: skip
+    some = images()
+    some[12] = tagged(small, SeriesInstanceUID=some[0].SeriesInstanceUID)
+    write(some, folder)
+
+
+def _turned(scan: Scan, signs: tuple[int, int, int]) -> Scan:
+    """The same head with rows, columns and slices stored from their other ends."""
+    down, right, up = signs
+    origins = scan.origins_mm[::up]
+    if down < 0:
+        origins = origins + scan.row_step_mm * (scan.hu.shape[1] - 1)
+    if right < 0:
+        origins = origins + scan.col_step_mm * (scan.hu.shape[2] - 1)
+    return replace(scan, hu=scan.hu[::up, ::down, ::right].copy(), origins_mm=origins,
+                   row_step_mm=scan.row_step_mm * down, col_step_mm=scan.col_step_mm * right)  # fmt: skip
+
+
+@kind("the patient lay prone")
+def prone(folder: Path) -> None:
+    write(all_tagged(images(_turned(head(), (-1, -1, 1))), PatientPosition="HFP"), folder)
+
+
+@kind("the patient lay feet first")
+def feet_first(folder: Path) -> None:
+    write(all_tagged(images(_turned(head(), (1, -1, -1))), PatientPosition="FFS"), folder)
+
+
+@kind("coronal slices only")
+def coronal(folder: Path) -> None:
+    write(images(head(plane="coronal", slices=36, gap_mm=6.0)), folder)
+
+
+@refused("one slice", "too-few-slices")
+def single_slice(folder: Path) -> None:
+    write(images()[14:15], folder)
+
+
+@refused("one position imaged eight times (bolus tracking)", "same-position", 8)
+def same_position(folder: Path) -> None:
+    image = images()[14]
+    write([renamed([image], AcquisitionNumber=n, InstanceNumber=n)[0] for n in range(1, 9)], folder)
+
+
+@kind("Slice Thickness says 1.25 mm, Spacing Between Slices -3 mm; slices are 5 mm apart", known=False)
+def lying_spacing(folder: Path) -> None:
+    write(all_tagged(images(), SliceThickness="1.25", SpacingBetweenSlices="-3"), folder)
+
+
+@kind("no Slice Thickness")
+def no_thickness(folder: Path) -> None:
+    write(all_tagged(images(), SliceThickness=None), folder)
+
+
+@refused("no Image Orientation", "no-geometry", 30)
+def no_orientation(folder: Path) -> None:
+    write(all_tagged(images(), ImageOrientationPatient=None), folder)
+
+
+@refused("no Image Position", "no-geometry", 30)
+def no_position(folder: Path) -> None:
+    write(all_tagged(images(), ImagePositionPatient=None), folder)
+
+
+@refused("Pixel Spacing is zero", "no-geometry", 30)
+def zero_pixel_spacing(folder: Path) -> None:
+    write(all_tagged(images(), PixelSpacing=["0", "0"]), folder)
+
+
+@refused("rows and columns point the same way", "no-geometry", 30)
+def parallel_orientation(folder: Path) -> None:
+    write(all_tagged(images(), ImageOrientationPatient=["1", "0", "0", "1", "0", "0"]), folder)
+
+
+@kind("one position is not a number", flags=("gap-filled", "uneven"), rejected={"no-geometry": 1})
+def position_not_a_number(folder: Path) -> None:
+    paths = write(images(), folder)
+    _overwrite(paths[14], "ImagePositionPatient", b"nan\\nan\\nan")
+
+
+@kind("one position with a decimal comma", flags=("gap-filled", "uneven"), rejected={"no-geometry": 1})
+def position_with_comma(folder: Path) -> None:
+    paths = write(images(), folder)
+    _overwrite(paths[14], "ImagePositionPatient", b"-12,5\\-12,5\\3,5")
+
+
+def _overwrite(path: Path, keyword: str, value: bytes) -> None:
+    """Replace a text element of a file by bytes that pydicom would not write, padded to the old length."""
+    element = dcmread(path)[keyword]
+    old = "\\".join(str(part) for part in element.value).encode()
+    content = path.read_bytes()
+    if content.count(old) != 1 or len(value) > len(old):
+        raise ValueError(f"{keyword} of {path} cannot be overwritten by {value!r}")
+    path.write_bytes(content.replace(old, value.ljust(len(old))))

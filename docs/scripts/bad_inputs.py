@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -14,7 +14,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 from inputs import KINDS, Kind  # noqa: E402
 from inputs.outcomes import Outcome, outcome_of  # noqa: E402
 
-from headct.scan import FLAGS, REASONS  # noqa: E402
+from headct.scan import REASONS, Rejection  # noqa: E402
 
 PAGE = ROOT / "docs" / "reference" / "bad-inputs.md"
 
@@ -32,10 +32,11 @@ TOPICS = {
 INTRODUCTION = """# Bad inputs and what happens
 
 Each of these {count} inputs is built by the tests from a virtual head (or from none), read with the default criteria
-and prepared with the recipe `head`. This page is written from those runs. Wherever a scan comes out, the tests also
-compare its voxels with the head it was made from.
+and prepared with the recipe `head`. This page is written from those runs. Where the head comes out, the tests also
+compare its voxels with those that it was made from.
 
-Nothing that a file holds stops a job. Files read and files rejected add up to files found."""
+Nothing that a file holds stops a job. Files read and files rejected add up to files found, here and in every cohort.
+Codes and flags are explained under [Rejections and flags](rejections.md)."""
 
 HEADER = "| input | outcome | what is said | what to do |\n|---|---|---|---|"
 
@@ -63,10 +64,16 @@ def told(outcome: Outcome) -> tuple[str, str, str]:
     results = [_accepted(accepted, outcome.flags)] if accepted else []
     results += [f"`{code}`{_times(count)}" for code, count in outcome.rejected.items()]
     results += [f"`{code}`" for code in dict.fromkeys(one.code for one in away)]
-    flags = outcome.flags if accepted else ()
-    said = list(dict.fromkeys(one.sentence for one in (*outcome.rejections, *away)))
-    todo = dict.fromkeys(one.remedy for one in (*outcome.rejections, *away))
-    return ", ".join(results), "; ".join([*map(_neutral, said), *(FLAGS[flag] for flag in flags)]), "; ".join(todo)
+    refused = [*outcome.rejections, *away]
+    return ", ".join(results), "; ".join(_said(refused)), "; ".join(dict.fromkeys(one.remedy for one in refused))
+
+
+def _said(refused: Sequence[Rejection]) -> list[str]:
+    """The different sentences about some rejections, two for each code at most."""
+    by_code: dict[str, dict[str, None]] = {}
+    for one in refused:
+        by_code.setdefault(one.code, {})[_neutral(one.sentence)] = None
+    return [sentence for said in by_code.values() for sentence in [*list(said)[:2], *["…"][: len(said) > 2]]]
 
 
 def expected(kind: Kind) -> tuple[str, str, str]:
@@ -74,7 +81,7 @@ def expected(kind: Kind) -> tuple[str, str, str]:
     codes, flags = kind.expected.rejected, kind.expected.flags
     results = [_accepted(kind.expected.scans, flags)] if kind.expected.scans else []
     results += [f"`{code}`{_times(count)}" for code, count in codes.items()]
-    said = [REASONS[code].meaning for code in codes] + [FLAGS[flag] for flag in flags]
+    said = [REASONS[code].meaning for code in codes]
     return ", ".join(results), "; ".join(said), "; ".join(REASONS[code].remedy for code in codes)
 
 

@@ -25,7 +25,7 @@ PLANTED = {
     "ProtocolName": "Head zyxwvut",
     "InstitutionName": "Klinik Abrakadabra",
     "ReferringPhysicianName": "Doktor^Hokuspokus",
-    "StationName": "STATIONSIMSALABIM",
+    "StationName": "STSIMSALABIM",
     "PatientAddress": "Musterweg 17",
     "ImageComments": "comment abrakadabra",
     "DeviceSerialNumber": "SN771199",

@@ -224,7 +224,7 @@ def encapsulated_pdf(folder: Path) -> None:
 @kind("a DICOMDIR beside the files that it lists", rejected={"not-an-image": 1})
 def dicomdir(folder: Path) -> None:
     records = []
-    for path in write(images(), folder / "DICOM"):
+    for path in write(images(), folder / "DICOM", names=[f"IM{number:06d}" for number in range(30)]):
         record = Dataset()
         record.DirectoryRecordType = "IMAGE"
         record.ReferencedFileID = ["DICOM", path.name]

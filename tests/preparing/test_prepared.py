@@ -16,7 +16,7 @@ from headct.preparing import Prepared, prepare, recipes
 from headct.preparing.prepared import MIN_COVERAGE
 from headct.scan import Header, Rejection, Scan
 
-SCANNER = Scanner(pixels=160, pixel_mm=1.5, gaps_mm=2.5, samples=1)
+SCANNER = Scanner(pixels=112, pixel_mm=2.1, gaps_mm=3.0, samples=1)
 
 
 def of(scan: Scan, recipe: str = "head", **settings) -> Prepared:
@@ -64,13 +64,13 @@ def test_values_are_those_of_the_head():
     [
         ({"tilt_deg": 18.0}, 1.0),
         ({"tilt_deg": -18.0}, 1.0),
-        ({"gaps_mm": (2.5,) * 40 + (4.0,) * 30}, 1.0),
-        ({"gaps_mm": 1.0}, 1.0),
+        ({"gaps_mm": (3.0,) * 34 + (4.5,) * 26}, 1.0),
+        ({"gaps_mm": 1.5}, 1.0),
         ({"gaps_mm": 5.0, "samples": 3}, 2.0),
-        ({"pixels": 240, "pixel_mm": 1.0}, 1.0),
+        ({"pixels": 150, "pixel_mm": 1.5}, 1.0),
         ({"first_mm": -300.0}, 0.5),
     ],
-    ids=["tilt 18", "tilt -18", "uneven", "1 mm", "5 mm", "finer pixels", "down to the shoulders"],
+    ids=["tilt 18", "tilt -18", "uneven", "1.5 mm", "5 mm", "finer pixels", "down to the shoulders"],
 )
 def test_the_same_head_acquired_otherwise(other, mean_hu):
     """Grey, white, ventricles and blood span 60 HU with sharp borders, which each acquisition blurs in its own way:
@@ -128,10 +128,10 @@ def test_no_head_and_too_little_of_one_are_rejections():
     assert isinstance(nothing, Rejection)
     assert (nothing.code, nothing.files) == ("no-head", ())
     scan = SCANNER.scan(Anatomy())
-    single = prepare(part(scan, 50, 51))
+    single = prepare(part(scan, 41, 42))
     assert isinstance(single, Rejection)
     assert single.code == "cropped"
-    half = prepare(part(scan, 52, len(scan.hu)))
+    half = prepare(part(scan, 43, len(scan.hu)))
     assert isinstance(half, Rejection)
     assert half.code == "cropped"
     assert f"{MIN_COVERAGE:.0%} are asked for" in half.sentence
@@ -139,7 +139,7 @@ def test_no_head_and_too_little_of_one_are_rejections():
 
 def test_how_much_must_be_covered_is_the_users_choice():
     scan = SCANNER.scan(Anatomy())
-    half = part(scan, 52, len(scan.hu))
+    half = part(scan, 43, len(scan.hu))
     prepared = of(half, min_coverage=0.3)
     assert 0.3 < prepared.coverage < MIN_COVERAGE
     assert isinstance(prepare(scan, min_coverage=1.01), Rejection)
@@ -149,7 +149,7 @@ def test_without_the_check_anything_is_framed():
     prepared = of(SCANNER.scan(Bottle(inside_hu=7.0)), check_head=False)
     assert prepared.coverage is None
     assert prepared.array[48, 56, 48] == 7
-    assert of(part(SCANNER.scan(Anatomy()), 50, 51), check_head=False).array.max() > 500
+    assert of(part(SCANNER.scan(Anatomy()), 41, 42), check_head=False).array.max() > 500
 
 
 def test_published_recipes_look_for_the_head_too():

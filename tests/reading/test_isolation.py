@@ -156,7 +156,7 @@ def test_no_helper_processes_one_thread_and_no_foreign_pipes(cell):
     other.close()
     assert found["threads"] == "1"
     assert found["modules"] == []
-    assert len(found["open"]) == 6, "stdin, stdout, stderr, the link, the life line, and the listing itself"
+    assert len(found["open"]) == 7, "stdin, stdout, stderr, two pipes, the life line, and the listing itself"
     tracker = sys.modules.get("multiprocessing.resource_tracker")
     assert tracker is None or tracker._resource_tracker._fd is None
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from headct.embedding.embed import Embeddings, embed
+from headct.embedding.embeddings import Embeddings, embed
 from headct.embedding.neighbours import neighbours
 
 __all__ = ["Embeddings", "embed", "neighbours"]

@@ -1,6 +1,6 @@
 """A cell: one worker process that may crash, hang or swallow memory without taking anything else along.
 
-Native codecs meet hostile bytes here. A cell is a plain child process with a private socket, not a
+Native codecs meet hostile bytes here. A cell is a plain child process with two private pipes, not a
 `multiprocessing` worker, so that it can be had inside daemonic workers (Dask) and leaves no helper process behind.
 It guards against accidents and denial of service; it is no jail: a codec taken over by an attacker has the user's
 rights, and what it sends back is unpickled.
@@ -12,11 +12,12 @@ that limit (macOS accepts and ignores it): there a cell still bounds time and su
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import pickle
+import select
 import signal
-import socket
 import struct
 import subprocess
 import sys
@@ -128,7 +129,7 @@ _of_thread = threading.local()
 
 
 class _Process:
-    """A child process, the socket to it, and a pipe whose closing tells it that the parent is gone."""
+    """A child process, the pipes to and from it, and one more whose closing tells it that the parent is gone."""
 
     def __init__(self) -> None:
         self.owner = os.getpid()
@@ -136,22 +137,25 @@ class _Process:
         self.at = ""
         self.first_mapped_bytes: int | None = None
         self.mapped_bytes = 0
-        self.link, theirs = socket.socketpair()
+        calls, to_child = os.pipe()
+        from_child, answers = os.pipe()
         life, self.life = os.pipe()
+        self.link = _Link(from_child, to_child)
+        theirs = (calls, answers, life)
         try:
             self.child = subprocess.Popen(
-                [sys.executable, "-c", _START, json.dumps(sys.path), str(theirs.fileno()), str(life)],
+                [sys.executable, "-c", _START, json.dumps(sys.path), *map(str, theirs)],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
-                pass_fds=(theirs.fileno(), life),
+                pass_fds=theirs,
                 env=os.environ | dict.fromkeys(_ONE_THREAD, "1"),
             )
         except BaseException:
             self._let_go()
             raise
         finally:
-            theirs.close()
-            os.close(life)
+            for end in theirs:
+                os.close(end)
         _living.add(self)
         _watch_forks()
 
@@ -177,9 +181,9 @@ class _Process:
         return body
 
     def _begin(self, request: list[memoryview]) -> tuple[int, Any]:
-        self.link.settimeout(START_S)
-        _send(self.link, _CALL, request)
-        return self._answer(time.monotonic() + START_S)
+        deadline = time.monotonic() + START_S
+        _send(self.link, _CALL, request, deadline)
+        return self._answer(deadline)
 
     def _answer(self, deadline: float) -> tuple[int, Any]:
         while True:
@@ -243,21 +247,21 @@ def _revived(pickled: bytes | None, text: str) -> Exception:
 
 _START = (
     "import sys, json; sys.path[:] = json.loads(sys.argv[1]); "
-    "from headct.reading.isolation import _serve; _serve(int(sys.argv[2]), int(sys.argv[3]))"
+    "from headct.reading.isolation import _serve; _serve(*map(int, sys.argv[2:]))"
 )
 
 
 class _Inside:
-    link: socket.socket | None = None
+    link: _Link | None = None
 
 
 _inside = _Inside()
 
 
-def _serve(link_fd: int, life_fd: int) -> None:
+def _serve(calls_fd: int, answers_fd: int, life_fd: int) -> None:
     """The life of a child: take a call, answer it, until the parent is gone."""
     _settle(life_fd)
-    link = _inside.link = socket.socket(fileno=link_fd)
+    link = _inside.link = _Link(calls_fd, answers_fd)
     with contextlib.suppress(EOFError, ConnectionError):
         while True:
             _, call = _take(link, None)
@@ -293,7 +297,7 @@ def _end_with_parent(life_fd: int) -> None:
         threading.Thread(target=lambda: os._exit(len(os.read(life_fd, 1))), daemon=True).start()
 
 
-def _work(link: socket.socket, call: list[memoryview]) -> tuple[int, list[memoryview]]:
+def _work(link: _Link, call: list[memoryview]) -> tuple[int, list[memoryview]]:
     try:
         memory_bytes, function, args = _unpack(call)
         with _bounded(memory_bytes) as mapped_bytes:
@@ -334,6 +338,60 @@ def _portable(error: Exception) -> bytes | None:
 # Messages: both sides
 
 
+class _Link:
+    """One end of a pair of pipes. Neither end waits for a full or empty pipe but here, until a deadline."""
+
+    def __init__(self, read_fd: int, write_fd: int) -> None:
+        self.read_fd, self.write_fd = read_fd, write_fd
+        for end in (read_fd, write_fd):
+            os.set_blocking(end, False)
+        if sys.platform == "linux":
+            with contextlib.suppress(OSError):  # a user may hold no more large pipes than the system allows
+                fcntl.fcntl(write_fd, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+
+    def write(self, data: memoryview | bytes, deadline: float | None = None) -> None:
+        """All of `data`. Raises ConnectionError where the other end is gone, TimeoutError at the deadline."""
+        view = memoryview(data).cast("B")
+        while view.nbytes:
+            try:
+                view = view[os.write(self.write_fd, view) :]
+            except BlockingIOError:
+                _wait(self.write_fd, select.POLLOUT, deadline)
+
+    def read(self, length: int, deadline: float | None = None) -> memoryview:
+        """Exactly `length` bytes, writable. Raises EOFError where the other end is gone, TimeoutError at the deadline."""
+        whole = view = np.empty(length, np.uint8).data
+        while view.nbytes:
+            try:
+                got = os.readv(self.read_fd, [view])
+            except BlockingIOError:
+                _wait(self.read_fd, select.POLLIN, deadline)
+                continue
+            if got == 0:
+                raise EOFError("the other end of the link is closed")
+            view = view[got:]
+        return whole
+
+    def close(self) -> None:
+        for end in {self.read_fd, self.write_fd} - {-1}:
+            os.close(end)
+        self.read_fd = self.write_fd = -1
+
+
+_PIPE_BYTES = 1 << 20  # what an unprivileged user may ask for on Linux
+
+
+def _wait(fd: int, event: int, deadline: float | None) -> None:
+    """Until a pipe can be read or written, or its other end is closed."""
+    poll = select.poll()
+    poll.register(fd, event)
+    left_s = None if deadline is None else deadline - time.monotonic()
+    if left_s is not None and (left_s <= 0 or not poll.poll(1000 * left_s)):
+        raise TimeoutError
+    if left_s is None:
+        poll.poll()
+
+
 def _pack(value: Any) -> list[memoryview]:
     """The pickle and, apart from it and not copied, the memory of the arrays in it (PEP 574)."""
     buffers: list[pickle.PickleBuffer] = []
@@ -345,26 +403,14 @@ def _unpack(parts: list[memoryview]) -> Any:
     return pickle.loads(parts[0], buffers=parts[1:])
 
 
-def _send(link: socket.socket, kind: int, parts: list[memoryview]) -> None:
+def _send(link: _Link, kind: int, parts: list[memoryview], deadline: float | None = None) -> None:
     lengths = b"".join(_LENGTH.pack(part.nbytes) for part in parts)
-    link.sendall(_HEADER.pack(kind, len(parts)) + lengths)
+    link.write(_HEADER.pack(kind, len(parts)) + lengths, deadline)
     for part in parts:
-        link.sendall(part)
+        link.write(part, deadline)
 
 
-def _take(link: socket.socket, deadline: float | None) -> tuple[int, list[memoryview]]:
-    kind, count = _HEADER.unpack(_receive(link, _HEADER.size, deadline))
-    lengths = _LENGTH.iter_unpack(_receive(link, count * _LENGTH.size, deadline))
-    return kind, [_receive(link, length, deadline) for (length,) in lengths]
-
-
-def _receive(link: socket.socket, length: int, deadline: float | None) -> memoryview:
-    """Exactly `length` bytes, writable. Raises EOFError at the end of the link, TimeoutError at the deadline."""
-    whole = view = np.empty(length, np.uint8).data
-    while view.nbytes:
-        link.settimeout(None if deadline is None else max(deadline - time.monotonic(), 1e-6))
-        got = link.recv_into(view)
-        if got == 0:
-            raise EOFError("the other end of the link is closed")
-        view = view[got:]
-    return whole
+def _take(link: _Link, deadline: float | None) -> tuple[int, list[memoryview]]:
+    kind, count = _HEADER.unpack(link.read(_HEADER.size, deadline))
+    lengths = _LENGTH.iter_unpack(link.read(count * _LENGTH.size, deadline))
+    return kind, [link.read(length, deadline) for (length,) in lengths]

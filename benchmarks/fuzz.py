@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import collections
 import gzip
+import importlib
 import shutil
 import sys
 import tempfile
@@ -27,7 +28,7 @@ from headct.reading import read
 from headct.reading.isolation import Cell, CellDied
 from headct.scan import Rejection, Scan
 from headct.virtual.phantom import Phantom
-from headct.writing import SYNTAXES, write_dicom, write_nifti
+from headct.writing import TRANSFER_SYNTAXES, write_dicom, write_nifti
 
 LIMIT_S = 10.0
 LIMIT_BYTES = 2 << 30
@@ -37,6 +38,9 @@ EXTREMES = (0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0x8000, 0xFFFF, 0x7FFFFFFF, 0x800000
 
 DICOM_GROUPS = (b"\x02\x00", b"\x08\x00", b"\x20\x00", b"\x28\x00", b"\xfe\xff", b"\xe0\x7f", b"\x00\x52")
 """Groups whose elements decide how a file is read: meta, identity, geometry, pixel description, items, pixel data."""
+
+WRONG = ("DIED", "RAISED", "NOTHING")
+"""How the outcomes begin that must not be."""
 
 Mutation = Callable[[bytearray, np.random.Generator], bytearray]
 
@@ -123,15 +127,15 @@ def mutate(seed: Path, random: np.random.Generator) -> bytes:
 
 def plant_seeds(folder: Path, more: Path | None) -> list[Path]:
     """Small phantoms in every format, and the small files of `more`."""
-    scan = Phantom(0).scan(shape=(3, 24, 24), noise_hu=3)
-    for syntax in SYNTAXES:
+    scan = Phantom(0).scan(slices=3, rows=32, cols=32, pixel_mm=7.0, noise_hu=3)
+    for syntax in TRANSFER_SYNTAXES:
         write_dicom(scan, folder / syntax, transfer_syntax=syntax)
     for name in ("volume.nii", "volume.nii.gz"):
         write_nifti(scan, folder / name)
     with zipfile.ZipFile(folder / "series.zip", "w", zipfile.ZIP_DEFLATED) as archive:
-        for file in sorted((folder / next(iter(SYNTAXES))).iterdir()):
+        for file in sorted((folder / next(iter(TRANSFER_SYNTAXES))).iterdir()):
             archive.write(file, file.name)
-    shutil.make_archive(str(folder / "series"), "gztar", folder / next(iter(SYNTAXES)))
+    shutil.make_archive(str(folder / "series"), "gztar", folder / next(iter(TRANSFER_SYNTAXES)))
     seeds = [path for root in filter(None, (folder, more)) for path in sorted(root.rglob("*")) if path.is_file()]
     return [path for path in seeds if 0 < path.stat().st_size <= SEED_BYTES]
 
@@ -148,6 +152,7 @@ def _outcome(item: Scan | Rejection) -> str:
 def fuzz(seeds: list[Path], inputs: int, seed: int, keep: Path | None) -> Iterator[tuple[str, float]]:
     """The outcome and the seconds of each mutant in turn."""
     cell = Cell(memory_bytes=LIMIT_BYTES, time_s=LIMIT_S)
+    read_there = importlib.import_module(Path(__file__).stem).outcomes  # a cell cannot import from __main__
     with tempfile.TemporaryDirectory() as folder:
         for number in range(inputs):
             random = np.random.default_rng((seed, number))
@@ -156,7 +161,7 @@ def fuzz(seeds: list[Path], inputs: int, seed: int, keep: Path | None) -> Iterat
             mutant.write_bytes(mutate(origin, random))
             start = time.perf_counter()
             try:
-                codes = cell.run(outcomes, str(mutant)) or ["NOTHING SAID"]
+                codes = cell.run(read_there, str(mutant)) or ["NOTHING SAID"]
             except CellDied as death:
                 codes = [f"DIED {death.reason}"]
             except Exception as error:  # noqa: BLE001 - what reading raises is what this looks for
@@ -164,7 +169,7 @@ def fuzz(seeds: list[Path], inputs: int, seed: int, keep: Path | None) -> Iterat
             took_s = time.perf_counter() - start
             for code in codes:
                 yield code, took_s
-            if keep and codes[0].isupper() | codes[0].startswith(("DIED", "RAISED")):
+            if keep and codes[0].startswith(WRONG):
                 shutil.copy(mutant, keep / f"{number}-{origin.name}")
             mutant.unlink()
     cell.close()
@@ -192,7 +197,7 @@ def main() -> int:
                 print(f"{done + 1} outcomes, {(done + 1) / (time.perf_counter() - start):.0f}/s", file=sys.stderr)
     for outcome, count in counts.most_common():
         print(f"{count:8d}  {outcome}")
-    wrong = sum(count for outcome, count in counts.items() if outcome.startswith(("DIED", "RAISED", "NOTHING")))
+    wrong = sum(count for outcome, count in counts.items() if outcome.startswith(WRONG))
     print(f"{options.inputs} inputs, slowest {slowest_s:.2f} s, gone wrong: {wrong}")
     return 1 if wrong else 0
 

@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from headct.cohort import work
 from headct.reading import volumes
 from headct.reading.files import Source
@@ -40,7 +42,7 @@ def commit(source: Source, when: str) -> None:
         case b"hunger":
             hoard = []
             while True:
-                hoard.append(bytearray(64 << 20))
+                hoard.append(np.empty(64 << 20, np.uint8))
 
 
 def headers(sources: Sequence[Source]) -> dict[str, Any]:

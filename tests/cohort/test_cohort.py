@@ -127,6 +127,14 @@ def test_a_damaged_description_is_refused(folder: Path, damage: str) -> None:
         Cohort(folder)
 
 
+def test_a_cohort_that_grew_since_it_was_opened_says_so(folder: Path) -> None:
+    cohort = Cohort(folder)
+    about = json.loads((folder / "cohort.json").read_text())
+    (folder / "cohort.json").write_text(json.dumps(about | {"shards": 2}))
+    with pytest.raises(Failure, match="was added to since it was opened"):
+        cohort.scans  # noqa: B018
+
+
 @pytest.mark.parametrize("name", ["scans", "rejections", "files"])
 def test_a_damaged_or_missing_table_is_refused(folder: Path, name: str) -> None:
     path = folder / f"{name}.parquet"

@@ -57,6 +57,7 @@ def test_one_file_kills(source: Path, key: Path, when: str, deed: str) -> None:
     assert flagged == [False, when == "pixels"]  # a file without a header is in no series that could miss it
 
 
+@pytest.mark.slow
 def test_one_file_hangs(source: Path, key: Path) -> None:
     bad = sorted((source / "patient-02" / "head").iterdir())[3]
     misdeeds.plant(bad, "header", "hang")
@@ -65,6 +66,7 @@ def test_one_file_hangs(source: Path, key: Path) -> None:
     assert len(cohort) == 2
 
 
+@pytest.mark.slow
 def test_several_files_of_a_series_kill(source: Path, key: Path) -> None:
     head = sorted((source / "patient-02" / "head").iterdir())
     for bad in (head[2], head[11], head[-1]):
@@ -75,6 +77,7 @@ def test_several_files_of_a_series_kill(source: Path, key: Path) -> None:
     assert len(cohort) == 2
 
 
+@pytest.mark.slow
 def test_a_series_of_nothing_but_killers_is_given_up(source: Path, key: Path) -> None:
     for bad in (source / "patient-02" / "head").iterdir():
         misdeeds.plant(bad, "pixels", "crash")
@@ -83,6 +86,7 @@ def test_a_series_of_nothing_but_killers_is_given_up(source: Path, key: Path) ->
     assert {o for p, o in outcomes(cohort).items() if "patient-02" in p} == {"crashed"}
 
 
+@pytest.mark.slow
 def test_deaths_do_not_depend_on_the_number_of_workers(source: Path, key: Path, tmp_path: Path) -> None:
     from cohort.folders import assert_same
 

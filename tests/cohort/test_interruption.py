@@ -57,7 +57,7 @@ def kill_and_resume(demo: Path, key: Path, out: Path, moments_s: list[float]) ->
         process = start(*line)
         time.sleep(moment_s)
         killed += process.poll() is None
-        os.killpg(process.pid, signal.SIGKILL)
+        process.kill()
         process.communicate()
     process = start(*line)
     _, said = process.communicate()
@@ -185,7 +185,9 @@ def test_a_full_disk_loses_nothing(
             assert len(refused) < 100
     assert len(refused) > 3
     assert {failure.why for failure in refused} == {"No space left on device"}
-    assert {failure.do for failure in refused} == {"free some space and call the same line again; what was done is kept"}
+    assert {failure.do for failure in refused} == {
+        "free some space and call the same line again; what was done is kept"
+    }
     assert_same(tmp_path / "cohort", whole)
 
 

@@ -27,7 +27,7 @@ def truncated_header(folder: Path) -> None:
 @kind("one file breaks off in its pixels", flags=("file-dropped", *ONE_LOST), rejected={"damaged": 1})
 def truncated_pixels(folder: Path) -> None:
     path = write(images(), folder)[14]
-    path.write_bytes(path.read_bytes()[:7000])
+    path.write_bytes(path.read_bytes()[:-4000])
 
 
 @kind("one compressed file breaks off", flags=("file-dropped", *ONE_LOST), rejected={"damaged": 1})
@@ -39,13 +39,13 @@ def truncated_compressed(folder: Path) -> None:
 @refused("every file breaks off in its pixels", "damaged", 30)
 def truncated_all(folder: Path) -> None:
     for path in write(images(), folder):
-        path.write_bytes(path.read_bytes()[:7000])
+        path.write_bytes(path.read_bytes()[:-4000])
 
 
 @kind("a broken copy beside a good series", rejected={"duplicate-file": 1})
 def broken_copy(folder: Path) -> None:
     path = write(images(), folder)[14]
-    (folder / "015-copy.dcm").write_bytes(path.read_bytes()[:7000])
+    (folder / "015-copy.dcm").write_bytes(path.read_bytes()[:-4000])
 
 
 @kind("a file of zeros under a good file's name", flags=ONE_LOST, rejected={"unknown-format": 1})

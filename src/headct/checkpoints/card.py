@@ -53,9 +53,9 @@ def write_up(card: Card, encoder: Encoder, version: str) -> str:
     weights = sum(weight.numel() for weight in encoder.parameters())
     windows = ", ".join(f"{name} {level:g}/{width:g}" for name, (level, width) in card.windows.items())
     trained = ", ".join(f"{key} {_plain(value)}" for key, value in card.objective.items() if value not in ("", None))
-    data = [
-        f"- {', '.join(f'{key} {_plain(value)}' for key, value in entry.items())}" for entry in card.data
-    ] or ["- none: the weights are random"]
+    data = [f"- {', '.join(f'{key} {_plain(value)}' for key, value in entry.items())}" for entry in card.data] or [
+        "- none: the weights are random"
+    ]
     return "\n".join(
         [
             f"# {encoder.architecture} for head CT",

@@ -16,7 +16,7 @@ import pandas as pd
 from headct.cohort import publish
 from headct.cohort.shards import Shards
 from headct.cohort.tables import read_table
-from headct.failure import Misuse
+from headct.failure import Failure, Misuse
 from headct.preparing.recipe import Recipe
 
 
@@ -95,5 +95,6 @@ class Cohort:
         return {row["scan_id"]: row for row in columns.to_dict("records")}
 
     def _table(self, name: str) -> pd.DataFrame:
-        table = read_table(self.path / f"{name}.parquet", self.about["tables"][name]["sha256"])
-        return table.to_pandas()
+        if publish.read_about(self.path) != self.about:
+            raise Failure(f"the cohort {self.path} was added to since it was opened", do="open it again")
+        return read_table(self.path / f"{name}.parquet", self.about["tables"][name]["sha256"]).to_pandas()

@@ -22,6 +22,8 @@ SOFT_HU = (-30.0, 120.0)
 """From cerebrospinal fluid to fresh blood, with room for noise and beam hardening; fat lies below, bone above."""
 BONE_HU = 150.0
 """The thin skull of a newborn, blurred to the coarse grid, stays above this; blood stays below."""
+HALF_BONE_HU = 450.0
+"""Half-way from brain to skull, where their border lies whatever the thickness of the slices that blur it."""
 OPEN_HU = -60.0
 """Fat, lung or air."""
 SOLID_HU = -300.0
@@ -38,7 +40,7 @@ STRETCH = (1.05, 1.32, 0.82)
 """Half axis of an ellipsoid with the volume and the largest slice of a braincase, over the radius of that slice."""
 CUT = 0.1
 """A brain ends beyond the scan if its outermost slice has this share of its largest; the cap beyond is 0.2 % of it."""
-CAP_ML, CAP_MM = 15.0, 10.0
+CAP_ML, CAP_MM = 15.0, 8.0
 """The uppermost part of a braincase by volume, and how high it is (a cap of a sphere of radius 75 mm)."""
 MIN_ENCLOSED = 0.5
 """Share of directions in which bone comes before air or fat. Heads have 0.8 to 1, without half of the vault 0.6."""
@@ -177,13 +179,13 @@ def _thinned(scan: Scan) -> Scan:
 
 
 def _grid_around(scan: Scan) -> Grid:
-    """The coarse grid with the same middle as a scan that holds the centres of all its voxels."""
+    """The coarse grid that fills the box around a scan, with the same middle, as far as whole steps go."""
     rows, cols = (
         (n - 1) * step for n, step in zip(scan.hu.shape[1:], (scan.row_step_mm, scan.col_step_mm), strict=True)
     )
     corners = np.concatenate([scan.origins_mm[[0, -1]] + part for part in (0 * rows, rows, cols, rows + cols)])
     low, high = corners.min(axis=0), corners.max(axis=0)
-    nx, ny, nz = (int(n) for n in np.ceil((high - low) / COARSE_MM - 1e-6) + 1)
+    nx, ny, nz = (int(n) for n in np.floor((high - low) / COARSE_MM + 1e-6) + 1)
     x, y, z = (float(m) for m in (low + high) / 2 - (np.array([nx, ny, nz]) - 1) / 2 * COARSE_MM)
     return Grid((nx, ny, nz), (COARSE_MM,) * 3, (x, y, z))
 
@@ -200,8 +202,8 @@ def _brain(view: CoarseView) -> np.ndarray | None:
     sizes[0] = 0
     for body in np.argsort(-sizes)[:3]:
         if sizes[body] and _is_brain(view, bodies == body):
-            grown = maximum_filter(bodies == body, NECK_VOXELS)
-            return grown & between_bones & (view.hu > SOFT_HU[0]) & (view.hu < BONE_HU)
+            grown = maximum_filter(bodies == body, NECK_VOXELS + 2)
+            return grown & between_bones & (view.hu > SOFT_HU[0]) & (view.hu < HALF_BONE_HU)
     return None
 
 
@@ -285,7 +287,7 @@ class _Ellipsoid:
         Few slices leave the size open: it then is an adult's.
         """
         best, found = np.inf, cls(0.0, 1.0, 1.0)
-        for most_cm2 in np.arange(max(50.0, 0.9 * area_cm2.max()), 260.0, 5.0):
+        for most_cm2 in np.arange(max(50.0, 0.9 * area_cm2.max()), max(260.0, 1.1 * area_cm2.max()), 5.0):
             half_mm = STRETCH[axis] * np.sqrt(most_cm2 * 100 / np.pi)
             middles_mm = np.arange(positions_mm[0] - half_mm, positions_mm[-1] + half_mm + 1, 2.0)[:, None]
             model_cm2 = most_cm2 * np.maximum(1 - ((positions_mm - middles_mm) / half_mm) ** 2, 0.0)
@@ -342,9 +344,9 @@ class _Whole:
 
 
 def _volume_ml(view: CoarseView, brain: np.ndarray) -> float:
-    """Of the brain within the scan: the outermost voxels may reach beyond its ends."""
+    """Of the brain within the scan; the outermost voxels reach to its ends."""
     sides_mm = []
     for positions_mm, (first, last) in zip(view.grid.axes_mm, view.ends_mm, strict=True):
-        upper, lower = np.minimum(positions_mm + COARSE_MM / 2, last), np.maximum(positions_mm - COARSE_MM / 2, first)
-        sides_mm.append((upper - lower).clip(0.0))
+        borders = np.concatenate([[-np.inf], (positions_mm[1:] + positions_mm[:-1]) / 2, [np.inf]])
+        sides_mm.append(np.diff(borders.clip(first, last)))
     return float(np.einsum("ijk,i,j,k->", brain, *sides_mm) / 1000)

@@ -113,9 +113,7 @@ def new_objective(settings: PretrainSettings) -> Any:
     kind = next(kind for kind in OBJECTIVES.values() if type(settings.objective) is kind.settings)
     with torch.random.fork_rng():
         torch.manual_seed(settings.seed)
-        encoder = encoders.build(
-            settings.encoder, **{"channels": len(settings.windows), **settings.encoder_settings}
-        )
+        encoder = encoders.build(settings.encoder, **{"channels": len(settings.windows), **settings.encoder_settings})
         return kind.make(encoder, settings.objective).to(settings.device).train()
 
 

@@ -229,7 +229,10 @@ def _decode(codestream: bytes, pixels: PixelElement, plugin: str, *, signed: boo
             )
         except MemoryError:
             raise
-        except Exception as error:  # noqa: BLE001 - what a codec raises on hostile bytes means: cannot be decoded
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # noqa: BLE001 - what a codec raises on hostile bytes means: cannot be decoded.
+            # pylibjpeg-rle is written in Rust, whose panics arrive as a BaseException that is no Exception.
             raise Fault("damaged", f"its compressed pixel data cannot be decoded ({type(error).__name__})") from None
     return np.asarray(values)
 

@@ -89,7 +89,6 @@ def capture_of(rgb: np.ndarray) -> Dataset:
     return image
 
 
-def truncate(path: Path, to: Path, share: float = 0.6) -> None:
-    """A copy that broke off on its way: the first part of a file's bytes."""
-    content = path.read_bytes()
-    to.write_bytes(content[: int(len(content) * share)])
+def truncate(path: Path, to: Path, size_bytes: int = 700) -> None:
+    """A copy that broke off on its way, within its header."""
+    to.write_bytes(path.read_bytes()[:size_bytes])

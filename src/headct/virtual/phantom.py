@@ -241,7 +241,7 @@ def _write_patient(place: Path, number: int, habit: Habit, *, others: bool) -> N
     phantom = Phantom(number, habit.bleed)
     settings = {**habit.settings(number), "rows": DEMO_ROWS, "cols": DEMO_ROWS, "pixel_mm": DEMO_PIXEL_MM}
     scan = phantom.scan(**settings)
-    files = habit.write(scan, place / "head", description="HEAD WITHOUT CONTRAST")
+    files = habit.write(scan, place / "head", description="HEAD ROUTINE")
     if others:
         clutter.truncate(files[2], files[2].with_name("0003-copy.dcm"))
         enhanced = replace(scan, hu=scan.hu + np.int16(4), header=replace(scan.header, contrast=True))

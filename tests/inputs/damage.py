@@ -42,7 +42,7 @@ def truncated_all(folder: Path) -> None:
         path.write_bytes(path.read_bytes()[:-4000])
 
 
-@kind("a broken copy beside a good series", rejected={"duplicate-file": 1})
+@kind("a broken copy beside a good series", rejected={"damaged": 1})
 def broken_copy(folder: Path) -> None:
     path = write(images(), folder)[14]
     (folder / "015-copy.dcm").write_bytes(path.read_bytes()[:-4000])
@@ -110,7 +110,7 @@ def deep_nesting(folder: Path) -> None:
     path.write_bytes(content[:place] + item * 10_000 + content[place:])
 
 
-@refused("a deflated file that unpacks to 1.1 GB", "memory-limit")
+@refused("a deflated file that unpacks to 1.1 GB", "too-large")
 def deflate_bomb(folder: Path) -> None:
     path = write(images()[:1], folder, syntax=DeflatedExplicitVRLittleEndian)[0]
     content = path.read_bytes()

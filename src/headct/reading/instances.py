@@ -49,7 +49,7 @@ class HeaderLimits:
 
     matrix: int = 4096  # rows and columns
     frames: int = 5000
-    deflated_bytes: int = 1 << 30  # of a deflated data set, once inflated
+    deflated_bytes: int = 1 << 29  # of a deflated data set, once inflated
     pixel_mm: tuple[float, float] = (0.02, 10.0)
     cosine_error: float = 0.02  # of the lengths of the direction cosines, and of their product
 

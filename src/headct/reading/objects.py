@@ -53,6 +53,8 @@ def _not_ct(nature: Nature) -> Fault | None:
         return None
     kind = f"modality {modality}" if re.fullmatch(r"[A-Z]{2,16}", modality) else "no modality"
     if not nature.has_matrix:
+        if not (sop_class or modality):
+            return Fault("damaged", "a DICOM file that does not say what it holds")
         return Fault("not-an-image", f"a DICOM object without an image ({kind})")
     return Fault("not-ct", f"not a CT image ({kind})")
 

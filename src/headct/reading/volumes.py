@@ -172,14 +172,19 @@ def _leftovers(volume: Volume, images: list[Instance], faults: dict[str, Fault])
     for part in volume.slices:
         for kind, others in (("duplicate-file", (part.chosen, *part.copies)), ("duplicate-slice", part.doubles)):
             for image in others:
-                name = image.source.name
-                if name not in used and name not in rejections:
-                    sentence = {
-                        "duplicate-file": "the same image as another file of its series",
-                        "duplicate-slice": "another image of its series lies at the same position",
-                    }[kind]
-                    rejections[name] = Rejection.because(kind, sentence, (name,))
+                if image.source.name not in used:
+                    rejections.setdefault(image.source.name, _not_needed(image, kind))
     return [rejections[name] for name in sorted(rejections)]
+
+
+def _not_needed(image: Instance, kind: str) -> Rejection:
+    """Why an image was never tried; that it is broken is said although a whole one took its place."""
+    sentence = {
+        "duplicate-file": "the same image as another file of its series",
+        "duplicate-slice": "another image of its series lies at the same position",
+    }[kind]
+    code, sentence = ("damaged", image.fault) if image.fault else (kind, sentence)
+    return Rejection.because(code, sentence, (image.source.name,))
 
 
 def _scan(volume: Volume, stack: _Stack, pseudonyms: Pseudonyms) -> Scan:

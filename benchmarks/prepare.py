@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import argparse
 import os
-import resource
 import subprocess
 import sys
 import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -115,7 +115,8 @@ def published_steps(scan: Scan) -> Callable[[], np.ndarray]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the library's own making
         from monai.data import MetaTensor
-        from monai.transforms import CropForeground, Orientation, Resize as ResizeTo, ScaleIntensityRange, Spacing
+        from monai.transforms import CropForeground, Orientation, ScaleIntensityRange, Spacing
+        from monai.transforms import Resize as ResizeTo
 
     torch.set_num_threads(1)
     steps = (
@@ -142,7 +143,7 @@ def published_steps(scan: Scan) -> Callable[[], np.ndarray]:
 
 
 def weigh_preparing() -> None:
-    """Peak memory of a process that holds a long series and prepares it, the libraries included."""
+    """Peak memory of a process that holds a long series and prepares it, libraries and drawing included (Linux)."""
     print(f"\n{'peak memory of the process':28} {'recipe':16} {'MB':>7}")
     for name in recipes:
         command = [sys.executable, __file__, "--peak", name]
@@ -151,8 +152,9 @@ def weigh_preparing() -> None:
 
 
 def print_peak(name: str) -> None:
-    """For `weigh_preparing`, which starts a process for each recipe. The series is noise: drawing one takes memory."""
-    hu = np.random.default_rng(0).integers(-20, 80, (LONG.slices, PIXELS, PIXELS), dtype=np.int16)
+    """For `weigh_preparing`, in a process for each recipe. Noise in air, because drawing a head takes memory."""
+    hu = np.full((LONG.slices, PIXELS, PIXELS), -1000, dtype=np.int16)
+    hu[5:-5, 20:-20, 30:-30] = np.random.default_rng(0).integers(-20, 80, (LONG.slices - 10, 472, 452), dtype=np.int16)
     scan = Scan(
         hu=hu,
         origins_mm=np.arange(LONG.slices)[:, None] * np.array([0, 0, LONG.gap_mm]),
@@ -162,7 +164,8 @@ def print_peak(name: str) -> None:
     )
     prepared = prepare(scan, name, check_head=False)
     assert isinstance(prepared, Prepared), prepared
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+    (peak,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    print(int(peak.split()[1]) // 1024)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from cohort.folders import assert_same
 
+from headct.cohort import executors
 from headct.cohort.ingest import ingest
 from headct.failure import Misuse
 
@@ -32,6 +33,9 @@ def test_two_dask_workers_give_the_same_bytes(demo: Path, key: Path, tmp_path: P
     assert_same(tmp_path / "dask", tmp_path / "local")
 
 
-def test_an_address_where_nobody_answers_is_wrong_usage(demo: Path, key: Path, tmp_path: Path) -> None:
+def test_an_address_where_nobody_answers_is_wrong_usage(
+    demo: Path, key: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(executors, "CONNECT_S", 1.0)
     with pytest.raises(Misuse, match="no Dask scheduler answers at tcp:"):
         ingest([demo], tmp_path / "cohort", cluster="tcp://127.0.0.1:9", key=key)

@@ -82,60 +82,73 @@ def test_twenty_kills(seed: int, demo: Path, key: Path, tmp_path: Path, undistur
     assert_same(tmp_path / "cohort", whole)
 
 
-def test_a_kill_at_every_single_write(
-    demo: Path, key: Path, tmp_path: Path, undisturbed: tuple[Path, float], monkeypatch: pytest.MonkeyPatch
+class Stopped(BaseException):
+    """The end of a process, as far as this one can play it: nothing after a write happens."""
+
+
+def ingest_with_stops(inputs: list[Path], out: Path, key: Path, monkeypatch: pytest.MonkeyPatch) -> int:
+    """How many stops it takes until a call returns, if the first write of each file is the last deed of its call."""
+    replace, written = os.replace, set[str]()
+
+    def stop_after(partial: Path, path: Path) -> None:
+        replace(partial, path)
+        if str(path) not in written:
+            written.add(str(path))
+            raise Stopped
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", stop_after)
+        patch.setattr(commit, "SHARD_BYTES", 1)
+        while True:
+            stops = len(written)
+            try:
+                ingest(inputs, out, workers=1, key=key)
+                return stops
+            except Stopped:
+                assert len(written) == stops + 1
+
+
+def test_a_stop_after_every_single_write(
+    demo: Path, key: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each file that is written, in turn, is the last one; then the job goes on. As many stops as there are writes."""
-    whole, _ = undisturbed
-    monkeypatch.setattr(commit, "SHARD_BYTES", SMALL_SHARD_BYTES)
-    replace, stops = os.replace, 0
-
-    class Stopped(BaseException):
-        pass
-
-    def stop_after(*paths: Path) -> None:
-        replace(*paths)
-        raise Stopped
-
-    monkeypatch.setattr(os, "replace", stop_after)
-    while True:
-        try:
-            ingest([demo], tmp_path / "cohort", workers=1, key=key)
-            break
-        except Stopped:
-            stops += 1
-            assert stops < 200
-    assert stops > 15
-    assert_same(tmp_path / "cohort", whole)
+    inputs = [demo / "patient-02", demo / "patient-03"]
+    monkeypatch.setattr(commit, "SHARD_BYTES", 1)
+    ingest(inputs, tmp_path / "calm", workers=1, key=key)
+    assert ingest_with_stops(inputs, tmp_path / "stopped", key, monkeypatch) > 10
+    assert_same(tmp_path / "stopped", tmp_path / "calm")
 
 
-def test_a_kill_while_adding(demo: Path, key: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As above, for an ingest into a cohort that is there already: it stays whole, and ends as if nothing had been."""
+def test_a_stop_after_every_single_write_while_adding(
+    demo: Path, key: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     first = [demo / "patient-02"]
     both = [*first, demo / "patient-03"]
+    monkeypatch.setattr(commit, "SHARD_BYTES", 1)
     for out in (tmp_path / "calm", tmp_path / "stopped"):
         ingest(first, out, workers=1, key=key)
     ingest(both, tmp_path / "calm", workers=1, key=key)
-    replace = os.replace
+    assert ingest_with_stops(both, tmp_path / "stopped", key, monkeypatch) > 8
+    assert_same(tmp_path / "stopped", tmp_path / "calm")
 
-    class Stopped(BaseException):
-        pass
 
-    def stop_after(*paths: Path) -> None:
-        replace(*paths)
+def test_a_kill_while_the_journal_is_removed(
+    demo: Path, key: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it holds of patients must not stay behind in a cohort that is finished."""
+    inputs, out = [demo / "patient-02"], tmp_path / "cohort"
+    ingest(inputs, tmp_path / "calm", workers=1, key=key)
+
+    def stop(path: Path) -> None:
         raise Stopped
 
-    stops = 0
-    while True:
-        monkeypatch.setattr(os, "replace", stop_after)
-        try:
-            ingest(both, tmp_path / "stopped", workers=1, key=key)
-            break
-        except Stopped:
-            stops += 1
-            assert stops < 100
-    assert stops > 5
-    assert_same(tmp_path / "stopped", tmp_path / "calm")
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", stop)
+        with pytest.raises(Stopped):
+            ingest(inputs, out, workers=1, key=key)
+    assert (out / "cohort.json").exists()
+    assert len(contents(out / ".ingest")) > 3
+    ingest(inputs, out, workers=1, key=key)
+    assert_same(out, tmp_path / "calm")
 
 
 def test_control_c_ends_with_130_and_can_be_resumed(
@@ -155,22 +168,21 @@ def test_control_c_ends_with_130_and_can_be_resumed(
     with pytest.raises(Failure, match="not finished"):
         Cohort(tmp_path / "cohort")
     process = start(*line)
-    assert process.wait() == 0
+    process.communicate()
+    assert process.returncode == 0
     assert_same(tmp_path / "cohort", whole)
 
 
 def test_a_full_disk_loses_nothing(
     demo: Path, key: Path, tmp_path: Path, undisturbed: tuple[Path, float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every third write is refused as by a full disk, until somebody has made room."""
+    """One write in eight is refused as by a full disk; somebody makes room, and calls again."""
     whole, _ = undisturbed
     monkeypatch.setattr(commit, "SHARD_BYTES", SMALL_SHARD_BYTES)
-    fsync, writes = os.fsync, 0
+    fsync, luck = os.fsync, random.Random(2)
 
     def sometimes_full(descriptor: int) -> None:
-        nonlocal writes
-        writes += 1
-        if writes % 6 == 0:
+        if luck.random() < 1 / 8:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         fsync(descriptor)
 

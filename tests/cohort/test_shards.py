@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from headct.cohort import shards as shards_module
 from headct.cohort.shards import Packed, Shards, pack, shard_bytes
 from headct.failure import Failure
 
@@ -57,6 +58,17 @@ def test_any_array_of_any_shape(tmp_path_factory: pytest.TempPathFactory, array:
     got = Shards(folder).array("000000.b2nd", 0, packed.crc32)
     assert got.tobytes() == array.tobytes()  # also the bits of not-a-number
     assert got.shape == array.shape
+
+
+@pytest.mark.parametrize("block_bytes", [100, 999, 5000])
+def test_a_large_array_is_cut_into_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block_bytes: int) -> None:
+    monkeypatch.setattr(shards_module, "BLOCK_BYTES", block_bytes)
+    arrays = heads(2, "float32", (1, 13, 11, 7))
+    packed = written(tmp_path, arrays)
+    opened = blosc2.open(str(tmp_path / "000000.b2nd"), mode="r")
+    assert np.prod(opened.blocks) * 4 <= block_bytes
+    for index in range(2):
+        np.testing.assert_array_equal(Shards(tmp_path).array("000000.b2nd", index, packed[index].crc32), arrays[index])
 
 
 def test_the_bytes_depend_on_the_arrays_only() -> None:

@@ -53,6 +53,8 @@ def published(params: dict[str, Any]) -> ViT3D:
         heads=params["num_heads"],
         mlp_width=params["mlp_dim"],
         channels=params["in_chans"],
+        input_mean=0.0,
+        input_std=1.0,
         patch=(patch, patch, patch),
         grid=(edge, edge, edge),
         registers=params.get("num_register_tokens", 0),
@@ -154,6 +156,13 @@ def test_patch_embedding_is_a_strided_convolution() -> None:
         assert grid == (2, 3, 3)
         # float32 sums of 24 products: 1e-6 is ten roundings
         torch.testing.assert_close(tokens, convolution(x).flatten(2).transpose(1, 2), atol=1e-6, rtol=1e-5)
+
+
+def test_the_input_is_standardised_first() -> None:
+    plain, standard = PatchEmbedding(1, (2, 2, 2), 3), PatchEmbedding(1, (2, 2, 2), 3, mean=0.3, std=0.5)
+    standard.load_state_dict(plain.state_dict())
+    x = torch.rand(1, 1, 4, 4, 4)
+    torch.testing.assert_close(standard(x)[0], plain((x - 0.3) / 0.5)[0])
 
 
 def test_a_volume_that_patches_do_not_divide_is_padded_with_air() -> None:

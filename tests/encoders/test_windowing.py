@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from headct.preparing import windows as twin
 from numpy.testing import assert_allclose
 
 from headct.encoders import apply_windows, as_input
+from headct.preparing import windows as twin
 
 HU = np.arange(-3024, 3072, dtype=np.int16).reshape(2, 12, 127, 2)
 
@@ -19,7 +19,7 @@ def test_channels_equal_the_numpy_twin(dtype: torch.dtype) -> None:
     assert channels.dtype == torch.float32
     assert channels.shape == (2, 3, 12, 127, 2)
     for scan, one in zip(HU, channels, strict=True):
-        assert_allclose(one.numpy(), twin.apply(scan, twin.WINDOWS), atol=2e-7)
+        assert_allclose(one.numpy(), twin.apply(scan, list(twin.WINDOWS.values())), atol=2e-7)
 
 
 def test_the_ends_of_a_window_are_its_level_and_half_its_width() -> None:

@@ -49,10 +49,10 @@ def usual() -> Head:
         Anatomy(craniectomy=True),
         Anatomy(bleed_ml=120),
         Anatomy(metal=True),
-        Anatomy(brain_hu=24.0),
+        Anatomy(brain_hu=8.0),
         Anatomy(brain_hu=42.0),
     ],
-    ids=["adult", "large", "child", "newborn", "craniectomy", "large bleed", "metal", "oedema", "dense"],
+    ids=["adult", "large", "child", "newborn", "craniectomy", "large bleed", "metal", "water", "dense"],
 )
 def test_a_head_is_found_where_it_is(anatomy):
     head = head_in(replace(QUICK, pixel_mm=1.6, pixels=160).scan(anatomy))
@@ -151,7 +151,8 @@ def test_how_it_is_stored_changes_nothing(order):
     ids=["plastic head", "plastic head alone", "chest", "water", "soft ball in fat", "dense cylinder"],
 )
 def test_what_is_no_head(thing):
-    assert find_head(replace(QUICK, pixel_mm=2.8).scan(thing)) is None
+    for noise_hu in (0.0, 40.0):
+        assert find_head(replace(QUICK, pixel_mm=2.8, noise_hu=noise_hu).scan(thing)) is None
 
 
 @pytest.mark.parametrize(
@@ -199,7 +200,7 @@ def test_coverage_of_a_scan_that_ends_within_the_brain(tilt_deg, first, last):
 def test_a_single_slice_covers_next_to_nothing():
     for tilt_deg in (0.0, 20.0):
         scan = replace(QUICK, first_mm=0.0, last_mm=0.0, tilt_deg=tilt_deg).scan(Anatomy())
-        assert head_in(scan).coverage < 0.06
+        assert head_in(scan).coverage < 0.08
 
 
 def test_a_narrow_field_of_view_covers_less():

@@ -8,8 +8,11 @@ from dataclasses import replace
 import nibabel
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from preparing.heads import INNER_MM, Anatomy, Bottle, Scanner
 from preparing.volumes import flipped, part, permuted, scan_of, scan_of_dicom
+from scipy.spatial.transform import Rotation
 
 from headct.failure import Misuse
 from headct.preparing import Prepared, prepare, recipes
@@ -160,6 +163,42 @@ def test_published_recipes_look_for_the_head_too():
     refused = prepare(SCANNER.scan(Bottle()), "fm-hct")
     assert isinstance(refused, Rejection)
     assert refused.code == "no-head"
+
+
+@pytest.mark.parametrize(
+    ("spacing_mm", "complaint"), [((40.0, 0.5, 5.0), "extends over 4440 mm"), ((0.5, 0.01, 5.0), "measure 0.0100 mm")]
+)
+def test_sizes_that_no_patient_has_are_refused_before_they_fill_the_memory(spacing_mm, complaint):
+    scan = scan_of(np.zeros((112, 112, 4), dtype=np.int16), np.diag([*spacing_mm, 1.0]))
+    for name in ("head", "fm-hct"):
+        refused = prepare(scan, name, check_head=False)
+        assert isinstance(refused, Rejection)
+        assert refused.code == "recipe-unfit"
+        assert complaint in refused.sentence
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    shape=st.tuples(*[st.integers(1, 9)] * 3),
+    spacing_mm=st.tuples(*[st.floats(0.1, 40.0)] * 3),
+    turn_deg=st.tuples(*[st.floats(-180, 180)] * 3),
+    shear=st.floats(-0.5, 0.5),
+    values=st.sampled_from([(-1000, -999), (0, 100), (-1024, 3071), (900, 901)]),
+    recipe=st.sampled_from(list(recipes)),
+    check_head=st.booleans(),
+)
+def test_any_scan_at_all_is_an_array_or_a_rejection(shape, spacing_mm, turn_deg, shear, values, recipe, check_head):
+    volume = np.random.default_rng(0).integers(*values, shape).astype(np.int16)
+    affine = np.eye(4)
+    steps = np.diag(spacing_mm) @ np.array([[1, 0, 0], [0, 1, shear], [0, 0, 1]])
+    affine[:3, :3] = Rotation.from_euler("xyz", turn_deg, degrees=True).as_matrix() @ steps
+    prepared = prepare(scan_of(volume, affine), recipe, check_head=check_head)
+    if isinstance(prepared, Prepared):
+        assert prepared.array.shape == (recipes[recipe].shape or prepared.array.shape)
+        assert prepared.array.dtype == recipes[recipe].dtype
+        assert np.all(np.isfinite(prepared.array))
+    else:
+        assert prepared.code in {"no-head", "cropped", "recipe-unfit"}
 
 
 def test_flags_and_recipe_come_along():

@@ -60,8 +60,8 @@ def write_up(card: Card, encoder: Encoder, version: str) -> str:
         [
             f"# {encoder.architecture} for head CT",
             "",
-            f"An encoder of {weights / 1e6:.1f} million weights: a scan becomes a vector of {encoder.scan_width} numbers "
-            "and a vector for each of its places.",
+            f"An encoder of {weights / 1e6:.1f} million weights: a scan becomes a vector of {encoder.scan_width} "
+            "numbers, and each of its places a vector too.",
             "",
             "## Use",
             "",

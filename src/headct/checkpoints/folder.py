@@ -102,6 +102,11 @@ def find(model: str | Path) -> Path:
     )
 
 
+def describe(folder: Path) -> dict[str, Any]:
+    """What a checkpoint says about itself, without loading its weights. Raises CheckpointFailure for a damaged one."""
+    return _read_config(folder)
+
+
 def _files(encoder: Encoder, card: Card) -> dict[str, bytes]:
     model = to_bytes({name: tensor.contiguous() for name, tensor in encoder.state_dict().items()})
     config = {

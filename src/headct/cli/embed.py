@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from headct.cli.options import Inputs, Json
+from headct.cli.options import Inputs
 from headct.cli.talk import Talk
 
 
@@ -15,37 +15,46 @@ def embed(
     talk: Talk,
     inputs: Inputs,
     *,
-    model: Annotated[str, typer.Option("--model", metavar="MODEL", help="A checkpoint or run folder.")],
-    out: Annotated[Path, typer.Option("--out", metavar="FILE.parquet", help="Where to write the vectors.")],
+    model: Annotated[str, typer.Option("--model", metavar="MODEL", help="A checkpoint folder, or a finished run.")],
+    out: Annotated[Path, typer.Option("--out", metavar="FILE.parquet", help="Where the vectors go.")],
     tokens: Annotated[
-        Path | None, typer.Option("--tokens", metavar="DIR", help="Write the token grid of each scan there, as .npy.")
+        Path | None, typer.Option("--tokens", metavar="DIR", help="Write a vector for each place of a scan there too.")
     ] = None,
-    batch_size: Annotated[int, typer.Option("--batch-size", min=1, metavar="N", help="Scans seen at once.")] = 8,
-    as_json: Json = False,
+    batch: Annotated[int, typer.Option("--batch", min=1, metavar="N", help="Scans that are looked at together.")] = 8,
+    workers: Annotated[
+        int, typer.Option("--workers", min=1, metavar="N", help="Threads that prepare scans meanwhile.")
+    ] = 1,
+    check_head: Annotated[
+        bool, typer.Option("--check-head/--no-check-head", help="Reject what shows no head; off for phantoms.")
+    ] = True,
 ) -> None:
-    """Turn scans, or a cohort, into vectors: a row a scan, and beside it a table of what was rejected.
+    """Turn scans, or the scans of a cohort, into vectors: a table of scan_id and vector.
+
+    What cannot be embedded is in FILE.rejections.parquet beside it, with the reason.
 
     Examples:
         headct embed night --model run --out night.parquet
-        headct embed scan.nii.gz /data/ct --model run/checkpoint --out vectors.parquet
+        headct embed /data/ct scan.nii.gz --model run/checkpoint --out vectors.parquet
     """
-    import numpy as np
-
     from headct.embedding import embed as run
     from headct.failure import Failure
 
-    with talk.progress("scans") as progress:
-        found = run(list(inputs), model, batch_size=batch_size, tokens=tokens is not None, progress=progress)
-    out.parent.mkdir(parents=True, exist_ok=True)
+    with talk.progress("embedding") as progress:
+        found = run(
+            inputs,
+            model,
+            batch_size=batch,
+            tokens=tokens is not None,
+            workers=workers,
+            check_head=check_head,
+            progress=progress,
+        )
     found.write(out)
     if tokens is not None:
-        tokens.mkdir(parents=True, exist_ok=True)
-        for scan_id, grid in zip(found.table["scan_id"], found.tokens or [], strict=True):
-            np.save(tokens / f"{scan_id}.npy", grid)
-    counts = {"scans": len(found.vectors), "features": found.vectors.shape[1], "rejections": len(found.rejections)}
-    if as_json:
-        talk.json(counts)
-    talk.table([{"embedded": name, str(out): number} for name, number in counts.items()], to_stderr=True)
-    if not len(found.vectors):
-        why = ", ".join(sorted(set(found.rejections["code"])))
-        raise Failure("no scan could be embedded", why=why, do=f"see {out.stem}.rejections.parquet")
+        found.write_tokens(tokens)
+    reasons = found.rejections["code"].value_counts()
+    talk.table([{"rejected because": code, "inputs": int(n)} for code, n in reasons.items()], to_stderr=True)
+    talk.say(f"{len(found)} scans embedded in {found.vectors.shape[1]} numbers each: {out}")
+    if not len(found):
+        why = ", ".join(f"{code} ({n})" for code, n in reasons.items())
+        raise Failure("nothing could be embedded", why=why, do=f"see the sentences beside {out}")

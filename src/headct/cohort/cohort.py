@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from difflib import get_close_matches
 from functools import cached_property
 from os import PathLike
@@ -81,7 +81,7 @@ class Cohort:
     def __contains__(self, scan_id: object) -> bool:
         return scan_id in self._rows
 
-    def _row(self, scan_id: str) -> dict[str, Any]:
+    def _row(self, scan_id: str) -> dict[Hashable, Any]:
         try:
             return self._rows[scan_id]
         except KeyError:
@@ -90,9 +90,9 @@ class Cohort:
             raise Misuse(f"no scan {scan_id!r} in cohort {self.path}", do=hint) from None
 
     @cached_property
-    def _rows(self) -> dict[str, dict[str, Any]]:
+    def _rows(self) -> dict[str, dict[Hashable, Any]]:
         columns = self.scans[["scan_id", "shard", "index", "crc32", "affine"]]
-        return {row["scan_id"]: row for row in columns.to_dict("records")}
+        return dict(zip(columns["scan_id"], columns.to_dict("records"), strict=True))
 
     def _table(self, name: str) -> pd.DataFrame:
         if publish.read_about(self.path) != self.about:

@@ -20,6 +20,10 @@ ITEMS_A_WORKER = 2
 """Items handed out to each worker at a time: one under way and one waiting."""
 
 
+CONNECT_S = 10.0
+"""How long a scheduler may take to answer."""
+
+
 @dataclass(frozen=True)
 class Crew:
     """An executor, and how many items it works on at the same time (a cluster may grow)."""
@@ -71,7 +75,7 @@ def cluster(address: str, witness: Path | None) -> Iterator[Crew]:
     except ModuleNotFoundError as error:
         raise Failure("--cluster needs Dask", do="pip install 'headct[cluster]'") from error
     try:
-        client = Client(address, set_as_default=False)
+        client: Any = Client(address, set_as_default=False, timeout=CONNECT_S)  # type: ignore[no-untyped-call]
     except (OSError, ValueError) as error:
         raise Misuse(f"no Dask scheduler answers at {address}", why=str(error), do="check the address") from error
     with client:

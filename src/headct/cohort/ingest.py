@@ -147,7 +147,10 @@ class _Home:
         return Journal(self.folder / ".ingest" / "unfinished")
 
     def sweep(self) -> None:
-        """Remove what a kill in the middle of a write has left behind."""
+        """Remove what a kill in the middle of a write, or of a removal, has left behind."""
+        self.journal.sweep()
+        if self.journal.get("round", 0) is None:
+            self.journal.remove()
         for partial in (*self.folder.glob("*.partial"), *self.folder.glob("*/*.partial")):
             partial.unlink()
 
@@ -168,7 +171,7 @@ class _Home:
         if job is None:
             return None
         what = f"the unfinished ingest into {self.folder}"
-        _agree(what, job.lasting | {"site": job.site}, {**self.lasting, "site": self.site})
+        _agree(what, {**job.lasting, "site": job.site}, {**self.lasting, "site": self.site})
         now = {one.name: one.stamp for one in stock}
         same = all(now.get(one.name) == one.stamp for one in job.inputs)
         if same and job.version == __version__:

@@ -125,13 +125,20 @@ class Journal:
             raise refused(self.folder, error) from error
 
     def remove(self) -> None:
-        """Forget everything. A kill half-way leaves a folder under another name, which the next call removes."""
-        doomed = self.folder.with_name(self.folder.name + ".doomed")
-        if doomed.exists():
-            shutil.rmtree(doomed)
+        """Forget everything. A kill half-way leaves a folder under another name; `sweep` removes it."""
+        self.sweep()
         if self.folder.exists():
-            self.folder.rename(doomed)
-            shutil.rmtree(doomed)
+            self.folder.rename(self._doomed)
+            self.sweep()
+
+    def sweep(self) -> None:
+        """Remove what a removal that was cut short has left."""
+        if self._doomed.exists():
+            shutil.rmtree(self._doomed)
+
+    @property
+    def _doomed(self) -> Path:
+        return self.folder.with_name(f"{self.folder.name}.doomed")
 
     def _path(self, kind: str, number: int) -> Path:
         return self.folder / kind / f"{number // RECORDS_IN_A_FOLDER:06d}" / f"{number:09d}"

@@ -1,13 +1,15 @@
 """Voxels on disk: many arrays of one shape in one compressed file, each readable alone.
 
-A shard is a Blosc2 array file (`.b2nd`) of shape (n, *shape), which other programs can open. One scan is one chunk
-and one block, compressed with zstd after a byte shuffle, which puts the nearly constant high bytes of HU together.
+A shard is a Blosc2 array file (`.b2nd`) of shape (n, *shape), which other programs can open. One scan is one chunk,
+and one block unless it is very large, compressed with zstd after a byte shuffle, which puts the nearly constant high
+bytes of HU together.
 `benchmarks/store.py` compares the alternatives.
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 import threading
 import zlib
 from collections import OrderedDict
@@ -25,6 +27,8 @@ SHARD_BYTES = 128 << 20
 """A shard is closed with the scan that brings its compressed bytes to this."""
 ZSTD_LEVEL = 3
 """On a real head 10 % smaller than 1 for 10 ms more; 5 wins 2 % more for another 10 ms."""
+BLOCK_BYTES = 32 << 20
+"""Blosc2 works on a block with three buffers of its size."""
 OPEN_SHARDS = 32
 """Files that each reading thread keeps open."""
 
@@ -41,11 +45,9 @@ class Packed:
 
 def pack(array: np.ndarray) -> Packed:
     """Compress one array of any shape and type."""
-    array = np.ascontiguousarray(array)
-    chunk = blosc2.compress2(array, typesize=array.itemsize, blocksize=array.nbytes, **_compression())
     alone = _empty_shard(1, array.shape, array.dtype)
-    alone.schunk.update_chunk(0, chunk)
-    chunk = alone.schunk.get_chunk(0)  # a shard writes chunks of zeros its own way
+    alone[0] = array
+    chunk = alone.schunk.get_chunk(0)
     return Packed(array.shape, array.dtype.str, chunk, _crc32(chunk, array.shape, array.dtype.str))
 
 
@@ -61,8 +63,23 @@ def shard_bytes(arrays: Iterable[Packed], count: int) -> bytes:
 
 
 def _empty_shard(count: int, shape: tuple[int, ...], dtype: np.dtype) -> Any:
-    one = (1, *shape)
-    return blosc2.uninit((count, *shape), dtype=dtype, chunks=one, blocks=one, cparams=_compression(), contiguous=True)
+    return blosc2.uninit(
+        (count, *shape),
+        dtype=dtype,
+        chunks=(1, *shape),
+        blocks=(1, *_block(shape, dtype.itemsize)),
+        cparams=_compression(),
+        contiguous=True,
+    )
+
+
+def _block(shape: tuple[int, ...], itemsize_bytes: int) -> tuple[int, ...]:
+    """The whole shape, or a slab of it that is small enough, cut along its first axes."""
+    block = list(shape)
+    for axis in range(len(block)):
+        others_bytes = math.prod(block[:axis] + block[axis + 1 :]) * itemsize_bytes
+        block[axis] = max(1, min(block[axis], BLOCK_BYTES // others_bytes))
+    return tuple(block)
 
 
 class Shards:
@@ -76,15 +93,11 @@ class Shards:
         """One array, checked against the checksum of its row. Raises Failure where it is missing or damaged."""
         shard = self._open(name)
         try:
-            chunk = shard.schunk.get_chunk(index)
-            shape, dtype = shard.shape[1:], shard.dtype
+            if _crc32(shard.schunk.get_chunk(index), shard.shape[1:], shard.dtype.str) == crc32:
+                return shard[index]
         except Exception as error:  # Blosc2 raises whatever damaged bytes provoke in it
             raise self._damaged(name, index) from error
-        if _crc32(chunk, shape, dtype.str) != crc32:
-            raise self._damaged(name, index)
-        array = np.empty(shape, dtype)
-        blosc2.decompress2(chunk, dst=array, nthreads=1)
-        return array
+        raise self._damaged(name, index)
 
     def _open(self, name: str) -> Any:
         opened: OrderedDict[str, Any] = self._of_thread.__dict__.setdefault("opened", OrderedDict())

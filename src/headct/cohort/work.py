@@ -6,6 +6,7 @@ A death costs the file that caused it: it is tried once more alone, in a fresh p
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from headct.cohort.shards import Packed, pack
+from headct.failure import Failure
 from headct.preparing import Prepared, prepare
 from headct.preparing.recipe import Recipe
 from headct.reading.criteria import Criteria, judge, judge_scan
@@ -159,6 +161,17 @@ def _blame(death: CellDied, files: tuple[str, ...]) -> Rejection:
 
 def series_in_cell(volume: Volume, terms: Terms, file_dropped: bool) -> Outcome:
     """Runs in a cell. `file_dropped`: a file of this series has killed an earlier one."""
+    try:
+        return _made_ready(volume, terms, file_dropped)
+    except (MemoryError, Failure):
+        raise
+    except Exception as error:  # whatever a strange file provokes in a library costs its series, not the job
+        logging.getLogger(__name__).debug("a series failed", exc_info=True)
+        sentence = f"it could not be made ready ({type(error).__name__})"  # the text might quote a header
+        return Outcome(rejections=(Rejection.because("crashed", sentence, volume.files),))
+
+
+def _made_ready(volume: Volume, terms: Terms, file_dropped: bool) -> Outcome:
     scan, faulty = load(volume, terms.pseudonyms)
     rejected = {name for rejection in faulty for name in rejection.files}
     files = tuple(name for name in volume.files if name not in rejected)

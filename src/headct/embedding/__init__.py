@@ -1,8 +1,9 @@
-"""Scans and cohorts to vectors and token grids; nothing of training."""
+"""Scans and cohorts to vectors."""
 
 from __future__ import annotations
 
-from headct.embedding.embeddings import Embeddings, embed
+from headct.embedding.embed import embed
+from headct.embedding.embeddings import Embeddings
 from headct.embedding.neighbours import neighbours
 
 __all__ = ["Embeddings", "embed", "neighbours"]

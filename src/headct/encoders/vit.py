@@ -27,6 +27,8 @@ class ViTSettings:
     heads: int
     mlp_width: int
     channels: int = 3
+    input_mean: float = 0.3  # of windowed heads; subtracted first, for an input that is all positive learns slowly
+    input_std: float = 0.35
     patch: tuple[int, int, int] = (16, 16, 16)  # voxels; fits 96 x 112 x 96 without a rest
     grid: Grid = (6, 7, 6)  # patches for which the position table is made; other grids resize it
     registers: int = 4  # arXiv 2309.16588
@@ -45,6 +47,8 @@ class ViTSettings:
         for name in ("width", "depth", "heads", "mlp_width", "channels"):
             if getattr(self, name) < 1:
                 raise Misuse(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.input_std <= 0:
+            raise Misuse(f"input_std must be above zero, got {self.input_std}")
         if self.registers < 0:
             raise Misuse(f"registers must not be negative, got {self.registers}")
         if self.width % self.heads:
@@ -58,12 +62,15 @@ class ViTSettings:
 class PatchEmbedding(nn.Module):
     """One linear map for every patch, which equals a convolution whose stride is its kernel.
 
-    A volume that patches do not divide is padded with zeros, air in every window, after its last voxels.
+    A volume that patches do not divide is padded with zeros, air in every window, after its last voxels. Then it is
+    standardised.
     """
 
-    def __init__(self, channels: int, patch: tuple[int, int, int], width: int) -> None:
+    def __init__(
+        self, channels: int, patch: tuple[int, int, int], width: int, *, mean: float = 0.0, std: float = 1.0
+    ) -> None:
         super().__init__()
-        self.patch = patch
+        self.patch, self.mean, self.std = patch, mean, std
         self.linear = nn.Linear(channels * patch[0] * patch[1] * patch[2], width)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Grid]:
@@ -76,7 +83,7 @@ class PatchEmbedding(nn.Module):
         grid = nx, ny, nz = voxels[0] // px, voxels[1] // py, voxels[2] // pz
         cells = x.reshape(batch, channels, nx, px, ny, py, nz, pz)
         patches = cells.permute(0, 2, 4, 6, 1, 3, 5, 7).flatten(4).flatten(1, 3)  # (B, N, C * px * py * pz)
-        return self.linear(patches), grid
+        return self.linear((patches - self.mean) / self.std), grid
 
 
 class Attention(nn.Module):
@@ -123,7 +130,9 @@ class ViT3D(Encoder):
     def __init__(self, settings: ViTSettings) -> None:
         super().__init__()
         self.settings = settings
-        self.embedding = PatchEmbedding(settings.channels, settings.patch, settings.width)
+        self.embedding = PatchEmbedding(
+            settings.channels, settings.patch, settings.width, mean=settings.input_mean, std=settings.input_std
+        )
         self.positions = POSITIONS[settings.positions](settings.grid, settings.width)
         self.class_token = nn.Parameter(torch.empty(1, 1, settings.width))
         self.register_tokens = nn.Parameter(torch.empty(1, settings.registers, settings.width))

@@ -10,10 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.ndimage import label, maximum_filter, minimum_filter
+from scipy.ndimage import label, maximum_filter, uniform_filter
 
 from headct.preparing.recipe import Frame
-from headct.preparing.resample import Grid, Lattice, canonical, resample
+from headct.preparing.resample import Grid, Lattice, bounds_mm, canonical, resample
 from headct.scan import Scan
 
 COARSE_MM = 3.0
@@ -28,12 +28,14 @@ OPEN_HU = -60.0
 """Fat, lung or air."""
 SOLID_HU = -300.0
 """Above this, something is not air."""
-BRAIN_HU = (8.0, 50.0)
-"""Median of a brain, 20 to 38 in most; muscle and liver have 50 to 65, masked and subtracted images 0."""
+BRAIN_HU = (3.0, 50.0)
+"""Median of a brain: 20 to 38, in hydrocephalus down to 5. Muscle and liver have 50 to 65, masked images 0."""
 NECK_VOXELS = 7
 """Passages up to 7 coarse voxels (21 mm) wide are closed: the foramen magnum, the scalp over a craniectomy."""
-MIN_AREA_CM2 = 45.0
-"""Of the largest slice of brain along any axis: a newborn's measures 70, an adult's 120 to 170, a tongue 35."""
+MOSTLY = 0.9
+"""Share of soft tissue around a voxel within the brain; the rest may be noise, a calcification, air after surgery."""
+MIN_AREA_CM2 = 25.0
+"""Of the largest slice of the core along any axis: a newborn's measures 50, an adult's 110, a tongue's 15."""
 USUAL_CM2 = (140.0, 120.0, 165.0)
 """Largest sagittal, coronal and axial slice of an adult's braincase."""
 STRETCH = (1.05, 1.32, 0.82)
@@ -66,7 +68,7 @@ def find_head(scan: Scan) -> Head | None:
         return None
     points_mm = view.patient_mm(brain)
     whole = _Whole.of(view, brain)
-    return Head((_middle(points_mm[:, 0]), _middle(points_mm[:, 1])), whole.top_mm(view, points_mm), whole.coverage)
+    return Head((_middle(points_mm[:, 0]), _middle(points_mm[:, 1])), whole.vertex_mm(view, points_mm), whole.coverage)
 
 
 def frame_head(head: Head, frame: Frame) -> Grid:
@@ -180,11 +182,7 @@ def _thinned(scan: Scan) -> Scan:
 
 def _grid_around(scan: Scan) -> Grid:
     """The coarse grid that fills the box around a scan, with the same middle, as far as whole steps go."""
-    rows, cols = (
-        (n - 1) * step for n, step in zip(scan.hu.shape[1:], (scan.row_step_mm, scan.col_step_mm), strict=True)
-    )
-    corners = np.concatenate([scan.origins_mm[[0, -1]] + part for part in (0 * rows, rows, cols, rows + cols)])
-    low, high = corners.min(axis=0), corners.max(axis=0)
+    low, high = bounds_mm(scan)
     nx, ny, nz = (int(n) for n in np.floor((high - low) / COARSE_MM + 1e-6) + 1)
     x, y, z = (float(m) for m in (low + high) / 2 - (np.array([nx, ny, nz]) - 1) / 2 * COARSE_MM)
     return Grid((nx, ny, nz), (COARSE_MM,) * 3, (x, y, z))
@@ -192,11 +190,9 @@ def _grid_around(scan: Scan) -> Grid:
 
 def _brain(view: CoarseView) -> np.ndarray | None:
     """Mask (X, Y, Z) of the brain, or None."""
-    soft = (view.hu > SOFT_HU[0]) & (view.hu < SOFT_HU[1])
-    bone = view.hu >= BONE_HU
-    unknown = ~view.acquired
-    between_bones = _between(bone | unknown) & view.acquired
-    core = minimum_filter(soft | unknown, NECK_VOXELS, mode="constant", cval=True) & between_bones
+    soft = (view.hu > SOFT_HU[0]) & (view.hu < SOFT_HU[1]) & view.acquired
+    between_bones = _between((view.hu >= BONE_HU) | ~view.acquired) & view.acquired
+    core = (_share_around(soft) > MOSTLY * _share_around(view.acquired)) & between_bones
     bodies, _ = label(core)
     sizes = np.bincount(bodies.ravel())
     sizes[0] = 0
@@ -205,6 +201,11 @@ def _brain(view: CoarseView) -> np.ndarray | None:
             grown = maximum_filter(bodies == body, NECK_VOXELS + 2)
             return grown & between_bones & (view.hu > SOFT_HU[0]) & (view.hu < HALF_BONE_HU)
     return None
+
+
+def _share_around(mask: np.ndarray) -> np.ndarray:
+    """Of the cube of `NECK_VOXELS` around each voxel, the share that a mask fills."""
+    return uniform_filter(mask.astype(np.float32), NECK_VOXELS, mode="constant")
 
 
 def _between(bone: np.ndarray) -> np.ndarray:
@@ -221,28 +222,26 @@ def _is_brain(view: CoarseView, core: np.ndarray) -> bool:
     voxels = view.hu[core]
     if not BRAIN_HU[0] <= np.median(voxels) <= BRAIN_HU[1]:
         return False
-    grown = maximum_filter(core, NECK_VOXELS) & view.acquired
-    largest_cm2 = max(view.area_cm2(grown, axis).max() for axis in range(3))
+    largest_cm2 = max(view.area_cm2(core, axis).max() for axis in range(3))
     return bool(largest_cm2 >= MIN_AREA_CM2 and _enclosed(view, core) >= MIN_ENCLOSED)
 
 
 def _enclosed(view: CoarseView, core: np.ndarray) -> float:
-    """Share of directions from the middle of the core in which bone comes before air or fat.
+    """Share of directions from the middle of the core in which, beyond it, bone comes before air or fat.
 
     Directions that leave the scan before either are not counted; nor are those that point down steeply, where the
     base of the skull has its openings and airways.
     """
-    directions = _directions()
     middle = np.argwhere(core).mean(axis=0)
     steps = np.arange(0.0, 160.0, COARSE_MM / 2) / COARSE_MM
-    places = np.rint(middle + steps[:, None, None] * directions).astype(int)  # (steps, directions, 3)
+    places = np.rint(middle + steps[:, None, None] * _directions()).astype(int)  # (steps, directions, 3)
     within = np.all((places >= 0) & (places < core.shape), axis=2)
     i, j, k = np.moveaxis(places.clip(0, np.array(core.shape) - 1), 2, 0)
     within &= view.acquired[i, j, k]
-    bone = _first(within & (view.hu[i, j, k] >= BONE_HU))
-    open_ = _first(within & (view.hu[i, j, k] < OPEN_HU))
-    left = _first(~within)
-    met = np.minimum(bone, open_) < left
+    beyond = within & ~np.flip(np.maximum.accumulate(np.flip(within & core[i, j, k], 0), axis=0), 0)
+    bone = _first(beyond & (view.hu[i, j, k] >= BONE_HU))
+    open_ = _first(beyond & (view.hu[i, j, k] < OPEN_HU))
+    met = np.minimum(bone, open_) < _first(~within)
     return float(np.mean(bone[met] < open_[met])) if met.any() else 0.0
 
 
@@ -252,13 +251,19 @@ def _first(found: np.ndarray) -> np.ndarray:
 
 
 def _directions() -> np.ndarray:
-    """Unit vectors (n, 3), evenly spread, without those within 50 degrees of straight down."""
-    n = np.arange(300) + 0.5
-    height = 1 - 2 * n / 300
+    """Unit vectors (n, 3), without those within 50 degrees of straight down.
+
+    Spread evenly over the sphere, and along three great circles, so that a single slice in any plane has enough.
+    """
+    n = np.arange(240) + 0.5
+    height = 1 - 2 * n / 240
     turn = np.pi * (1 + 5**0.5) * n
     ring = np.sqrt(1 - height**2)
-    spread = np.stack([ring * np.cos(turn), ring * np.sin(turn), height], axis=1)
-    return spread[height > -0.64]
+    sphere = np.stack([ring * np.cos(turn), ring * np.sin(turn), height], axis=1)
+    angle = 2 * np.pi * np.arange(60) / 60
+    circle = np.stack([np.cos(angle), np.sin(angle), np.zeros(60)], axis=1)
+    spread = np.concatenate([sphere, circle, circle[:, [0, 2, 1]], circle[:, [2, 0, 1]]])
+    return spread[spread[:, 2] > -0.64]
 
 
 def _middle(positions_mm: np.ndarray) -> float:
@@ -305,42 +310,45 @@ class _Ellipsoid:
 
 @dataclass(frozen=True)
 class _Whole:
-    """A brain as far as the scan covers it, and ellipsoids for what lies beyond."""
+    """A brain as far as the scan covers it, and what lies beyond."""
 
     covered_ml: float
-    ellipsoids: tuple[_Ellipsoid, ...]
     missing_ml: tuple[tuple[float, float], ...]
     """Before and after the scan, along each axis of the coarse grid."""
+    top_mm: float | None
+    """Where the brain would end along the third axis, if it is cut there."""
 
     @classmethod
     def of(cls, view: CoarseView, brain: np.ndarray) -> _Whole:
         """From the areas of the brain at each position that the scan covers."""
-        ellipsoids, missing_ml = [], []
+        missing_ml, top_mm = [], None
         for axis, (first, last) in enumerate(view.ends_mm):
             area_cm2 = view.area_cm2(brain, axis)
-            cut = area_cm2[_along(view.acquired, axis) > 0][[0, -1]] > CUT * area_cm2.max()
-            fit = _Ellipsoid.fit(view.grid.axes_mm[axis], area_cm2, axis)
-            ellipsoids.append(fit)
-            missing_ml.append((cut[0] * fit.beyond_ml(first, -1), cut[1] * fit.beyond_ml(last, 1)))
-        return cls(_volume_ml(view, brain), tuple(ellipsoids), tuple(missing_ml))
+            begins, ends = area_cm2[_along(view.acquired, axis) > 0][[0, -1]] > CUT * area_cm2.max()
+            missing = (0.0, 0.0)
+            if begins or ends:
+                ellipsoid = _Ellipsoid.fit(view.grid.axes_mm[axis], area_cm2, axis)
+                missing = (begins * ellipsoid.beyond_ml(first, -1), ends * ellipsoid.beyond_ml(last, 1))
+                top_mm = ellipsoid.middle_mm + ellipsoid.half_mm if axis == 2 else None
+            missing_ml.append(missing)
+        return cls(_volume_ml(view, brain), tuple(missing_ml), top_mm)
 
     @property
     def coverage(self) -> float:
         """Share of the brain that the scan covers."""
         return float(np.prod([self.covered_ml / (self.covered_ml + sum(missing)) for missing in self.missing_ml]))
 
-    def top_mm(self, view: CoarseView, points_mm: np.ndarray) -> float:
+    def vertex_mm(self, view: CoarseView, points_mm: np.ndarray) -> float:
         """z of the top of the braincase: a fixed volume lies above a height a little below it.
 
         Where more than that is missing above the scan, the top of the ellipsoid.
         """
         missing_ml = self.missing_ml[2][1]
-        if missing_ml < CAP_ML:
+        if missing_ml < CAP_ML or self.top_mm is None:
             share = 1 - (CAP_ML - missing_ml) / self.covered_ml
             return float(_quantiles(points_mm[:, 2], [max(share, 0.0)])[0]) + CAP_MM
         x, y, _ = view.turn @ points_mm.mean(axis=0)
-        top = self.ellipsoids[2].middle_mm + self.ellipsoids[2].half_mm
-        return float((np.array([x, y, top]) @ view.turn)[2])
+        return float((np.array([x, y, self.top_mm]) @ view.turn)[2])
 
 
 def _volume_ml(view: CoarseView, brain: np.ndarray) -> float:

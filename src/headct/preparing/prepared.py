@@ -9,7 +9,7 @@ import numpy as np
 from headct.preparing import head, published
 from headct.preparing.head import Head
 from headct.preparing.recipe import Frame, Recipe, named
-from headct.preparing.resample import Grid, resample
+from headct.preparing.resample import Grid, bounds_mm, resample
 from headct.scan import GeometryError, Rejection, Scan
 
 MIN_COVERAGE = 0.7
@@ -19,6 +19,11 @@ Routine head CT has 0.9 or more even where it misses the vertex or the foramen m
 take some brain along (orbits, sinuses, temporal bones, perfusion slabs) have 0.5 or less. The estimate errs by up to
 0.1, and 0.7 lies between.
 """
+
+MAX_EXTENT_MM = 2500.0
+"""No scanner images more than this of a patient; sizes grow without bound beyond."""
+MIN_PIXEL_MM = 0.02
+"""No CT of a patient has pixels this small."""
 
 
 @dataclass(frozen=True)
@@ -43,9 +48,12 @@ def prepare(
 
     With `check_head`, a scan without a skull with a brain in it is rejected (`no-head`), and one that covers less of
     the brain than `min_coverage` (`MIN_COVERAGE` unless given) too (`cropped`). Without, our recipes frame whatever
-    is not air. Raises Misuse for an unknown name.
+    is not air. What the recipe cannot be applied to is rejected as well (`recipe-unfit`). Raises Misuse for an unknown
+    name.
     """
     recipe = named(recipe)
+    if (strange := _strange_size(scan)) is not None:
+        return Rejection.because("recipe-unfit", strange, ())
     found = head.find_head(scan) if check_head else None
     if check_head:
         fault = _judge(found, MIN_COVERAGE if min_coverage is None else min_coverage)
@@ -60,6 +68,17 @@ def prepare(
             return Rejection.because("recipe-unfit", f"{recipe.name}: {error}", ())
         array, affine = image.values, image.affine
     return Prepared(array, affine, recipe, found.coverage if found else None, scan.header.flags)
+
+
+def _strange_size(scan: Scan) -> str | None:
+    """What is wrong with the size of a scan that cannot be a patient's, if it is."""
+    low, high = bounds_mm(scan)
+    extent_mm = float(np.max(high - low))
+    if extent_mm > MAX_EXTENT_MM:
+        return f"the scan extends over {extent_mm:.0f} mm, more than a patient can"
+    if min(scan.pixel_mm) < MIN_PIXEL_MM:
+        return f"its pixels measure {min(scan.pixel_mm):.4f} mm, less than a scanner resolves"
+    return None
 
 
 def _judge(found: Head | None, least: float) -> Rejection | None:

@@ -265,8 +265,9 @@ def _sheared(values: np.ndarray, shape: Shape, to_input: np.ndarray, spline: str
 def _oblique(values: np.ndarray, shape: Shape, to_input: np.ndarray, spline: str) -> np.ndarray:
     """Any shear at all: voxel by voxel, with the same splines."""
     order, edge = (3, bands.EDGE) if spline == "cubic" else (1, 0)
-    samples = np.pad(values.astype(np.float32), edge, mode="edge")
-    coefficients = spline_filter(samples, order, output=np.float32, mode="nearest") if spline == "cubic" else samples
+    coefficients = np.pad(values, edge, mode="edge").astype(np.float32)
+    if spline == "cubic":
+        spline_filter(coefficients, order, output=coefficients, mode="nearest")  # in place, for the sake of memory
     result = np.empty(shape, dtype=np.float32)
     for i in range(shape[0]):
         voxels = np.stack(np.meshgrid(i, np.arange(shape[1]), np.arange(shape[2]), indexing="ij")).reshape(3, -1)

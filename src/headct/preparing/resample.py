@@ -80,6 +80,14 @@ def canonical(scan: Scan) -> Scan:
     )
 
 
+def bounds_mm(scan: Scan) -> tuple[np.ndarray, np.ndarray]:
+    """The lowest and the highest coordinates (3,) of any voxel's centre."""
+    rows, cols = (n - 1 for n in scan.hu.shape[1:])
+    edges = np.stack([np.zeros(3), rows * scan.row_step_mm]), np.stack([np.zeros(3), cols * scan.col_step_mm])
+    low, high = (sum(extreme(edge, axis=0) for edge in edges) for extreme in (np.min, np.max))
+    return scan.origins_mm.min(axis=0) + low, scan.origins_mm.max(axis=0) + high
+
+
 def _is_box(scan: Scan) -> bool:
     """Whether the slices are evenly spaced and all three directions perpendicular, so that any can be the slices'."""
     try:

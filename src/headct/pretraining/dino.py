@@ -59,7 +59,7 @@ def dino_loss(student: Tensor, teacher: Tensor, centre: Tensor, *, student_t: fl
 
 
 def moved_centre(centre: Tensor, teacher: Tensor, momentum: float) -> Tensor:
-    """The running mean (K,) of teacher scores (G, B, K), equation 4; subtracting it keeps one prototype from winning."""
+    """The running mean (K,) of teacher scores (G, B, K), equation 4; without it one prototype takes all scans."""
     return centre * momentum + teacher.mean(dim=(0, 1)) * (1 - momentum)
 
 
@@ -131,10 +131,10 @@ class Dino(nn.Module):
         The momentum follows the step of the whole run, not the place within an epoch.
         """
         momentum = cosine(step, steps, *self.settings.teacher_momentum)
-        for mine, theirs in zip(self.teacher.parameters(), self.student.parameters(), strict=True):
-            mine.lerp_(theirs, 1 - momentum)
-        for mine, theirs in zip(self.teacher.buffers(), self.student.buffers(), strict=True):
-            mine.copy_(theirs)
+        for weight, new in zip(self.teacher.parameters(), self.student.parameters(), strict=True):
+            weight.lerp_(new, 1 - momentum)
+        for buffer, now in zip(self.teacher.buffers(), self.student.buffers(), strict=True):
+            buffer.copy_(now)
 
 
 def watch(scans: Tensor, targets: Tensor) -> dict[str, Tensor]:

@@ -81,7 +81,7 @@ class RunFolder:
             return None
         try:
             state: State = torch.load(self.state_file, map_location="cpu", weights_only=True)
-        except Exception as error:  # noqa: BLE001
+        except Exception as error:
             # a damaged file fails in many ways inside torch; all of them mean this one thing
             raise Failure(
                 f"{self.state_file} cannot be read",

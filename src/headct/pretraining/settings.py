@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
@@ -71,7 +72,7 @@ def _as_table(value: Any) -> Any:
     table = {entry.name: _as_table(getattr(value, entry.name)) for entry in fields(value)}
     for name, kind in OBJECTIVES.items():
         if type(value) is kind.settings:
-            table = {"name": name} | table
+            table = {"name": name, **table}
     return table
 
 
@@ -106,9 +107,30 @@ def from_toml(text: str, origin: str = "the settings", **overrides: Any) -> Pret
     return _from_table(PretrainSettings, table, origin, values)
 
 
+def settings_for(config: Path | None, *, objective: str | None = None, **given: Any) -> PretrainSettings:
+    """Settings from an optional TOML file, and from what is given besides, which goes before; None is not given."""
+    if objective is not None:
+        given["objective"] = objective_settings(objective)
+    if config is None:
+        return PretrainSettings(**{name: value for name, value in given.items() if value is not None})
+    return read_settings(config, **given)
+
+
+def seconds(time: str) -> float:
+    """Seconds from `60s`, `30m` or `8h`. Raises Misuse for anything else."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh])", time.strip().lower())
+    if found is None:
+        raise Misuse(f"{time!r} is not a time", do="write 60s, 30m or 8h")
+    return float(found[1]) * {"s": 1, "m": 60, "h": 3600}[found[2]]
+
+
 def read_settings(path: Path, **overrides: Any) -> PretrainSettings:
     """Settings from a TOML file, see `from_toml`."""
-    return from_toml(path.read_text(encoding="utf-8"), str(path), **overrides)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise Misuse(f"{path} cannot be read", why=str(error), do="name a TOML file of settings") from error
+    return from_toml(text, str(path), **overrides)
 
 
 def objective_settings(name: str) -> ObjectiveSettings:
@@ -130,7 +152,7 @@ def _from_table(kind: type[T], table: Mapping[str, Any], where: str, overrides: 
         required = entry.default is MISSING and entry.default_factory is MISSING
         if required and entry.name not in values and entry.name not in overrides:
             raise Misuse(f"{where} lacks the key {entry.name!r}")
-    return kind(**(values | overrides))
+    return kind(**{**values, **overrides})
 
 
 def _typed(kind: Any, value: Any, where: str) -> Any:
@@ -138,7 +160,7 @@ def _typed(kind: Any, value: Any, where: str) -> Any:
     if kind is ObjectiveSettings:
         table = dict(value)
         return _from_table(type(objective_settings(table.pop("name", "dino"))), table, where, {})
-    if is_dataclass(kind) and isinstance(value, Mapping):
+    if isinstance(kind, type) and is_dataclass(kind) and isinstance(value, Mapping):
         return _from_table(kind, value, where, {})
     if get_origin(kind) is UnionType:
         kind = next(one for one in get_args(kind) if one is not type(None))

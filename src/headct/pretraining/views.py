@@ -32,8 +32,8 @@ class Crops:
     overhang: float  # share of an edge that may lie outside the head
 
     def __post_init__(self) -> None:
-        if self.views and not (len(self.shape) == 3 and min(self.shape) > 1 and 0 < self.edge_mm[0] <= self.edge_mm[1]):
-            raise Misuse(f"crops need three edges above one voxel and a rising range of mm, got {self}")
+        if self.views < 0 or min(self.shape) < 2 or not 0 < self.edge_mm[0] <= self.edge_mm[1]:
+            raise Misuse(f"crops need edges of at least 2 voxels and a rising range of mm, got {self}")
 
 
 @dataclass(frozen=True, kw_only=True)

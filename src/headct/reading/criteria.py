@@ -5,6 +5,8 @@ Criteria are a TOML file with the fields of `Criteria`; what it leaves out keeps
 
 from __future__ import annotations
 
+import json
+import math
 import re
 import tomllib
 from collections import defaultdict
@@ -15,6 +17,8 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
+
+import numpy as np
 
 from headct.failure import Misuse
 from headct.reading.series import Volume
@@ -56,10 +60,9 @@ class Criteria:
             raise Misuse(f"max_slices {self.max_slices} is below min_slices {self.min_slices}")
         if self.min_coverage is not None and not 0 <= self.min_coverage <= 1:
             raise Misuse(f"min_coverage must lie in 0..1, got {self.min_coverage}")
-        if self.thickness_mm is not None and not (
-            len(self.thickness_mm) == 2 and 0 <= self.thickness_mm[0] <= self.thickness_mm[1]
-        ):
-            raise Misuse(f"thickness_mm must be [least, most], got {list(self.thickness_mm)}")
+        span_mm = [0.0, 0.0] if self.thickness_mm is None else list(self.thickness_mm)
+        if len(span_mm) != 2 or not 0 <= span_mm[0] <= span_mm[1]:
+            raise Misuse(f"thickness_mm must be [least, most], got {span_mm}")
 
     @classmethod
     def from_toml(cls, text: str, origin: str = "the criteria") -> Criteria:
@@ -77,6 +80,14 @@ class Criteria:
             if not _fits(name, value):
                 raise Misuse(f"{origin}: {name} cannot be {value!r}", do=_kind_wanted(name))
         return cls(**table)
+
+    def to_toml(self) -> str:
+        """A TOML file that gives these criteria again; what asks for nothing is left out."""
+        return "".join(
+            f"{name} = {json.dumps(value, ensure_ascii=False)}\n"
+            for name, value in self.to_dict().items()
+            if value is not None
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """All fields, as JSON and TOML can hold them."""
@@ -122,9 +133,9 @@ def _kind_wanted(name: str) -> str:
 
 
 _FM_HCT_KERNELS = (
-    "Hr40s J37s Hr40f H37s J40s Qr40s Hc40s Qr36s H40s Hr40d J37f H37f Qr36d J45s H40f Br40f Hc40f Hr35f Hr38s H41s "
-    "H45s H45f J40f"
-).split()
+    *("Hr40s", "J37s", "Hr40f", "H37s", "J40s", "Qr40s", "Hc40s", "Qr36s", "H40s", "Hr40d", "J37f", "H37f"),
+    *("Qr36d", "J45s", "H40f", "Br40f", "Hc40f", "Hr35f", "Hr38s", "H41s", "H45s", "H45f", "J40f"),
+)
 
 CRITERIA: Mapping[str, Criteria] = MappingProxyType(
     {
@@ -133,7 +144,7 @@ CRITERIA: Mapping[str, Criteria] = MappingProxyType(
         # protocols, of which all name head or brain (arXiv 2502.02779, its public code).
         "fm-hct": Criteria(
             kvp=(70, 80, 90, 100, 110, 120, 130, 150),
-            kernels=tuple(_FM_HCT_KERNELS),
+            kernels=_FM_HCT_KERNELS,
             descriptions=("*head*", "*brain*"),
         ),
         # Every CT series of the archive, of whatever body part (arXiv 2501.09001, its public code).
@@ -164,7 +175,7 @@ def judge(volume: Volume, criteria: Criteria) -> Rejection | None:
         return None
     images = volume.images
     first = images[0]
-    thickest, thinnest = max(volume.thicknesses_mm), min(volume.thicknesses_mm)
+    thickest, thinnest = float(np.max(volume.thicknesses_mm)), float(np.min(volume.thicknesses_mm))
     kernel = first.kernel.partition("/")[0]
     said = [text for text in (first.study_description, first.series_description, first.protocol) if text]
     contrast = any(image.contrast for image in images)
@@ -220,6 +231,8 @@ def _thickness_fault(thinnest_mm: float, thickest_mm: float, criteria: Criteria)
     least, most = criteria.thickness_mm
     if least <= thinnest_mm and thickest_mm <= most:
         return ""
+    if not math.isfinite(thickest_mm):
+        return "the thickness of its slices is not stated"
     span = f"{thinnest_mm:g}" if thinnest_mm == thickest_mm else f"{thinnest_mm:g} to {thickest_mm:g}"
     return f"slices of {span} mm, not {least:g} to {most:g} mm"
 
@@ -238,7 +251,9 @@ def _matches(values: Iterable[str], patterns: tuple[str, ...]) -> bool:
 PREFERRED_MM = (1.0, 5.0)
 """Thickness of the series that people read: thinner ones are noisy, thicker ones lose lesions."""
 
-_SHARP_NAMES = frozenset({"bone", "boneplus", "edge", "edgeplus", "lung", "detail", "sharp", "ultra", "d", "e", "l", "ya", "yb", "yc", "yd"})
+_SHARP_NAMES = frozenset(
+    {"bone", "boneplus", "edge", "edgeplus", "lung", "detail", "sharp", "ultra", "d", "e", "l", "ya", "yb", "yc", "yd"}
+)
 _SIEMENS = re.compile(r"[a-z]{1,3}(\d{2})[a-z]?")
 _TOSHIBA = re.compile(r"fc(\d{2})")
 SIEMENS_SHARP, TOSHIBA_SHARP = 55, (range(30, 40), range(50, 60), range(80, 90))

@@ -82,14 +82,16 @@ def missing_slices(
 
     `thicknesses_mm` (n,) has NaN where unknown. A gap is expected to be like its neighbours, so that stacks of
     different spacing lack nothing, and as wide as the slices on its sides would have it: slices of 4 mm every 4 mm
-    followed by 7 mm every 7 mm lack nothing either, however short one of the stacks is.
+    followed by 7 mm every 7 mm lack nothing either, however short one of the stacks is. Where slices are as thick as a
+    gap is wide, all tissue was seen and nothing is missing.
     """
     expected_mm = _local_median(gaps_mm, limits.neighbours)
     beside_mm = (thicknesses_mm[:-1] + thicknesses_mm[1:]) / 2
     if len(gaps_mm) and np.all(np.isfinite(beside_mm)):
         usual = np.sort(gaps_mm / beside_mm)[(len(gaps_mm) - 1) // 2]  # 1: contiguous; less: overlapping; lower median
         expected_mm = np.maximum(expected_mm, usual * beside_mm)
-    wide = gaps_mm >= limits.wide * expected_mm
+    covered = gaps_mm <= (1 + limits.thickness_share) * beside_mm  # False where unknown
+    wide = (gaps_mm >= limits.wide * expected_mm) & ~covered
     missing = np.where(wide, np.maximum(np.rint(gaps_mm / expected_mm) - 1, 1), 0).astype(np.int64)
     return missing, np.where(wide, gaps_mm - expected_mm, 0.0)
 

@@ -61,15 +61,12 @@ def to_hounsfield(
 
     `values` have their file's own scaling applied. `padding` are closed ranges of values, on the same scale, that the
     file calls padding. `trusted` says that a CT header stands behind the values. `scale` is the verdict of
-    `judge_scale` where the caller has it already. An int16 array that can be written is changed in place.
+    `scale_of` where the caller has it already. An int16 array that can be written is changed in place.
     """
     hu, flags = _as_int16(values)
-    blocks = None
-    if scale is None:
-        blocks = sample(hu)
-        scale = judge_scale(blocks)
+    scale = scale or scale_of(hu)
     if scale == "unknown":
-        sentence = why_not(hu, sample(hu) if blocks is None else blocks, trusted=trusted)
+        sentence = why_not(hu, sample(hu), trusted=trusted)
         if sentence:
             return sentence
         flags.add("hu-unverified")
@@ -196,20 +193,30 @@ FIRST_HU, LAST_HU = -6000, 9000
 PEAK_HU = 9
 
 
-def sample(hu: np.ndarray) -> Blocks:
-    """Averages of 4 x 4 pixels (fewer in a small matrix) from slices spread over the volume: modes without noise."""
+def sample(hu: np.ndarray, *, inside: bool = False) -> Blocks:
+    """Averages of 4 x 4 pixels (fewer in a small matrix) from slices spread over the volume: modes without noise.
+
+    `inside` leaves out the corners, where a fill at, say, -1024 could be taken for air.
+    """
     slices, rows, cols = hu.shape
     size = 4 if min(rows, cols) >= 256 else 2 if min(rows, cols) >= 128 else 1
     chosen = np.unique(np.linspace(0, slices - 1, min(slices, SAMPLED_SLICES)).round().astype(int))
     means = []
+    kept = _ellipse(rows // size, cols // size) if inside else np.ones((rows // size, cols // size), bool)
     for index in chosen:
         plane = hu[index, : rows - rows % size, : cols - cols % size]
         tall = sum((plane[row::size] for row in range(1, size)), plane[::size].astype(np.int32))
         sums = sum((tall[:, col::size] for col in range(1, size)), tall[:, ::size])
-        means.append(np.floor_divide(sums, size * size).ravel())
+        means.append(np.floor_divide(sums, size * size)[kept])
     bins = np.clip(np.concatenate(means), FIRST_HU, LAST_HU) - FIRST_HU
     counts = np.bincount(bins, minlength=LAST_HU - FIRST_HU + 1)
     return Blocks(counts)
+
+
+def _ellipse(rows: int, cols: int) -> np.ndarray:
+    """True (rows, cols) inside the largest ellipse in the matrix."""
+    y, x = np.ogrid[:rows, :cols]
+    return np.asarray(((2 * y + 1) / rows - 1) ** 2 + ((2 * x + 1) / cols - 1) ** 2 <= 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -231,6 +238,12 @@ class Signs:
 
 
 SIGNS = Signs()
+
+
+def scale_of(hu: np.ndarray) -> Scale:
+    """The scale of a volume, by what lies inside its circle; where that says nothing, by the whole."""
+    scale = judge_scale(sample(hu, inside=True))
+    return judge_scale(sample(hu)) if scale == "unknown" else scale
 
 
 def judge_scale(blocks: Blocks) -> Scale:

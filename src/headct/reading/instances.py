@@ -142,7 +142,9 @@ def read_header(source: Source) -> list[Instance | GridFile | Rejection]:
         with source.open() as stream:  # once: opening a member of an archive decompresses it
             kind = format_of(stream.read(HEAD_BYTES))
             if kind == "dicom":
-                return [*_read_dicom(source, stream)]
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # pydicom warns of every irregularity; what matters is rejected
+                    return [*_read_dicom(source, stream)]
             if kind in GRID_KINDS:
                 return [GridFile(source, kind, _digest(source, stream))]
         raise Fault("unknown-format", "not DICOM, NIfTI, NRRD or MetaImage by its content")
@@ -300,16 +302,14 @@ class _Parsed:
 
 
 def _parse(stream: BinaryIO, size_bytes: int) -> _Parsed:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # pydicom warns of every irregularity; what matters becomes a rejection
-        for chunk_bytes in (*_CHUNKS_BYTES, size_bytes):
-            stream.seek(0)
-            chunk = stream.read(min(chunk_bytes, size_bytes))
-            if DeflatedExplicitVRLittleEndian.encode() in chunk[:1024]:
-                return _parse_deflated(chunk + stream.read())
-            parsed = _parse_chunk(chunk, size_bytes)
-            if parsed.offset is not None or len(chunk) == size_bytes:
-                break
+    for chunk_bytes in (*_CHUNKS_BYTES, size_bytes):
+        stream.seek(0)
+        chunk = stream.read(min(chunk_bytes, size_bytes))
+        if DeflatedExplicitVRLittleEndian.encode() in chunk[:1024]:
+            return _parse_deflated(chunk + stream.read())
+        parsed = _parse_chunk(chunk, size_bytes)
+        if parsed.offset is not None or len(chunk) == size_bytes:
+            break
     return parsed
 
 

@@ -154,9 +154,15 @@ def _collapse_copies(images: list[Instance]) -> list[Slice]:
         Slice(chosen, copies=tuple(copies))
         for chosen, *copies in _groups(
             sorted(images, key=_preference),
-            lambda image: (image.sop_uid, image.frame, image.position_mm, image.row_step_mm, image.col_step_mm),
+            _identity,
         )
     ]
+
+
+def _identity(image: Instance) -> Hashable:
+    """What two copies have in common. Some exporters number the images of every patient from 1: a UID is not enough."""
+    owner = (image.patient_id, image.study_uid, image.series_uid)
+    return owner, image.sop_uid, image.frame, image.position_mm, image.row_step_mm, image.col_step_mm
 
 
 def _collapse_reencoded(slices: list[Slice]) -> list[Slice]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 
 from headct.reading import geometry, hounsfield, metaimage, nifti, nrrd
 from headct.reading.faults import Fault
+from headct.reading.files import Source
 from headct.reading.grids import RawVolume
 from headct.reading.hounsfield import INT16, Scale
 from headct.reading.instances import GridFile, Instance
@@ -50,6 +51,12 @@ def load(volume: Volume, pseudonyms: Pseudonyms) -> tuple[Scan | None, list[Reje
         return None, [fault.rejection(*volume.files)]
     except GeometryError as error:
         return None, [Rejection.because("no-geometry", str(error), volume.files)]
+    except OSError as error:
+        return None, [Rejection.because("unreadable", error.strerror or "it cannot be read", volume.files)]
+    except MemoryError:
+        raise
+    except Exception as error:  # noqa: BLE001 - a hostile file that gets past all checks becomes a rejection too
+        return None, [Rejection.because("damaged", f"it cannot be decoded ({type(error).__name__})", volume.files)]
 
 
 def guarded(
@@ -74,8 +81,9 @@ def guarded(
 
 
 def _how_it_died(death: CellDied, files: Sequence[str]) -> str:
-    how = {"time-limit": "took too long", "memory-limit": "asked for too much memory", "crashed": "crashed"}[death.reason]
-    return f"the worker that decoded {'it' if len(files) == 1 else 'these files'} {how}"
+    what = "it" if len(files) == 1 else "these files"
+    how = {"time-limit": "took too long", "memory-limit": "asked for too much memory", "crashed": "crashed"}
+    return f"the worker that decoded {what} {how[death.reason]}"
 
 
 def time_limit_s(volume: Volume) -> float:
@@ -84,7 +92,7 @@ def time_limit_s(volume: Volume) -> float:
     return LIMITS.base_s + LIMITS.slice_s * len(volume.slices) + LIMITS.byte_s * sum(sources.values())
 
 
-def _sources(volume: Volume) -> Iterable[Any]:
+def _sources(volume: Volume) -> Iterable[Source]:
     if volume.grid is not None:
         return [volume.grid.source]
     return (image.source for part in volume.slices for image in part.candidates)
@@ -225,7 +233,7 @@ def _sound_reading(volume: Volume, stack: _Stack) -> tuple[_Stack, Scale]:
     Pixel Representation may contradict the codestream or be plainly wrong (air at 64536), and values marked
     MONOCHROME1 are inverted by some writers, although the standard inverts the display alone (PS3.3 C.7.6.3.1.2).
     """
-    scale = hounsfield.judge_scale(hounsfield.sample(stack.hu))
+    scale = hounsfield.scale_of(stack.hu)
     if scale == "sound":
         return stack, scale
     pixels = stack.images[0].pixels
@@ -246,7 +254,7 @@ def _sound_reading(volume: Volume, stack: _Stack) -> tuple[_Stack, Scale]:
 
 
 def _is_sound(hu: np.ndarray) -> bool:
-    return hounsfield.judge_scale(hounsfield.sample(hu)) == "sound"
+    return hounsfield.scale_of(hu) == "sound"
 
 
 def _mirrors_hu(stack: _Stack) -> list[int]:
@@ -322,7 +330,7 @@ def _most_common(values: Iterable[H]) -> H:
 
 # Whole volumes in one file
 
-_READERS: dict[str, Callable[[Any], RawVolume | Rejection]] = {
+_READERS: dict[str, Callable[[Source], RawVolume]] = {
     "nifti": nifti.read_volume,
     "nrrd": nrrd.read_volume,
     "metaimage": metaimage.read_volume,
@@ -332,8 +340,6 @@ _READERS: dict[str, Callable[[Any], RawVolume | Rejection]] = {
 def _load_grid(grid: GridFile, pseudonyms: Pseudonyms) -> tuple[Scan | None, list[Rejection]]:
     announce(grid.source.name)
     raw = _READERS[grid.kind](grid.source)
-    if isinstance(raw, Rejection):
-        return None, [raw]
     converted = hounsfield.to_hounsfield(raw.values)
     if isinstance(converted, str):
         raise Fault("not-hounsfield", converted)

@@ -1,0 +1,156 @@
+"""The DINO objective.
+
+Oracles: the published loss (fixture `dino_loss.npz`, tolerances of its manifest), the nested loop that the docstring
+says it equals, and closed forms. The loop sums the same float64 numbers in another order: 1e-12.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from encoders.published import uniform
+from numpy.testing import assert_allclose
+
+from headct import encoders
+from headct.pretraining.dino import Dino, DinoSettings, dino_loss, moved_centre, watch
+from headct.pretraining.schedules import cosine, ramp
+from headct.pretraining.views import Views
+
+
+def loop(student: np.ndarray, teacher: np.ndarray, centre: np.ndarray, student_t: float, teacher_t: float) -> float:
+    """The loss as the docstring writes it."""
+
+    def softmax(scores: np.ndarray) -> np.ndarray:
+        return np.exp(scores) / np.exp(scores).sum()
+
+    terms = []
+    for a in range(len(teacher)):
+        for v in range(len(student)):
+            if a == v:
+                continue
+            for b in range(student.shape[1]):
+                p = softmax((teacher[a, b] - centre) / teacher_t)
+                q = softmax(student[v, b] / student_t)
+                terms.append(-sum(p[k] * math.log(q[k]) for k in range(len(p))))
+    return float(np.mean(terms))
+
+
+@pytest.mark.parametrize(("global_views", "views"), [(2, 2), (2, 5), (1, 3)])
+def test_loss_is_the_nested_loop(global_views: int, views: int) -> None:
+    generator = np.random.default_rng(3)
+    student, teacher = generator.normal(size=(views, 3, 7)), generator.normal(size=(global_views, 3, 7))
+    centre = generator.normal(size=7)
+    ours = dino_loss(*map(torch.from_numpy, (student, teacher, centre)), student_t=0.3, teacher_t=0.2)
+    assert ours.item() == pytest.approx(loop(student, teacher, centre, 0.3, 0.2), rel=1e-12)
+
+
+def test_loss_centre_and_gradients_equal_the_published_ones(shared: Path) -> None:
+    published = np.load(shared / "fixtures" / "fm-hct" / "dino_loss.npz")
+    centre = torch.zeros(16)
+    for step in range(5):
+        student, teacher = (
+            torch.from_numpy((0.5 * (2 * uniform(f"{name}{step}", (views * 3, 16)) - 1)).astype(np.float32))
+            for name, views in (("s", 4), ("t", 2))
+        )
+        student.requires_grad_()
+        scores = student.reshape(4, 3, 16), teacher.reshape(2, 3, 16)
+        teacher_t = ramp(step, 3, 0.04, 0.07)
+        assert teacher_t == pytest.approx(published["loss/temp_schedule"][step], rel=1e-12)
+        loss = dino_loss(*scores, centre, student_t=0.1, teacher_t=teacher_t)
+        loss.backward()
+        centre = moved_centre(centre, scores[1], 0.9)
+        assert loss.item() == pytest.approx(published["loss/values"][step], rel=1e-5)
+        assert_allclose(centre.numpy(), published["loss/centers"][step, 0], atol=1e-6)
+        assert_allclose(student.grad.numpy(), published["loss/student_grads"][step], atol=1e-6, rtol=1e-4)
+
+
+def test_equal_scores_cost_the_logarithm_of_the_number_of_prototypes() -> None:
+    zeros = torch.zeros(2, 3, 16)
+    assert dino_loss(zeros, zeros, zeros[0, 0], student_t=0.1, teacher_t=0.04).item() == pytest.approx(math.log(16))
+
+
+def test_no_gradient_flows_through_the_teacher() -> None:
+    teacher = torch.randn(2, 3, 4, requires_grad=True)
+    student = torch.randn(2, 3, 4, requires_grad=True)
+    dino_loss(student, teacher, torch.zeros(4), student_t=0.1, teacher_t=0.04).backward()
+    assert teacher.grad is None
+    assert student.grad is not None
+
+
+def objective(**settings: object) -> Dino:
+    torch.manual_seed(0)
+    encoder = encoders.build("vit-tiny", depth=1, width=12, heads=2, mlp_width=16, patch=(4, 4, 4), grid=(2, 2, 2))
+    small = {"prototypes": 8, "hidden": 8, "bottleneck": 4}
+    return Dino(encoder, DinoSettings(**{**small, **settings})).train()
+
+
+def some_views(scans: int = 3) -> Views:
+    torch.manual_seed(1)
+    large, small = [torch.rand(scans, 3, 8, 8, 8) for _ in range(2)], [torch.rand(scans, 3, 4, 4, 4)]
+    return Views(global_views=large, local_views=small, air=0.0)
+
+
+def test_teacher_starts_as_the_student_and_takes_no_gradient() -> None:
+    dino = objective()
+    for mine, theirs in zip(dino.teacher.parameters(), dino.student.parameters(), strict=True):
+        assert torch.equal(mine, theirs)
+        assert mine is not theirs
+        assert not mine.requires_grad
+    loss, _ = dino(some_views(), 0, 10)
+    loss.backward()
+    assert all(weight.grad is None for weight in dino.teacher.parameters())
+    assert all(weight.grad is not None for weight in dino.student.parameters())
+
+
+def test_teacher_follows_by_the_momentum_of_the_global_step() -> None:
+    dino = objective(teacher_momentum=(0.9, 1.0))
+    before = [weight.clone() for weight in dino.teacher.parameters()]
+    with torch.no_grad():
+        for weight in dino.student.parameters():
+            weight.add_(1.0)
+    dino.follow(700, 1000)
+    momentum = cosine(700, 1000, 0.9, 1.0)
+    for old, new in zip(before, dino.teacher.parameters(), strict=True):
+        torch.testing.assert_close(new, old + (1 - momentum), atol=1e-6, rtol=1e-6)
+
+
+def test_the_centre_moves_after_the_loss_has_used_it() -> None:
+    dino = objective(centre_momentum=0.5, batch_norm=False)
+    views = some_views()
+    with torch.no_grad():
+        scores = dino.teacher(views.global_views)[1]
+        student = torch.cat([dino.student(views.global_views)[1], dino.student(views.local_views)[1]])
+        loss, _ = dino(views, 0, 10)
+    expected = dino_loss(student, scores, torch.zeros(8), student_t=0.1, teacher_t=0.04)
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(dino.centre, 0.5 * scores.mean(dim=(0, 1)))
+
+
+def test_scores_do_not_mix_views_and_scans() -> None:
+    dino = objective(batch_norm=False)
+    views = some_views().global_views
+    with torch.no_grad():
+        together = dino.student(views)[1]
+        for view in range(2):
+            for scan in range(3):
+                alone = dino.student([views[view][scan : scan + 1]])[1][0, 0]
+                torch.testing.assert_close(together[view, scan], alone, atol=1e-5, rtol=1e-5)
+
+
+def test_watch_tells_collapsed_from_healthy() -> None:
+    generator = torch.Generator().manual_seed(0)
+    same = torch.ones(2, 64, 32)
+    isotropic = torch.randn(2, 64, 32, generator=generator)
+    uniform_targets = torch.full((2, 64, 8), 1 / 8)
+    one_prototype = torch.nn.functional.one_hot(torch.zeros(2, 64, dtype=torch.int64), 8).float()
+    each_its_own = torch.nn.functional.one_hot(torch.arange(128).reshape(2, 64) % 8, 8).float()
+    assert watch(same, uniform_targets)["spread"].item() == pytest.approx(0, abs=1e-6)
+    assert watch(isotropic, uniform_targets)["spread"].item() == pytest.approx(1, abs=0.05)
+    assert watch(same, uniform_targets)["entropy"].item() == pytest.approx(1)
+    assert watch(same, one_prototype)["used"].item() == pytest.approx(0)
+    assert watch(same, each_its_own)["used"].item() == pytest.approx(1)
+    assert watch(same, each_its_own)["entropy"].item() == pytest.approx(0)

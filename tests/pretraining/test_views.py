@@ -1,0 +1,182 @@
+"""Views: drawn, then applied.
+
+Oracles: the same interpolation by scipy, which never sees PyTorch's coordinates; volumes that are linear in mm, which
+trilinear interpolation returns exactly; and bookkeeping of boxes. Tolerances in HU are a rounding of float32 at the
+size of the values (1000 HU: 1e-4) times the eight products of an interpolation.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.testing import assert_allclose
+from pretraining.memory_cohort import heads
+from scipy.ndimage import map_coordinates
+from scipy.spatial.transform import Rotation
+
+from headct.failure import Misuse
+from headct.pretraining.views import Crops, View, ViewSettings, crop, draw, draw_all, head_box, jitter, make
+
+CROPS = Crops(views=1, shape=(9, 10, 11), edge_mm=(15.0, 40.0), overhang=0.0)
+
+
+def view(**changes: object) -> View:
+    plain = {
+        "centre_mm": (20.0, 24.0, 22.0),
+        "voxel_mm": 2.0,
+        "angles_deg": (0.0, 0.0, 0.0),
+        "scale_hu": 1.0,
+        "shift_hu": 0.0,
+        "noise_hu": 0.0,
+        "noise_seed": 1,
+    }
+    return View(**{**plain, **changes})  # type: ignore[arg-type]
+
+
+def by_scipy(hu: np.ndarray, view: View, shape: tuple[int, int, int], spacing_mm: np.ndarray) -> np.ndarray:
+    """The crop by another library: rotation matrices from scipy, linear splines, air outside."""
+    index = np.stack(np.meshgrid(*(np.arange(n) - (n - 1) / 2 for n in shape), indexing="ij"), axis=-1)
+    turn = Rotation.from_euler("xyz", view.angles_deg, degrees=True)  # about fixed axes: x first
+    at_mm = turn.apply(index.reshape(-1, 3) * view.voxel_mm) + view.centre_mm
+    values = map_coordinates(hu.astype(float), (at_mm / spacing_mm).T, order=1, mode="grid-constant", cval=-1000)
+    return np.asarray(values.reshape(shape))
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    centre_mm=st.tuples(*[st.floats(0, 50)] * 3),
+    voxel_mm=st.floats(1.5, 4.0),
+    angles_deg=st.tuples(*[st.floats(-30, 30)] * 3),
+    spacing_mm=st.tuples(*[st.sampled_from([1.9, 2.0, 4.0])] * 3),
+)
+def test_a_crop_equals_scipys(
+    centre_mm: tuple[float, float, float],
+    voxel_mm: float,
+    angles_deg: tuple[float, float, float],
+    spacing_mm: tuple[float, float, float],
+) -> None:
+    hu = np.random.default_rng(0).integers(-1000, 2000, (20, 22, 24)).astype(np.int16)
+    drawn = view(centre_mm=centre_mm, voxel_mm=voxel_mm, angles_deg=angles_deg)
+    ours = crop(torch.from_numpy(hu)[None], [drawn], CROPS, spacing_mm)[0].numpy()
+    theirs = by_scipy(hu, drawn, CROPS.shape, np.array(spacing_mm))
+    # neighbours differ by up to 3000 HU, places are right to 1e-5 voxels in float32
+    assert_allclose(ours, theirs, atol=0.1)
+
+
+def test_a_volume_linear_in_mm_is_returned_at_its_places() -> None:
+    spacing_mm = np.array([2.0, 1.0, 4.0])
+    at_mm = np.stack(
+        np.meshgrid(*(np.arange(n) * mm for n, mm in zip((30, 60, 15), spacing_mm, strict=True)), indexing="ij"),
+        axis=-1,
+    )
+    hu = torch.from_numpy(at_mm @ [3.0, -2.0, 1.0])[None].float()
+    drawn = view(centre_mm=(30.0, 31.0, 29.0), voxel_mm=1.5)
+    found = crop(hu, [drawn], CROPS, tuple(spacing_mm))[0]
+    for corner in [(0, 0, 0), (8, 9, 10), (3, 7, 2)]:
+        mm = np.array(drawn.centre_mm) + (np.array(corner) - (np.array(CROPS.shape) - 1) / 2) * 1.5
+        assert found[corner].item() == pytest.approx(mm @ [3.0, -2.0, 1.0], abs=1e-3)
+
+
+def test_coarse_views_average_before_they_sample() -> None:
+    # 8 mm voxels from 2 mm ones: a fine stripe pattern must become its mean, not one of its values
+    hu = torch.zeros(1, 40, 40, 40)
+    hu[:, ::2] = 100.0
+    coarse = Crops(views=1, shape=(4, 4, 4), edge_mm=(32.0, 32.0), overhang=0.0)
+    found = crop(hu, [view(centre_mm=(39.0, 39.0, 39.0), voxel_mm=8.0)], coarse, (2.0, 2.0, 2.0))
+    assert_allclose(found.numpy(), 50.0, atol=1e-3)
+
+
+def test_coarse_views_stay_in_place() -> None:
+    at_mm = torch.arange(40.0)[:, None, None].expand(40, 40, 40) * 2.0
+    coarse = Crops(views=1, shape=(3, 3, 3), edge_mm=(24.0, 24.0), overhang=0.0)
+    found = crop(at_mm[None], [view(centre_mm=(37.0, 40.0, 40.0), voxel_mm=8.0)], coarse, (2.0, 2.0, 2.0))
+    assert_allclose(found[0, :, 1, 1].numpy(), [29.0, 37.0, 45.0], atol=1e-3)
+
+
+def test_outside_the_array_lies_air() -> None:
+    hu = torch.full((1, 10, 10, 10), 40.0)
+    found = crop(hu, [view(centre_mm=(500.0, 9.0, 9.0))], CROPS, (2.0, 2.0, 2.0))
+    assert torch.all(found == -1000)
+
+
+def test_head_box_holds_the_head_and_not_the_specks() -> None:
+    hu = np.full((40, 50, 60), -1000, dtype=np.int16)
+    hu[10:31, 5:46, 20:51] = 30
+    hu[0, 0, 0] = hu[39, 49, 59] = 500
+    box = head_box(hu)
+    assert np.all(box[0] >= [10, 5, 20])
+    assert np.all(box[0] <= [11, 6, 21])
+    assert np.all(box[1] >= [29, 44, 49])
+    assert np.all(box[1] <= [30, 45, 50])
+
+
+def test_head_box_of_air_is_everything() -> None:
+    assert head_box(np.full((4, 5, 6), -1000, dtype=np.int16)).tolist() == [[0, 0, 0], [3, 4, 5]]
+
+
+@settings(max_examples=50, deadline=None)
+@given(seed=st.integers(0, 2**31), edge=st.floats(20, 300), overhang=st.floats(0, 0.4))
+def test_crops_lie_on_the_head(seed: int, edge: float, overhang: float) -> None:
+    crops = Crops(views=1, shape=(8, 10, 8), edge_mm=(edge, edge * 1.2), overhang=overhang)
+    box_mm = np.array([[20.0, 10.0, 30.0], [180.0, 210.0, 160.0]])
+    drawn = draw(np.random.default_rng(seed), ViewSettings(), crops, box_mm)
+    half_mm = drawn.voxel_mm * np.array(crops.shape) / 2
+    free_mm = 2 * half_mm * overhang  # may lie outside the head
+    first_mm, last_mm = np.array(drawn.centre_mm) - half_mm + free_mm, np.array(drawn.centre_mm) + half_mm - free_mm
+    within = (first_mm >= box_mm[0] - 1e-6) & (last_mm <= box_mm[1] + 1e-6)
+    around = (first_mm <= box_mm[0] + 1e-6) & (last_mm >= box_mm[1] - 1e-6)
+    assert np.all(np.where(last_mm - first_mm <= box_mm[1] - box_mm[0], within, around))
+    assert edge / 8 <= drawn.voxel_mm <= edge * 1.2 / 8 + 1e-9
+
+
+def test_equal_seeds_draw_equal_views_and_equal_views_make_equal_tensors() -> None:
+    hu = torch.from_numpy(np.stack(heads(2)))
+    boxes = [head_box(one.numpy()) * 2.0 for one in hu]
+    small = ViewSettings(
+        global_crops=Crops(views=2, shape=(8, 8, 8), edge_mm=(30, 40), overhang=0.1),
+        local_crops=Crops(views=1, shape=(4, 4, 4), edge_mm=(10, 20), overhang=0.0),
+    )
+    first, second, third = (draw_all(np.random.default_rng(seed), small, boxes) for seed in (5, 5, 6))
+    assert first == second
+    assert first != third
+    before = hu.clone()
+    one, two = (make(hu, draws, small, (2.0, 2.0, 2.0), [(40, 80), (600, 2800)]) for draws in (first, second))
+    assert torch.equal(hu, before), "the scans themselves were changed"
+    for mine, other in zip(one.global_views + one.local_views, two.global_views + two.local_views, strict=True):
+        assert torch.equal(mine, other)
+    assert [view.shape for view in one.global_views] == [(2, 2, 8, 8, 8)] * 2
+    assert [view.shape for view in one.local_views] == [(2, 2, 4, 4, 4)]
+    assert 0 <= one.air < 0.8
+
+
+def test_a_batch_of_views_equals_each_alone() -> None:
+    hu = torch.from_numpy(np.stack(heads(3)))
+    drawn = [
+        view(angles_deg=(0.0, 10.0 * n, 5.0), centre_mm=(24.0, 28.0 - n, 24.0), noise_hu=3.0, noise_seed=n)
+        for n in range(3)
+    ]
+    together = jitter(crop(hu, drawn, CROPS, (2.0, 2.0, 2.0)), drawn)
+    for n in range(3):
+        alone = jitter(crop(hu[n : n + 1], drawn[n : n + 1], CROPS, (2.0, 2.0, 2.0)), drawn[n : n + 1])
+        torch.testing.assert_close(together[n], alone[0], atol=1e-3, rtol=0)  # HU
+
+
+def test_jitter_stretches_around_water_and_shifts() -> None:
+    hu = torch.tensor([-1000.0, 0.0, 40.0, 1000.0]).reshape(1, 2, 2, 1)
+    changed = jitter(hu, [view(scale_hu=1.02, shift_hu=-3.0)])
+    assert changed.flatten().tolist() == pytest.approx([-1023.0, -3.0, 37.8, 1017.0])
+
+
+def test_noise_has_the_drawn_strength() -> None:
+    flat = torch.zeros(1, 30, 30, 30)
+    noise = jitter(flat, [view(noise_hu=4.0)])
+    # 27,000 draws: the standard deviation is known to 0.4 %
+    assert noise.std().item() == pytest.approx(4.0, rel=0.02)
+
+
+def test_impossible_crops_are_refused() -> None:
+    with pytest.raises(Misuse, match="rising range"):
+        Crops(views=1, shape=(4, 4, 4), edge_mm=(20.0, 10.0), overhang=0.0)

@@ -45,16 +45,31 @@ REASONS: Mapping[str, Reason] = _reasons(
     unknown_format=("not DICOM, NIfTI, NRRD, MetaImage or an archive", "nothing to do, unless it should be a scan"),
     duplicate_file=("the same content was already read from another file", "nothing to do; the first copy is used"),
     # archives
-    archive_unreadable=("the archive is damaged or encrypted", "unpack it with the tool that made it, then ingest the folder"),
-    archive_bomb=("the archive would unpack to far more than it should", "unpack it under supervision if you trust its source"),
-    archive_path=("a member's name leaves the archive or is not a plain file", "do not trust this archive; the member was not read"),
+    archive_unreadable=(
+        "the archive is damaged or encrypted",
+        "unpack it with the tool that made it, then ingest the folder",
+    ),
+    archive_bomb=(
+        "the archive would unpack to far more than it should",
+        "unpack it under supervision if you trust its source",
+    ),
+    archive_path=(
+        "a member's name leaves the archive or is not a plain file",
+        "do not trust this archive; the member was not read",
+    ),
     # decoding
     damaged=("the file is truncated or its structure is broken", "copy it again from where it came"),
     no_pixels=("an image object without pixel data", "send the series again from the archive"),
-    no_decoder=("no installed codec decodes its compression", "run `headct doctor`; decompress with dcmdjpeg or gdcmconv"),
+    no_decoder=(
+        "no installed codec decodes its compression",
+        "run `headct doctor`; decompress with dcmdjpeg or gdcmconv",
+    ),
     too_large=("its size is beyond what a head CT can need", "raise the limit if it is a real scan"),
     time_limit=("reading it took longer than the limit", "look at the file; raise the limit if it is a real scan"),
-    memory_limit=("reading it needed more memory than the limit", "look at the file; raise the limit if it is a real scan"),
+    memory_limit=(
+        "reading it needed more memory than the limit",
+        "look at the file; raise the limit if it is a real scan",
+    ),
     crashed=("the decoder crashed on it", "decompress it with another tool, or leave it out"),
     # what it is
     not_ct=("not a CT image", "nothing to do"),
@@ -65,16 +80,31 @@ REASONS: Mapping[str, Reason] = _reasons(
     projection=("a slab projection (maximum, minimum, average) or 3D rendering", "use the series it was made from"),
     film=("a film scan or secondary capture", "use the original CT series"),
     # what it says about space
-    no_geometry=("position, orientation or pixel spacing is missing or impossible", "send the series again from the archive"),
-    same_position=("several images at one position: a repeated slice, not a volume", "nothing to do (bolus tracking, fluoroscopy)"),
-    duplicate_slice=("another image of the series already fills this position", "nothing to do; the first by UID is used"),
+    no_geometry=(
+        "position, orientation or pixel spacing is missing or impossible",
+        "send the series again from the archive",
+    ),
+    same_position=(
+        "several images at one position: a repeated slice, not a volume",
+        "nothing to do (bolus tracking, fluoroscopy)",
+    ),
+    duplicate_slice=(
+        "another image of the series already fills this position",
+        "nothing to do; the first by UID is used",
+    ),
     missing_slices=("a gap too wide to fill between two slices", "send the series again from the archive"),
-    split_series=("its series is in the cohort already, from files that are not in this input", "name all files of the series together"),
+    split_series=(
+        "its series is in the cohort already, from files that are not in this input",
+        "name all files of the series together",
+    ),
     not_spatial=("the data have no third dimension, or more than one value a voxel", "give one 3D volume a file"),
     # what its values say
-    not_hounsfield=("values are not Hounsfield units and cannot be brought back", "export the original CT, not a processed copy"),
+    not_hounsfield=(
+        "values are not Hounsfield units and cannot be brought back",
+        "export the original CT, not a processed copy",
+    ),
     # what the criteria say
-    contrast=("an intravenous or intrathecal contrast agent was given", "set contrast = \"any\" in a criteria file"),
+    contrast=("an intravenous or intrathecal contrast agent was given", 'set contrast = "any" in a criteria file'),
     too_few_slices=("fewer slices than the criteria ask for", "set min_slices in a criteria file"),
     too_many_slices=("more slices than the criteria allow", "set max_slices in a criteria file"),
     thickness=("slice thickness outside the criteria", "set thickness_mm in a criteria file"),
@@ -124,7 +154,7 @@ class Repair:
     def undo(self, hu: np.ndarray) -> np.ndarray:
         """The volume as it was before this repair; int16, same shape, a new array."""
         before = hu - np.int16(self.shift_hu)
-        if self.where is not None:
+        if self.where is not None and self.values is not None:
             mask = np.unpackbits(self.where, count=hu.size).astype(bool).reshape(hu.shape)
             before[mask] = self.values
         return before

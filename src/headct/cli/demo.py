@@ -7,8 +7,11 @@ from typing import Annotated
 
 import typer
 
+from headct.cli.talk import Talk
+
 
 def demo(
+    talk: Talk,
     *,
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where to write.")] = Path("demo-output"),
     data: Annotated[
@@ -26,4 +29,4 @@ def demo(
     """
     from headct.studies.demo import demo as whole_way
 
-    print(whole_way(out, data=data, quick=quick))
+    print(whole_way(out, data=data, quick=quick, say=talk.say))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from headct.embedding.embed import embed
 from headct.embedding.embeddings import Embeddings
 from headct.embedding.neighbours import neighbours
+from headct.embedding.vectors import embed
 
 __all__ = ["Embeddings", "embed", "neighbours"]

@@ -32,6 +32,7 @@ class DinoSettings:
     bottleneck: int = 128  # 256
     layers: int = 3
     batch_norm: bool = True  # False
+    last_batch_norm: bool = True  # False
     student_temperature: float = 0.1
     teacher_temperature: tuple[float, float] = (0.04, 0.04)  # at the start, after the warm-up; as shipped
     temperature_warmup: float = 0.3  # share of the steps
@@ -96,6 +97,7 @@ class Dino(nn.Module):
             bottleneck=settings.bottleneck,
             layers=settings.layers,
             batch_norm=settings.batch_norm,
+            last_batch_norm=settings.last_batch_norm,
         )
         self.student = Scorer(encoder, head)
         self.teacher = copy.deepcopy(self.student).requires_grad_(False)

@@ -359,7 +359,7 @@ class _Link:
                 _wait(self.write_fd, select.POLLOUT, deadline)
 
     def read(self, length: int, deadline: float | None = None) -> memoryview:
-        """Exactly `length` bytes, writable. Raises EOFError where the other end is gone, TimeoutError at the deadline."""
+        """Exactly `length` bytes, writable. Raises EOFError where the other end is gone, TimeoutError when late."""
         whole = view = np.empty(length, np.uint8).data
         while view.nbytes:
             try:

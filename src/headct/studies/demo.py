@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -170,8 +171,8 @@ def _of_features(cohort: Cohort, run: Run | None, found: Embeddings | None) -> I
     )
     yield Section(
         title="Which scans are alike",
-        lead=f"A query and the {count(min(NEIGHBOURS, len(cohort) - 1), 'scan')} whose vectors have the largest cosine with its own. "
-        "Expect a likeness of size, tilt and noise from so short a training, not of disease.",
+        lead=f"A query and the {count(min(NEIGHBOURS, len(cohort) - 1), 'scan')} whose vectors have the largest "
+        "cosine with its own. Expect a likeness of size, tilt and noise from so short a training, not of disease.",
         body=_neighbours(cohort, found),
     )
 
@@ -229,7 +230,7 @@ def _slices(cohort: Cohort) -> Markup:
     return Markup('<ol class="scans">{}</ol>').format(Markup("").join(_card(cohort, row) for row in rows))
 
 
-def _card(cohort: Cohort, row: dict[str, object]) -> Markup:
+def _card(cohort: Cohort, row: dict[Any, Any]) -> Markup:
     scan = _shown(cohort, str(row["scan_id"]))
     pictures = montage(
         [View(window, scan.array) for window in NAMED_WINDOWS],

@@ -196,7 +196,7 @@ FLAGS: Mapping[str, str] = MappingProxyType(
         "padding": "padding outside the field of view was set to air",
         "intercept-added": "values were stored without their Rescale Intercept; -1024 was added",
         "intercept-removed": "Rescale Intercept had been applied twice; +1024 was added",
-        "sign": "stored values were read with the signedness of the codestream, against the header",
+        "sign": "header and stored values disagree on their sign; the reading that makes sense was taken",
         "inverted": "MONOCHROME1 values were inverted",
         "not-a-number": "voxels without a number were set to air",
         "clipped": "values beyond int16 were clipped",

@@ -170,7 +170,7 @@ def open_dataset(source: Source, pixels: PixelElement) -> BinaryIO:
 
 def _digest(source: Source, stream: BinaryIO) -> str:
     """Of all bytes of a file, and of those that lie beside it (the data of a detached header)."""
-    digest = hashlib.blake2b(digest_size=16)
+    digest = hashlib.sha256()  # twice as fast as BLAKE2 where the processor knows it
     stream.seek(0)
     while block := stream.read(1 << 20):
         digest.update(block)
@@ -179,7 +179,7 @@ def _digest(source: Source, stream: BinaryIO) -> str:
             with open(Path(source.path).parent / name, "rb") as beside:
                 while block := beside.read(1 << 20):
                     digest.update(block)
-    return digest.hexdigest()
+    return digest.hexdigest()[:32]
 
 
 # From bytes to elements

@@ -98,7 +98,7 @@ def test_bare_command_prints_help_and_is_wrong_usage(capsys):
         (["doctr"], "did you mean 'doctor'?"),
         (["xyzzy"], "commands are demo, doctor"),
         (["doctor", "--jsn"], "--jsn"),
-        (["ingest"], "INPUT..."),
+        (["ingest"], "INPUT"),
     ],
 )
 def test_wrong_usage_says_what_and_where_to_look(line, expected, capsys):

@@ -84,7 +84,7 @@ def test_no_gradient_flows_through_the_teacher() -> None:
 def objective(**settings: object) -> Dino:
     torch.manual_seed(0)
     encoder = encoders.build("vit-tiny", depth=1, width=12, heads=2, mlp_width=16, patch=(4, 4, 4), grid=(2, 2, 2))
-    small = {"prototypes": 8, "hidden": 8, "bottleneck": 4}
+    small = {"prototypes": 8, "hidden": 8, "bottleneck": 4, "frozen_prototypes": 0.0}
     return Dino(encoder, DinoSettings(**{**small, **settings})).train()
 
 
@@ -119,7 +119,7 @@ def test_teacher_follows_by_the_momentum_of_the_global_step() -> None:
 
 
 def test_the_centre_moves_after_the_loss_has_used_it() -> None:
-    dino = objective(centre_momentum=0.5, batch_norm=False)
+    dino = objective(centre_momentum=0.5, batch_norm=False, last_batch_norm=False)
     views = some_views()
     with torch.no_grad():
         scores = dino.teacher(views.global_views)[1]
@@ -131,7 +131,7 @@ def test_the_centre_moves_after_the_loss_has_used_it() -> None:
 
 
 def test_scores_do_not_mix_views_and_scans() -> None:
-    dino = objective(batch_norm=False)
+    dino = objective(batch_norm=False, last_batch_norm=False)
     views = some_views().global_views
     with torch.no_grad():
         together = dino.student(views)[1]
@@ -139,6 +139,17 @@ def test_scores_do_not_mix_views_and_scans() -> None:
             for scan in range(3):
                 alone = dino.student([views[view][scan : scan + 1]])[1][0, 0]
                 torch.testing.assert_close(together[view, scan], alone, atol=1e-5, rtol=1e-5)
+
+
+def test_frozen_prototypes_learn_only_after_their_share_of_the_steps() -> None:
+    dino = objective(frozen_prototypes=0.5)
+    moved = []
+    for step in (0, 4, 5, 9):
+        dino.zero_grad()
+        loss, _ = dino(some_views(), step, 10)
+        loss.backward()
+        moved.append(dino.student.head.prototypes.weight.grad is not None)
+    assert moved == [False, False, True, True]
 
 
 def test_watch_tells_collapsed_from_healthy() -> None:

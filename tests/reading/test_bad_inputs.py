@@ -65,7 +65,7 @@ def test_the_table_is_wide_enough() -> None:
     tried = {code for kind in KINDS.values() for code in kind.expected.rejected}
     tried |= {kind.expected.prepared for kind in KINDS.values()} - {""}
     by_criteria_only = {"too-many-slices", "thickness", "kvp", "kernel", "description", "recipe-unfit"}
-    by_dying_workers = {"time-limit", "crashed"}
+    by_dying_workers = {"time-limit", "memory-limit", "crashed"}
     by_what_a_cohort_holds = {"split-series"}
     assert set(REASONS) - tried <= by_criteria_only | by_dying_workers | by_what_a_cohort_holds
     flagged = {flag for kind in KINDS.values() for flag in kind.expected.flags}

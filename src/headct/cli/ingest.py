@@ -125,6 +125,7 @@ def _tell(talk: Talk, summary: Summary, out: Path) -> None:
     talk.table([{"cohort": name, str(out): number} for name, number in counts.items()], to_stderr=True)
     reasons = [
         {
+            "code": code,
             "rejected because": REASONS[code].meaning,
             "series or files": number,
             "files": summary.rejected_files.get(code, 0),

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-Inputs = Annotated[list[Path], typer.Argument(metavar="INPUT...", help="Files, folders or archives, in any mix.")]
+Inputs = Annotated[list[Path], typer.Argument(metavar="INPUT", help="Files, folders or archives, in any mix.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 Key = Annotated[
     Path | None,

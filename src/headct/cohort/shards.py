@@ -35,7 +35,7 @@ OPEN_SHARDS = 32
 
 @dataclass(frozen=True, slots=True)
 class Packed:
-    """One array, compressed; `crc32` covers the compressed bytes, the shape and the type."""
+    """One array, compressed; `crc32` covers the compressed bytes, the type, the shape, and that of a block."""
 
     shape: tuple[int, ...]
     dtype: str
@@ -46,9 +46,9 @@ class Packed:
 def pack(array: np.ndarray) -> Packed:
     """Compress one array of any shape and type."""
     alone = _empty_shard(1, array.shape, array.dtype)
-    alone[0] = array
+    alone[0] = np.ascontiguousarray(array)
     chunk = alone.schunk.get_chunk(0)
-    return Packed(array.shape, array.dtype.str, chunk, _crc32(chunk, array.shape, array.dtype.str))
+    return Packed(array.shape, array.dtype.str, chunk, _crc32(chunk, array.dtype, array.shape, alone.blocks[1:]))
 
 
 def shard_bytes(arrays: Iterable[Packed], count: int) -> bytes:
@@ -93,8 +93,9 @@ class Shards:
         """One array, checked against the checksum of its row. Raises Failure where it is missing or damaged."""
         shard = self._open(name)
         try:
-            if _crc32(shard.schunk.get_chunk(index), shard.shape[1:], shard.dtype.str) == crc32:
-                return shard[index]
+            chunk, dtype, shape, block = shard.schunk.get_chunk(index), shard.dtype, shard.shape[1:], shard.blocks[1:]
+            if _crc32(chunk, dtype, shape, block) == crc32:
+                return _unpacked(chunk, dtype, shape, block)
         except Exception as error:  # Blosc2 raises whatever damaged bytes provoke in it
             raise self._damaged(name, index) from error
         raise self._damaged(name, index)
@@ -131,5 +132,20 @@ def _compression() -> dict[str, Any]:
     }
 
 
-def _crc32(chunk: bytes, shape: tuple[int, ...], dtype: str) -> int:
-    return zlib.crc32(chunk, zlib.crc32(f"{dtype}{tuple(shape)}".encode()))
+def _crc32(chunk: bytes, dtype: np.dtype, shape: tuple[int, ...], block: tuple[int, ...]) -> int:
+    return zlib.crc32(chunk, zlib.crc32(f"{dtype.str} {tuple(shape)} {tuple(block)}".encode()))
+
+
+def _unpacked(chunk: bytes, dtype: np.dtype, shape: tuple[int, ...], block: tuple[int, ...]) -> np.ndarray:
+    """The array of a chunk whose bytes are known to be right, with nothing asked of the file again.
+
+    A chunk holds its blocks one after the other; at the upper ends of the array they are padded.
+    """
+    grid = tuple(-(-size // part) for size, part in zip(shape, block, strict=True))
+    blocks = np.empty((*grid, *block), dtype)
+    blosc2.decompress2(chunk, dst=blocks, nthreads=1)
+    if math.prod(grid) == 1:
+        return blocks.reshape(shape)
+    axes = [axis for pair in zip(range(len(grid)), range(len(grid), 2 * len(grid)), strict=True) for axis in pair]
+    padded = blocks.transpose(axes).reshape([count * part for count, part in zip(grid, block, strict=True)])
+    return np.ascontiguousarray(padded[tuple(slice(size) for size in shape)])

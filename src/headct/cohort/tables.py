@@ -73,7 +73,9 @@ def read_table(path: Path, sha256: str | None = None) -> pa.Table:
     if sha256 is not None and digest(data) != sha256:
         why = "its bytes are not those that were written, or an ingest is adding to it right now"
         raise Failure(f"{path} is damaged", why=why, do="try again in a minute; then copy it again, or ingest again")
-    return pq.read_table(pa.BufferReader(data))
+    # Not pq.read_table: that goes through Arrow's thread pool, which may still hold our bytes when the interpreter
+    # ends, and then aborts the process.
+    return pq.ParquetFile(pa.BufferReader(data)).read(use_threads=False)
 
 
 def digest(data: bytes) -> str:

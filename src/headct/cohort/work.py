@@ -186,9 +186,11 @@ def _made_ready(volume: Volume, terms: Terms, file_dropped: bool) -> Outcome:
     prepared = prepare(scan, terms.recipe, check_head=criteria.check_head, min_coverage=criteria.min_coverage)
     if isinstance(prepared, Rejection):
         return Outcome(rejections=(*faulty, replace(prepared, files=files)))
+    row = scan_row(scan, prepared, terms.site)
+    del scan  # of a large one, its memory is needed to compress the array
     packed = pack(prepared.array)
     accepted = Accepted(
-        row=scan_row(scan, prepared, terms.site) | {"crc32": packed.crc32},
+        row=row | {"crc32": packed.crc32},
         files=files,
         shape=packed.shape,
         dtype=packed.dtype,

@@ -33,6 +33,7 @@ class DinoSettings:
     layers: int = 3
     batch_norm: bool = True  # False
     last_batch_norm: bool = True  # False
+    frozen_prototypes: float = 1.0  # share of the steps in which they stay as drawn; the first epoch
     student_temperature: float = 0.1
     teacher_temperature: tuple[float, float] = (0.04, 0.04)  # at the start, after the warm-up; as shipped
     temperature_warmup: float = 0.3  # share of the steps
@@ -111,6 +112,7 @@ class Dino(nn.Module):
     def forward(self, views: Views, step: int, steps: int) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of one step, and what its monitors watch; moves the centre."""
         settings = self.settings
+        self.student.head.prototypes.requires_grad_(step >= settings.frozen_prototypes * steps)
         with torch.no_grad():
             targets = self.teacher(views.global_views)[1].float()
         scans, scores = self.student(views.global_views)

@@ -47,7 +47,11 @@ class RunFolder:
                 raise Misuse(f"{self.path} is not empty and not a run", do="name another folder")
             return None
         before = read_settings(self.settings_file)
-        now = settings if settings.steps is not None else replace(settings, steps=before.steps)
+        now = replace(
+            settings,
+            steps=before.steps if settings.steps is None else settings.steps,
+            device=before.device if settings.device == "auto" else settings.device,
+        )
         if to_toml(before) != to_toml(now):
             old, new = to_toml(before).splitlines(), to_toml(now).splitlines()
             differ = [line for line in new if line not in old] or [line for line in old if line not in new]

@@ -49,6 +49,8 @@ class PretrainSettings:
     licence: str = "not stated"  # of the weights, which the owner of the data decides
 
     def __post_init__(self) -> None:
+        windows = {name: (float(level), float(width)) for name, (level, width) in self.windows.items()}
+        object.__setattr__(self, "windows", windows)
         if (self.steps is None) == (self.budget_s is None) and self.steps is None:
             raise Misuse("a run needs steps or a budget", do="set steps, or budget_s in seconds (--fit 60s)")
         for name in ("steps", "budget_s", "batch", "lr", "save_every"):

@@ -97,7 +97,7 @@ def histogram(
     No value can exceed `highest`, if given (100 %).
     """
     given = np.asarray(values, dtype=np.float64)
-    known = given[np.isfinite(given)]
+    known = np.round(given[np.isfinite(given)], 6)  # positions carry rounding errors, which are no spread
     if known.size == 0:
         return figure(Markup(""), title, f"not stated for any of {count(given.size, noun)}")
     bins = edges(known, highest=highest)

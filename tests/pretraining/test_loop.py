@@ -1,0 +1,213 @@
+"""The loop: a killed run ends in the same bits, a wrong one is refused, a diverged one stops.
+
+Oracle of resuming: the undisturbed run, compared bit for bit (one machine, one number of threads).
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from pretraining.memory_cohort import MemoryCohort, heads
+from safetensors.torch import load_file
+
+from headct import checkpoints
+from headct.failure import Failure, Misuse
+from headct.pretraining import PretrainSettings, Run, pretrain, read_settings
+from headct.pretraining.dino import DinoSettings
+from headct.pretraining.loop import descend, new_objective, new_optimizer
+from headct.pretraining.views import Crops, ViewSettings
+
+SMALL = PretrainSettings(
+    steps=10,
+    batch=3,
+    save_every=1,
+    encoder_settings={"depth": 1, "width": 24, "heads": 2, "mlp_width": 32, "patch": [4, 4, 4], "grid": [3, 3, 3]},
+    objective=DinoSettings(prototypes=16, hidden=16, bottleneck=8, frozen_prototypes=0.5),
+    views=ViewSettings(
+        global_crops=Crops(views=2, shape=(12, 12, 12), edge_mm=(36.0, 48.0), overhang=0.1),
+        local_crops=Crops(views=1, shape=(8, 8, 8), edge_mm=(16.0, 24.0), overhang=0.0),
+    ),
+    device="cpu",
+)
+
+
+def cohort() -> MemoryCohort:
+    return MemoryCohort(heads(5))
+
+
+def weights(run: Run) -> dict[str, torch.Tensor]:
+    return load_file(run.checkpoint / "model.safetensors")
+
+
+def same_bits(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return pretrain([cohort()], tmp_path_factory.mktemp("runs") / "run", SMALL)
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from pretraining.test_loop import SMALL, cohort
+from headct.pretraining import pretrain
+from headct.pretraining import loop
+
+steps = {"left": int(sys.argv[2])}
+
+def descend_and_die(*args, real=loop.descend, **kwargs):
+    if steps["left"] == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    steps["left"] -= 1
+    return real(*args, **kwargs)
+
+loop.descend = descend_and_die
+from dataclasses import replace
+pretrain([cohort()], Path(sys.argv[1]), replace(SMALL, save_every=int(sys.argv[3])))
+"""
+
+
+@pytest.mark.parametrize("save_every", [1, 3])
+def test_a_run_that_was_killed_ends_in_the_same_bits(tmp_path: Path, undisturbed: Run, save_every: int) -> None:
+    settings = replace(SMALL, save_every=save_every)
+    tests = str(Path(__file__).parents[1])
+    died = subprocess.run(
+        [sys.executable, "-c", KILLED, str(tmp_path / "run"), "5", str(save_every)],
+        env={"PYTHONPATH": tests, "OMP_NUM_THREADS": str(torch.get_num_threads())},
+        check=False,
+    )
+    assert died.returncode == -9
+    assert not (tmp_path / "run" / "checkpoint").exists()
+    said: list[str] = []
+    resumed = pretrain([cohort()], tmp_path / "run", settings, progress=said.append)
+    assert f"from step {5 - 5 % save_every}" in said[0]
+    assert same_bits(weights(resumed), weights(undisturbed))
+    assert resumed.history["step"].tolist() == list(range(10))
+    assert resumed.history["loss"].tolist() == undisturbed.history["loss"].tolist()
+
+
+def test_a_finished_run_is_not_trained_again(undisturbed: Run) -> None:
+    before = weights(undisturbed)
+    again = pretrain([cohort()], undisturbed.checkpoint.parent, SMALL)
+    assert same_bits(before, weights(again))
+    assert len(again.history) == 10
+
+
+def test_equal_seeds_give_equal_runs_and_others_do_not(tmp_path: Path, undisturbed: Run) -> None:
+    torch.manual_seed(99)  # the global generator must not matter
+    again = pretrain([cohort()], tmp_path / "again", SMALL)
+    other = pretrain([cohort()], tmp_path / "other", replace(SMALL, seed=1))
+    assert same_bits(weights(again), weights(undisturbed))
+    assert not same_bits(weights(other), weights(undisturbed))
+
+
+def test_the_checkpoint_knows_where_it_comes_from(undisturbed: Run) -> None:
+    model = checkpoints.load(undisturbed.checkpoint)
+    assert model.recipe == cohort().recipe
+    assert model.card.objective["name"] == "dino"
+    assert model.card.objective["prototypes"] == 16
+    assert model.card.data[0]["scans"] == 5
+    assert read_settings(undisturbed.checkpoint.parent / "settings.toml") == undisturbed.settings
+
+
+def test_the_history_has_what_a_reader_asks_for(undisturbed: Run) -> None:
+    expected = {"step", "loss", "gradient_norm", "entropy", "used", "spread", "lr", "decay", "air", "step_s", "data_s"}
+    assert expected <= set(undisturbed.history.columns)
+    assert np.isfinite(undisturbed.history.to_numpy(dtype=float)).all()
+
+
+def test_a_run_does_not_go_on_with_other_settings_or_scans(tmp_path: Path) -> None:
+    two = replace(SMALL, steps=2)
+    pretrain([cohort()], tmp_path / "run", two)
+    with pytest.raises(Misuse, match=r"begun with other settings \(lr = 0\.1\)"):
+        pretrain([cohort()], tmp_path / "run", replace(two, lr=0.1))
+    with pytest.raises(Misuse, match="begun on other scans"):
+        pretrain([MemoryCohort(heads(4))], tmp_path / "run", two)
+
+
+def test_a_folder_with_something_else_in_it_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "letter.txt").write_text("dear")
+    with pytest.raises(Misuse, match="not empty and not a run"):
+        pretrain([cohort()], tmp_path, SMALL)
+
+
+def test_a_damaged_state_is_named(tmp_path: Path) -> None:
+    run = pretrain([cohort()], tmp_path / "run", replace(SMALL, steps=2))
+    (run.checkpoint.parent / "state.pt").write_bytes(b"half a file")
+    with pytest.raises(Failure, match=r"state\.pt cannot be read"):
+        pretrain([cohort()], tmp_path / "run", replace(SMALL, steps=2))
+
+
+def test_a_budget_becomes_steps_that_are_said_and_stored(tmp_path: Path) -> None:
+    said: list[str] = []
+    settings = replace(SMALL, steps=None, budget_s=1.0)
+    run = pretrain([cohort()], tmp_path / "run", settings, progress=said.append)
+    assert run.settings.steps is not None
+    assert run.settings.steps >= 1
+    assert f"{run.settings.steps} steps fit into 1 s" in said[0]
+    again = pretrain([cohort()], tmp_path / "run", settings)  # the stored number, not a new measurement
+    assert again.settings == run.settings
+
+
+def test_measuring_does_not_change_the_training(tmp_path: Path) -> None:
+    planned = pretrain([cohort()], tmp_path / "planned", replace(SMALL, steps=None, budget_s=0.5))
+    told = pretrain([cohort()], tmp_path / "told", replace(SMALL, steps=planned.settings.steps))
+    assert same_bits(weights(planned), weights(told))
+
+
+def test_a_scan_full_of_metal_does_not_break_a_run_but_a_huge_rate_does(tmp_path: Path) -> None:
+    metal = [np.full((24, 28, 24), 32767, dtype=np.int16), *heads(2)]
+    pretrain([MemoryCohort(metal)], tmp_path / "metal", replace(SMALL, steps=2))
+    with pytest.raises(Failure, match="was not a finite number at step"):
+        pretrain([cohort()], tmp_path / "diverges", replace(SMALL, lr=1e30, clip=1e30))
+    state = torch.load(tmp_path / "diverges" / "state.pt", weights_only=True)
+    assert all(torch.isfinite(tensor).all() for tensor in state["objective"].values())
+
+
+def test_a_collapse_stops_the_run_and_says_so(tmp_path: Path) -> None:
+    same = [heads(1)[0]] * 4  # one head four times, seen without any change: nothing tells the scans apart
+    still = ViewSettings(
+        global_crops=Crops(views=2, shape=(12, 12, 12), edge_mm=(500.0, 500.0), overhang=0.5),
+        local_crops=Crops(views=0, shape=(8, 8, 8), edge_mm=(16.0, 24.0), overhang=0.0),
+        rotation_deg=0.0,
+        scale_hu=0.0,
+        shift_hu=0.0,
+        noise_hu=0.0,
+    )
+    run = pretrain([MemoryCohort(same)], tmp_path / "run", replace(SMALL, steps=60, views=still))
+    assert "every scan gets the same vector" in run.stopped
+    assert len(run.history) < 60
+    assert checkpoints.load(run.checkpoint).card.objective["stopped"] == run.stopped
+
+
+def test_weights_of_linear_layers_decay_and_nothing_else() -> None:
+    objective = new_objective(SMALL)
+    optimizer = new_optimizer(objective)
+    names = {id(weight): name for name, weight in objective.named_parameters()}
+    decayed, free = ([names[id(w)] for w in group["params"]] for group in optimizer.param_groups)
+    assert all(name.endswith(".weight") and "norm" not in name for name in decayed)
+    assert "student.encoder.class_token" in free
+    assert "student.encoder.register_tokens" in free
+    assert all(name.endswith(".bias") or "norm" in name or "token" in name or "mlp" in name for name in free)
+    assert not any(name.startswith("teacher") for name in decayed + free)
+    assert len(decayed) + len(free) == sum(1 for weight in objective.parameters() if weight.requires_grad)
+
+
+def test_descend_clips_all_gradients_together() -> None:
+    layer = torch.nn.Linear(2, 1)
+    optimizer = torch.optim.SGD([{"params": list(layer.parameters()), "decays": False}], lr=0.0)
+    before = torch.cat([weight.flatten() for weight in layer.parameters()]).detach().clone()
+    layer.weight.grad, layer.bias.grad = torch.tensor([[3.0, 0.0]]), torch.tensor([4.0])
+    norm = descend(optimizer, lr=1.0, decay=0.0, clip=1.0)
+    after = torch.cat([weight.flatten() for weight in layer.parameters()])
+    assert norm.item() == pytest.approx(5.0)
+    torch.testing.assert_close(before - after, torch.tensor([0.6, 0.0, 0.8]))
+    assert layer.weight.grad is None

@@ -1,0 +1,78 @@
+"""Settings: written as TOML, read again to the same value, and a wrong key is named."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from headct.failure import Misuse
+from headct.pretraining import PretrainSettings, seconds, settings_for, to_toml
+from headct.pretraining.dino import DinoSettings
+from headct.pretraining.settings import from_toml
+from headct.pretraining.views import Crops, ViewSettings
+
+CHANGED = PretrainSettings(
+    steps=12,
+    encoder="vit-small",
+    encoder_settings={"patch": [8, 8, 8], "pooling": "mean", "qkv_bias": False},
+    windows={"brain": (40.0, 80.0)},
+    objective=DinoSettings(prototypes=64, teacher_temperature=(0.02, 0.07)),
+    views=ViewSettings(local_crops=Crops(views=0, shape=(8, 8, 8), edge_mm=(10.0, 20.0), overhang=0.2)),
+    licence='with "quotes" and \\ a backslash',
+)
+
+
+@pytest.mark.parametrize("settings", [PretrainSettings(budget_s=60.0), CHANGED])
+def test_toml_gives_the_same_settings_again(settings: PretrainSettings) -> None:
+    text = to_toml(settings)
+    assert from_toml(text) == settings
+    assert to_toml(from_toml(text)) == text
+    assert tomllib.loads(text)["objective"]["name"] == "dino"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("step = 3", "unknown key 'step'\n  do:  did you mean steps"),
+        ("steps = 3\n[objective]\nname = 'dino'\nprototype = 5", "'prototype'\n  do:  did you mean prototypes"),
+        ("steps = 3\n[objective]\nname = 'dinosaur'", "no objective is called 'dinosaur'"),
+        ("steps = 'many'", "steps must be int, got 'many'"),
+        ("steps = 3\nclip = true", "clip must be float, got True"),
+        ("steps = 3\ndecay = [0.1]", "decay must be"),
+        ("steps = 3\n[views.global_crops]\nviews = 2", "lacks the key 'shape'"),
+        ("steps = 3\nwindows = {brain = 40}", "windows.brain must be"),
+        ("steps = ", "is not TOML"),
+        ("batch = 2", "needs steps or a budget"),
+        ("steps = 3\nbatch = 0", "batch must be above zero"),
+        ("steps = 3\nprecision = 'float16'", "precision must be one of float32, bfloat16"),
+        ("steps = 3\nwindows = {}", "at least one window"),
+    ],
+)
+def test_what_is_wrong_is_named(text: str, message: str) -> None:
+    with pytest.raises(Misuse) as caught:
+        from_toml(text)
+    assert message in str(caught.value)
+
+
+def test_what_is_given_goes_before_the_file(tmp_path: Path) -> None:
+    (tmp_path / "s.toml").write_text(to_toml(CHANGED))
+    settings = settings_for(tmp_path / "s.toml", encoder="vit-tiny", budget_s=5.0, seed=None)
+    assert settings.encoder == "vit-tiny"
+    assert (settings.steps, settings.budget_s) == (None, 5.0)
+    assert settings.objective == CHANGED.objective
+    assert settings_for(tmp_path / "s.toml", objective="dino").objective == DinoSettings()
+    with pytest.raises(Misuse, match=r"no\.toml cannot be read"):
+        settings_for(tmp_path / "no.toml")
+
+
+@pytest.mark.parametrize(("text", "expected"), [("60s", 60), ("1.5m", 90), ("8 H", 28800)])
+def test_times_have_units(text: str, expected: float) -> None:
+    assert seconds(text) == expected
+
+
+@pytest.mark.parametrize("text", ["60", "12GB", "s", "-5s"])
+def test_a_time_without_a_unit_is_refused(text: str) -> None:
+    with pytest.raises(Misuse, match="is not a time"):
+        seconds(text)

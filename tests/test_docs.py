@@ -81,8 +81,10 @@ def test_every_make_target_that_is_named_exists(page):
     assert [target for target in named if not re.search(rf"^{target}:", makefile, flags=re.MULTILINE)] == []
 
 
-def test_pages_open_offline():
-    """The theme fetches no font; pages link to no script, style or picture elsewhere."""
-    assert re.search(r"^  font: false", (REPOSITORY / "mkdocs.yml").read_text(), flags=re.MULTILINE)
+def test_pages_fetch_nothing():
+    """No font, and no plug-in that loads a script from elsewhere; pages link to no picture elsewhere."""
+    settings = (REPOSITORY / "mkdocs.yml").read_text()
+    assert re.search(r"^  font: false", settings, flags=re.MULTILINE)
+    assert not re.search(r"^  - offline", settings, flags=re.MULTILINE)
     for page in DOCS.rglob("*.md"):
         assert not re.search(r"(!\[[^]]*\]\(|src=[\"'])https?://", page.read_text()), page

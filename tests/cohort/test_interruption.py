@@ -179,14 +179,14 @@ def test_a_full_disk_loses_nothing(
     """One write in eight is refused as by a full disk; somebody makes room, and calls again."""
     whole, _ = undisturbed
     monkeypatch.setattr(commit, "SHARD_BYTES", SMALL_SHARD_BYTES)
-    fsync, luck = os.fsync, random.Random(2)
+    replace, luck = os.replace, random.Random(2)
 
-    def sometimes_full(descriptor: int) -> None:
+    def sometimes_full(partial: Path, path: Path) -> None:
         if luck.random() < 1 / 8:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        fsync(descriptor)
+        replace(partial, path)
 
-    monkeypatch.setattr(os, "fsync", sometimes_full)
+    monkeypatch.setattr(os, "replace", sometimes_full)
     refused: list[Failure] = []
     while True:
         try:
@@ -241,6 +241,34 @@ def test_files_that_change_while_it_was_stopped_are_read_as_they_are(demo: Path,
     ingest([source], out, workers=1, key=key)
     ingest([source], tmp_path / "fresh", workers=1, key=key)
     assert_same(out, tmp_path / "fresh")
+
+
+@pytest.mark.parametrize("last", ["rejections.parquet", "seen.parquet", "cohort.json"])
+def test_files_that_change_when_some_tables_were_replaced(
+    last: str, demo: Path, key: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kill between two tables, then other files: the cohort goes back to what it was, and on from there."""
+    source = tmp_path / "in"
+    shutil.copytree(demo / "patient-02", source / "patient-02")
+    ingest([source], tmp_path / "stopped", workers=1, key=key)
+    shutil.copytree(tmp_path / "stopped", tmp_path / "calm")
+    shutil.copytree(demo / "patient-03", source / "patient-03")
+    replace = os.replace
+
+    def stop_after(partial: Path, path: Path) -> None:
+        replace(partial, path)
+        if path.name == last:
+            raise Stopped
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", stop_after)
+        with pytest.raises(Stopped):
+            ingest([source], tmp_path / "stopped", workers=1, key=key)
+    sorted((source / "patient-03" / "head").iterdir())[0].unlink()
+    for out in (tmp_path / "stopped", tmp_path / "calm"):
+        ingest([source], out, workers=1, key=key)
+    assert_same(tmp_path / "stopped", tmp_path / "calm")
+    assert len(Cohort(tmp_path / "stopped")) == 2
 
 
 def test_other_inputs_or_options_do_not_take_over_an_unfinished_job(demo: Path, key: Path, tmp_path: Path) -> None:

@@ -107,6 +107,15 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path: Path, monkeyp
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_only_what_must_survive_a_power_cut_waits_for_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    flushed: list[int] = []
+    monkeypatch.setattr(os, "fsync", flushed.append)
+    journal(tmp_path).put("series", 0, OUTCOME)
+    assert flushed == []
+    write_atomically(tmp_path / "file", b"")
+    assert len(flushed) == 2  # the file, and the folder that has its name
+
+
 def test_a_limit_on_file_size_is_told_in_a_sentence(tmp_path: Path) -> None:
     """A real refusal by the kernel, in a process that may write 1,000 bytes a file."""
     code = (

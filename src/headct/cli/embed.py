@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from headct.cli.options import Inputs
+from headct.cli.options import Inputs, Key
 from headct.cli.talk import Talk
 
 
@@ -27,6 +27,8 @@ def embed(
     check_head: Annotated[
         bool, typer.Option("--check-head/--no-check-head", help="Reject what shows no head; off for phantoms.")
     ] = True,
+    keep_ids: Annotated[bool, typer.Option("--keep-ids", help="Keep identifiers instead of pseudonyms.")] = False,
+    key: Key = None,
 ) -> None:
     """Turn scans, or the scans of a cohort, into vectors: a table of scan_id and vector.
 
@@ -38,6 +40,7 @@ def embed(
     """
     from headct.embedding import embed as run
     from headct.failure import Failure
+    from headct.reading.pseudonyms import user_key
 
     with talk.progress("embedding") as progress:
         found = run(
@@ -47,6 +50,8 @@ def embed(
             tokens=tokens is not None,
             workers=workers,
             check_head=check_head,
+            key=None if key is None else user_key(key),
+            keep_ids=keep_ids,
             progress=progress,
         )
     found.write(out)

@@ -138,7 +138,8 @@ def _tell(talk: Talk, summary: Summary, out: Path) -> None:
         some = ", ".join(summary.changed[:3]) + (", …" if len(summary.changed) > 3 else "")
         talk.say(
             f"warning: {len(summary.changed)} files changed since their scans were read ({some});\n"
-            "  the cohort keeps what it read; ingest into a new folder to read them again"
+            "  the cohort keeps what it read; ingest into a new folder to read them again;\n"
+            "  if they are other files of the same name, name the folder above them as the input"
         )
     if summary.gone:
         talk.say(f"note: {summary.gone} files read before are no longer there; their scans stay in the cohort")

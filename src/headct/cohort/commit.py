@@ -25,8 +25,8 @@ class Committed:
 class ShardWriter:
     """Writes a shard as soon as the scans at hand fill one, and forgets their voxels in the journal.
 
-    The bytes of a shard depend on the outcomes and their order only. A shard that is on disk under its name is
-    complete, so a killed job that takes the same outcomes again writes none twice.
+    The bytes of a shard depend on the outcomes and their order only. Voxels are forgotten when their shard is on disk
+    as a whole, so a killed job that takes the same outcomes again leaves a shard alone whose voxels it misses.
     """
 
     def __init__(self, journal: Journal, volumes: Path, first_shard: int, taken: frozenset[str]) -> None:
@@ -91,7 +91,7 @@ class ShardWriter:
 
     def _close(self) -> None:
         path = self._volumes / shard_name(self._shard)
-        if not path.exists():
+        if all(self._journal.has(_voxels(which), series) for series, which in self._open) or not path.exists():
             write_atomically(path, shard_bytes((self._recall(*scan) for scan in self._open), len(self._open)))
         for series, which in self._open:
             self._journal.drop(_voxels(which), series)

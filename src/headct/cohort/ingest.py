@@ -90,12 +90,14 @@ def ingest(
             home.journal.remove()
 
         job = home.unfinished(stock)
-        before = job.base if job else home.content()
+        before = content = job.base if job else home.content()
         if job:
             run(job)
-        if job := home.next_round(stock, paths):
+            content = home.content()
+        if job := home.next_round(content, stock, paths):
             run(job)
-        return _summary(folder, before, home.content(), again, time.monotonic() - started_s)
+            content = home.content()
+        return _summary(folder, before, content, again, time.monotonic() - started_s)
 
 
 def _check_places(places: Sequence[Path], out: Path) -> None:
@@ -184,15 +186,16 @@ class _Home:
         return None
 
     def _undo(self, job: Round) -> None:
-        """The shards that an unfinished round has written; the cohort as it was before has no use for them."""
+        """Bring the cohort back to what it was before an unfinished round."""
+        if (self.folder / publish.COHORT_JSON).exists():  # the kill may have come between two of its tables
+            publish.write(self.folder, job.base, job.lasting)
         for shard in (self.folder / "volumes").glob("*.b2nd"):
             if shard_number(shard.name) >= job.base.shards:
                 shard.unlink()
         self.journal.remove()
 
-    def next_round(self, stock: Sequence[Input], paths: Paths) -> Round | None:
+    def next_round(self, base: Content, stock: Sequence[Input], paths: Paths) -> Round | None:
         """What there is to read; None where the cohort is complete."""
-        base = self.content()
         if (self.folder / publish.COHORT_JSON).exists():
             stamps = {row["path"]: row["stamp"] for row in base.seen}
             stock = [one for one in stock if _is_due(paths.shown(one.name), one.stamp, stamps, base.outcome_of)]

@@ -80,6 +80,8 @@ class Runner:
         self._publish(job, base, inputs, headers, writer, rejections)
 
     def _headers(self, kind: str, inputs: Sequence[Input]) -> Headers:
+        if not inputs:
+            return {}
         batches = [inputs[start : start + HEADERS_AT_ONCE] for start in range(0, len(inputs), HEADERS_AT_ONCE)]
         headers: Headers = {}
         todo = []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from headct.embedding.embeddings import Embeddings
-from headct.embedding.neighbours import neighbours
+from headct.embedding.nearest import neighbours
 from headct.embedding.vectors import embed
 
 __all__ = ["Embeddings", "embed", "neighbours"]

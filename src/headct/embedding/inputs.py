@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -24,6 +25,16 @@ Inputs = Input | Iterable[Input]
 COHORT_FILE = "cohort.json"
 T = TypeVar("T")
 R = TypeVar("R")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """How files become scans, and scans arrays."""
+
+    recipe: Recipe
+    check_head: bool = True
+    key: bytes | None = None  # of the pseudonyms; None: the user's own
+    keep_ids: bool = False
 
 
 @dataclass(frozen=True)
@@ -43,31 +54,29 @@ class Refused:
     scan_id: str = ""
 
 
-def stream(inputs: Inputs, recipe: Recipe, *, check_head: bool, workers: int) -> Iterator[Ready | Refused]:
+def stream(inputs: Inputs, reading: Reading, *, workers: int) -> Iterator[Ready | Refused]:
     """Prepared arrays, made ahead by `workers` threads; never more than a few at a time.
 
     Raises Misuse where a cohort was prepared by another recipe.
     """
-    jobs = _jobs(inputs, recipe, check_head)
-    return _ahead(lambda job: job(), jobs, workers)
+    return _ahead(lambda job: job(), _jobs(inputs, reading), workers)
 
 
-def _jobs(inputs: Inputs, recipe: Recipe, check_head: bool) -> Iterator[Callable[[], Ready | Refused]]:
+def _jobs(inputs: Inputs, reading: Reading) -> Iterator[Callable[[], Ready | Refused]]:
     """One call for each scan that gives what it becomes."""
     count = 0
     for one in _each(inputs):
         if isinstance(one, Cohort):
-            _check_recipe(one, recipe)
+            _check_recipe(one, reading.recipe)
             for row in one.scans.to_dict("records"):
-                yield lambda cohort=one, row=row: _from_cohort(cohort, row)  # type: ignore[misc]
+                yield partial(_from_cohort, one, row)
             continue
-        for item in [one] if isinstance(one, Scan) else read([one]):
+        for item in [one] if isinstance(one, Scan) else read([one], key=reading.key, keep_ids=reading.keep_ids):
             if isinstance(item, Rejection):
-                yield lambda rejection=item: Refused(rejection)  # type: ignore[misc]
+                yield partial(Refused, item)
             else:
                 count += 1
-                name = item.header.scan_id or f"scan-{count}"
-                yield lambda scan=item, name=name: _from_scan(scan, name, recipe, check_head)  # type: ignore[misc]
+                yield partial(_from_scan, item, item.header.scan_id or f"scan-{count}", reading)
 
 
 def _each(inputs: Inputs) -> Iterator[Scan | Cohort | Path]:
@@ -90,14 +99,14 @@ def _check_recipe(cohort: Cohort, recipe: Recipe) -> None:
         )
 
 
-def _from_cohort(cohort: Cohort, row: dict[str, str]) -> Ready:
+def _from_cohort(cohort: Cohort, row: Mapping[Any, Any]) -> Ready:
     scan_id = str(row["scan_id"])
     ids = {name: str(row.get(name) or "") for name in ("patient_id", "study_id", "series_id")}
     return Ready({"scan_id": scan_id, **ids}, cohort.array(scan_id), _spacing(cohort.affine(scan_id)))
 
 
-def _from_scan(scan: Scan, name: str, recipe: Recipe, check_head: bool) -> Ready | Refused:
-    prepared = prepare(scan, recipe, check_head=check_head)
+def _from_scan(scan: Scan, name: str, reading: Reading) -> Ready | Refused:
+    prepared = prepare(scan, reading.recipe, check_head=reading.check_head)
     if not isinstance(prepared, Prepared):
         return Refused(prepared, name)
     header = scan.header

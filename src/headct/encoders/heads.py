@@ -13,9 +13,8 @@ class DinoHead(nn.Module):
 
     The last layer is weight-normalised with its gain fixed at 1 (arXiv 2104.14294, section 3.2 and appendix C), so
     its output is the cosine between the bottleneck feature and each prototype, and lies in -1..1.
-    `batch_norm` puts a BatchNorm between each hidden linear and its GELU. `last_batch_norm` puts one, without weights,
-    before the unit sphere (as in SimSiam, arXiv 2011.10566): the scans of a batch then lie around the whole sphere,
-    however small their differences were, so that scores can neither all be equal nor all have one winner.
+    `batch_norm` puts a BatchNorm between each hidden linear and its GELU; then small differences between the scans of
+    a batch are enlarged before they are scored.
     """
 
     def __init__(
@@ -27,7 +26,6 @@ class DinoHead(nn.Module):
         bottleneck: int = 256,
         layers: int = 3,
         batch_norm: bool = False,
-        last_batch_norm: bool = False,
     ) -> None:
         super().__init__()
         widths = [width, *[hidden] * (layers - 1), bottleneck]
@@ -38,8 +36,6 @@ class DinoHead(nn.Module):
                 if batch_norm:
                     self.mlp.append(nn.BatchNorm1d(after))
                 self.mlp.append(nn.GELU())
-        if last_batch_norm:
-            self.mlp.append(nn.BatchNorm1d(bottleneck, affine=False))
         self.prototypes = nn.Linear(bottleneck, prototypes, bias=False)
         for module in self.mlp:
             if isinstance(module, nn.Linear):

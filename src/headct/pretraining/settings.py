@@ -39,7 +39,7 @@ class PretrainSettings:
     precision: str = "float32"
     device: str = "auto"
 
-    lr: float = 5e-4  # the peak
+    lr: float = 1e-3  # the peak
     lr_end: float = 1e-6
     warmup: float = 0.1  # share of the steps
     decay: tuple[float, float] = (0.04, 0.4)  # of weights of linear layers, at the first and the last step

@@ -38,18 +38,21 @@ class Crops:
 
 @dataclass(frozen=True, kw_only=True)
 class ViewSettings:
-    """What views may be like. Ranges are symmetric around nothing changed."""
+    """What views may be like. Ranges are symmetric around nothing changed.
+
+    Scale and pose differ little by default: among a few thousand scans or fewer they would hide which head it is.
+    """
 
     global_crops: Crops = field(
-        default_factory=lambda: Crops(views=2, shape=(80, 96, 80), edge_mm=(140.0, 200.0), overhang=0.1)
+        default_factory=lambda: Crops(views=2, shape=(80, 96, 80), edge_mm=(158.0, 170.0), overhang=0.03)
     )
     local_crops: Crops = field(
-        default_factory=lambda: Crops(views=4, shape=(48, 48, 48), edge_mm=(70.0, 110.0), overhang=0.1)
+        default_factory=lambda: Crops(views=4, shape=(48, 48, 48), edge_mm=(80.0, 100.0), overhang=0.0)
     )
-    rotation_deg: float = 10.0  # about each axis, up to
+    rotation_deg: float = 4.0  # about each axis, up to
     scale_hu: float = 0.03  # share by which HU are stretched around water, up to
-    shift_hu: float = 5.0  # up to
-    noise_hu: float = 5.0  # standard deviation of white noise, up to
+    shift_hu: float = 3.0  # up to
+    noise_hu: float = 4.0  # standard deviation of white noise, up to
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from headct.cohort import work
-from headct.reading import volumes
+from headct.reading import guard
 from headct.reading.files import Source
 from headct.reading.isolation import announce
 from headct.reading.series import Volume
@@ -46,22 +46,16 @@ def commit(source: Source, when: str) -> None:
 
 
 def headers(sources: Sequence[Source]) -> dict[str, Any]:
-    """In place of `headct.cohort.work.headers_in_cell`."""
+    """In place of `headct.reading.guard.headers_in_cell`."""
     for source in sources:
         announce(source.name)
         commit(source, "header")
-    return work.headers_in_cell(sources)
+    return guard.headers_in_cell(sources)
 
 
-def load(volume: Volume, pseudonyms: Any) -> Any:
-    """In place of `headct.cohort.work.load`."""
+def series(volume: Volume, terms: work.Terms) -> work.Outcome:
+    """In place of `headct.cohort.work.series_in_cell`."""
     for source in sorted({image.source for image in volume.images}, key=lambda source: source.name):
         announce(source.name)
         commit(source, "pixels")
-    return volumes.load(volume, pseudonyms)
-
-
-def series(volume: Volume, terms: work.Terms, file_dropped: bool) -> work.Outcome:
-    """In place of `headct.cohort.work.series_in_cell`."""
-    load(volume, terms.pseudonyms)
-    return work.series_in_cell(volume, terms, file_dropped)
+    return work.series_in_cell(volume, terms)

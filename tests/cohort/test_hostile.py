@@ -15,14 +15,14 @@ from cohort.folders import assert_adds_up, files_below, outcomes
 from headct.cohort import Cohort, work
 from headct.cohort.ingest import ingest
 from headct.cohort.work import Limits
+from headct.reading import guard
 
 CODES = {"crash": "crashed", "hang": "time-limit", "hunger": "memory-limit"}
 
 
 @pytest.fixture(autouse=True)
 def misbehaving(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(work, "headers_in_cell", misdeeds.headers)
-    monkeypatch.setattr(work, "load", misdeeds.load)
+    monkeypatch.setattr(guard, "headers_in_cell", misdeeds.headers)
     monkeypatch.setattr(work, "series_in_cell", misdeeds.series)
 
 

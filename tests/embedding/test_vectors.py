@@ -26,6 +26,7 @@ from headct.embedding import embed
 from headct.failure import Misuse
 from headct.preparing import recipes
 from headct.preparing.windows import WINDOWS
+from headct.reading import Criteria
 from headct.scan import Scan
 from headct.virtual.phantom import Phantom
 from headct.writing import write_dicom
@@ -111,7 +112,7 @@ def test_a_scan_without_a_head_is_rejected_with_its_id(model: PretrainedEncoder,
     found = embed([scans[0], water, scans[1]], model, batch_size=2)
     assert found.table["scan_id"].tolist() == ["scan-1", "scan-3"]
     assert found.rejections[["scan_id", "code"]].to_numpy().tolist() == [["water", "no-head"]]
-    assert len(embed(water, model, check_head=False)) == 1
+    assert len(embed(water, model, criteria=Criteria(check_head=False))) == 1
 
 
 def test_nothing_gives_empty_tables_of_the_right_width(model: PretrainedEncoder) -> None:

@@ -24,11 +24,12 @@ import headct
 from headct.reading import volumes
 from headct.reading.criteria import Criteria
 from headct.reading.files import find
+from headct.reading.guard import guarded
 from headct.reading.instances import read_header
 from headct.reading.isolation import announce
 from headct.reading.pseudonyms import Pseudonyms
 from headct.reading.series import Volume, assemble
-from headct.reading.volumes import guarded, load
+from headct.reading.volumes import load
 from headct.scan import Header, Rejection, Scan
 from headct.writing.dicom import write_dicom
 from headct.writing.nifti import write_nifti
@@ -298,10 +299,9 @@ def dies_of(volume: Volume, how: str) -> list[str]:
 
 
 @pytest.mark.parametrize(("how", "code"), [("crash", "crashed"), ("hang", "time-limit"), ("swallow", "memory-limit")])
-def test_a_file_that_kills_its_worker_costs_itself(tmp_path, how, code, monkeypatch):
-    monkeypatch.setattr(volumes, "LIMITS", volumes.LoadLimits(base_s=1.0, slice_s=0.0))
+def test_a_file_that_kills_its_worker_costs_itself(tmp_path, how, code):
     write(images()[:6], tmp_path)
-    left, (rejection,) = guarded(dies_of, volume_in(tmp_path), how)
+    left, (rejection,) = guarded(dies_of, volume_in(tmp_path), how, time_s=lambda volume: 1.0)
     assert (rejection.code, rejection.files) == (code, (f"{tmp_path.name}/003.dcm",))
     assert left == [f"{tmp_path.name}/{n:03d}.dcm" for n in (1, 2, 4, 5, 6)]
 
@@ -313,7 +313,7 @@ def dies_nameless(volume: Volume) -> None:
 
 def test_a_death_that_no_file_is_to_blame_for_costs_the_volume(tmp_path):
     write(images()[:6], tmp_path)
-    left, (rejection,) = guarded(dies_nameless, volume_in(tmp_path))
+    left, (rejection,) = guarded(dies_nameless, volume_in(tmp_path), time_s=lambda volume: 10.0)
     assert left is None
     assert (rejection.code, len(rejection.files)) == ("crashed", 6)
 

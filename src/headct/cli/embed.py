@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from headct.cli.options import Inputs, Key
+from headct.cli.options import CriteriaName, Inputs, Key
 from headct.cli.talk import Talk
 
 
@@ -24,9 +24,7 @@ def embed(
     workers: Annotated[
         int, typer.Option("--workers", min=1, metavar="N", help="Threads that prepare scans meanwhile.")
     ] = 1,
-    check_head: Annotated[
-        bool, typer.Option("--check-head/--no-check-head", help="Reject what shows no head; off for phantoms.")
-    ] = True,
+    criteria: CriteriaName = "default",
     keep_ids: Annotated[bool, typer.Option("--keep-ids", help="Keep identifiers instead of pseudonyms.")] = False,
     key: Key = None,
 ) -> None:
@@ -40,6 +38,7 @@ def embed(
     """
     from headct.embedding import embed as run
     from headct.failure import Failure
+    from headct.reading.criteria import named
     from headct.reading.pseudonyms import user_key
 
     with talk.progress("embedding") as progress:
@@ -49,7 +48,7 @@ def embed(
             batch_size=batch,
             tokens=tokens is not None,
             workers=workers,
-            check_head=check_head,
+            criteria=named(criteria),
             key=None if key is None else user_key(key),
             keep_ids=keep_ids,
             progress=progress,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from headct.cli.options import Inputs, Json, Key, Workers
+from headct.cli.options import CriteriaName, Inputs, Json, Key, Workers
 from headct.cli.talk import Talk
 
 if TYPE_CHECKING:
@@ -28,10 +28,7 @@ def ingest(
     *,
     out: Annotated[Path, typer.Option("--out", metavar="COHORT", help="The cohort to make, go on with, or add to.")],
     recipe: Annotated[str, typer.Option("--recipe", metavar="NAME", help="How scans are prepared.")] = "head",
-    criteria: Annotated[
-        str,
-        typer.Option("--criteria", metavar="FILE.toml", help="Which series to take; or default, fm-hct, ct-fm."),
-    ] = "default",
+    criteria: CriteriaName = "default",
     workers: Workers = None,
     cluster: Annotated[
         str | None,

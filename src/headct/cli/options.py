@@ -9,6 +9,9 @@ import typer
 
 Inputs = Annotated[list[Path], typer.Argument(metavar="INPUT", help="Files, folders or archives, in any mix.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+CriteriaName = Annotated[
+    str, typer.Option("--criteria", metavar="FILE.toml", help="Which series to take; or default, fm-hct, ct-fm.")
+]
 Key = Annotated[
     Path | None,
     typer.Option("--key", metavar="FILE", help="File with the secret for pseudonyms; made once per user otherwise."),

@@ -19,9 +19,10 @@ from headct.cohort.executors import Crew
 from headct.cohort.inputs import Input, Paths, stamp
 from headct.cohort.journal import Journal
 from headct.cohort.publish import Content
-from headct.cohort.work import Header, Outcome, Terms, finish_series, read_headers
+from headct.cohort.work import Outcome, Terms, finish_series
 from headct.reading.criteria import judge
 from headct.reading.files import Source
+from headct.reading.guard import Header, read_headers
 from headct.reading.instances import GridFile
 from headct.reading.series import Volume, assemble
 from headct.scan import Rejection
@@ -92,7 +93,7 @@ class Runner:
             else:
                 todo.append((number, tuple(one.found for one in batch if isinstance(one.found, Source))))
         self.progress("headers", len(headers), len(inputs))
-        for number, read in self.crew.results(functools.partial(read_headers, limits=self.terms.limits), todo):
+        for number, read in self.crew.results(functools.partial(read_headers, time_s=self.terms.limits.files_s), todo):
             batch = batches[number]
             found = read | {one.name: (one.found,) for one in batch if isinstance(one.found, Rejection)}
             self.journal.put(kind, number, (_stamps(batch), found))

@@ -1,14 +1,10 @@
-"""What a worker does with one item: read the headers of some files, or make one series ready for the cohort.
-
-Both run in the worker's own cell (`headct.reading.isolation`), so that a file can crash, hang or eat memory there.
-A death costs the file that caused it: it is tried once more alone, in a fresh process, before it is blamed.
-"""
+"""What a worker does with one series: make it ready for the cohort, in a cell of its own (`headct.reading.guard`)."""
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,16 +14,13 @@ from headct.cohort.shards import Packed, pack
 from headct.failure import Failure
 from headct.preparing import Prepared, prepare
 from headct.preparing.recipe import Recipe
-from headct.reading.criteria import Criteria, judge, judge_scan
-from headct.reading.files import Source
-from headct.reading.instances import GridFile, Instance, read_header
-from headct.reading.isolation import CellDied, announce, cell
+from headct.reading.criteria import Criteria, judge_loaded
+from headct.reading.guard import guarded
+from headct.reading.isolation import announce
 from headct.reading.pseudonyms import Pseudonyms
 from headct.reading.series import Volume
 from headct.reading.volumes import load
 from headct.scan import Rejection, Scan
-
-Header = Instance | GridFile | Rejection
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,8 +33,10 @@ class Limits:
     """For one series, and `slice_s` for each of its files."""
     slice_s: float = 1.0
     """JPEG 2000, the slowest, takes 0.07 s."""
-    deaths: int = 8
-    """A series that has killed its worker so often is given up as a whole."""
+
+    def of_series(self, volume: Volume) -> float:
+        """In seconds."""
+        return self.series_s + self.slice_s * len(volume.files)
 
 
 @dataclass(frozen=True)
@@ -78,91 +73,16 @@ class Outcome:
     voxels: tuple[Packed, ...] = ()
 
 
-# Headers
-
-
-def read_headers(sources: Sequence[Source], limits: Limits) -> dict[str, tuple[Header, ...]]:
-    """What each file says, by its name; a file that kills the worker is a rejection."""
-    headers: dict[str, tuple[Header, ...]] = {}
-    waiting = [tuple(sources)]
-    while waiting:
-        batch = waiting.pop()
-        try:
-            headers |= cell().run(headers_in_cell, batch, time_s=limits.files_s)
-        except CellDied as death:
-            if len(batch) == 1:
-                headers[batch[0].name] = (_blame(death, batch[0].files),)
-            else:
-                waiting += _apart(batch, death.at)
-    return headers
-
-
-def headers_in_cell(sources: Sequence[Source]) -> dict[str, tuple[Header, ...]]:
-    """Runs in a cell."""
-    headers = {}
-    for source in sources:
-        announce(source.name)
-        headers[source.name] = tuple(read_header(source))
-    return headers
-
-
-def _apart(batch: tuple[Source, ...], suspect: str) -> list[tuple[Source, ...]]:
-    """The suspect alone, and those before and behind it; two halves where nobody is named."""
-    index = next((index for index, source in enumerate(batch) if source.name == suspect), None)
-    if index is None:
-        return [batch[: len(batch) // 2], batch[len(batch) // 2 :]]
-    return [part for part in (batch[:index], batch[index : index + 1], batch[index + 1 :]) if part]
-
-
-# Series
-
-
 def finish_series(volume: Volume, terms: Terms) -> Outcome:
     """Decode and prepare one series. Files that kill the worker are left out one by one, and the rest is read."""
-    killers: list[Rejection] = []
-    left: Volume | None = volume
-    while left is not None:
-        try:
-            outcome = cell().run(series_in_cell, left, terms, bool(killers), time_s=_time_s(left, terms))
-            return replace(outcome, rejections=(*killers, *outcome.rejections))
-        except CellDied as death:
-            killer = _alone(left, death, terms) if len(killers) < terms.limits.deaths else None
-            if killer is None:
-                return Outcome(rejections=(*killers, _blame(death, left.files)))
-            killers.append(killer)
-            left = left.without(*killer.files)
-    return Outcome(rejections=tuple(killers))
+    outcome, killers = guarded(series_in_cell, volume, terms, time_s=terms.limits.of_series)
+    return replace(outcome or Outcome(), rejections=(*killers, *(outcome.rejections if outcome else ())))
 
 
-def _alone(volume: Volume, death: CellDied, terms: Terms) -> Rejection | None:
-    """The rejection of the file at which the worker died, if it kills a fresh one by itself; else all are to blame."""
-    others = [name for name in volume.files if name != death.at]
-    if len(others) == len(volume.files) or (suspect := volume.without(*others)) is None:
-        return None
+def series_in_cell(volume: Volume, terms: Terms) -> Outcome:
+    """Runs in a cell."""
     try:
-        cell().run(load, suspect, terms.pseudonyms, time_s=_time_s(suspect, terms))
-    except CellDied as again:
-        return _blame(again, suspect.files)
-    return None
-
-
-def _time_s(volume: Volume, terms: Terms) -> float:
-    return terms.limits.series_s + terms.limits.slice_s * len(volume.files)
-
-
-def _blame(death: CellDied, files: tuple[str, ...]) -> Rejection:
-    what = {
-        "time-limit": "reading it did not come to an end in time",
-        "memory-limit": "reading it needed more memory than it may have",
-        "crashed": "it crashed the process that read it",
-    }
-    return Rejection.because(death.reason, what[death.reason], files)
-
-
-def series_in_cell(volume: Volume, terms: Terms, file_dropped: bool) -> Outcome:
-    """Runs in a cell. `file_dropped`: a file of this series has killed an earlier one."""
-    try:
-        return _made_ready(volume, terms, file_dropped)
+        return _made_ready(volume, terms)
     except (MemoryError, Failure):
         raise
     except Exception as error:  # whatever a strange file provokes in a library costs its series, not the job
@@ -171,17 +91,15 @@ def series_in_cell(volume: Volume, terms: Terms, file_dropped: bool) -> Outcome:
         return Outcome(rejections=(Rejection.because("crashed", sentence, volume.files),))
 
 
-def _made_ready(volume: Volume, terms: Terms, file_dropped: bool) -> Outcome:
+def _made_ready(volume: Volume, terms: Terms) -> Outcome:
     scan, faulty = load(volume, terms.pseudonyms)
     rejected = {name for rejection in faulty for name in rejection.files}
     files = tuple(name for name in volume.files if name not in rejected)
     if scan is None:
         return Outcome(rejections=tuple(faulty))
-    if file_dropped:
-        scan = scan.with_flags("file-dropped")
     announce("")  # what happens from here on is nobody's fault but the whole series'
     criteria = terms.criteria
-    if (unfit := _judge(volume.without(*rejected), scan, criteria, files)) is not None:
+    if (unfit := judge_loaded(volume.without(*rejected), scan, criteria)) is not None:
         return Outcome(rejections=(*faulty, unfit))
     prepared = prepare(scan, terms.recipe, check_head=criteria.check_head, min_coverage=criteria.min_coverage)
     if isinstance(prepared, Rejection):
@@ -197,12 +115,6 @@ def _made_ready(volume: Volume, terms: Terms, file_dropped: bool) -> Outcome:
         compressed_bytes=len(packed.chunk),
     )
     return Outcome((accepted,), tuple(faulty), (packed,))
-
-
-def _judge(left: Volume | None, scan: Scan, criteria: Criteria, files: tuple[str, ...]) -> Rejection | None:
-    """What is `left` of a series may be too little; a file that holds a whole volume has not been judged before."""
-    assert left is not None, "a scan comes from some file"
-    return judge_scan(scan, criteria, files) if left.grid is not None else judge(left, criteria)
 
 
 def scan_row(scan: Scan, prepared: Prepared, site: str) -> dict[str, Any]:

@@ -16,7 +16,7 @@ import numpy as np
 from headct.cohort import Cohort
 from headct.failure import Misuse
 from headct.preparing import Prepared, Recipe, prepare
-from headct.reading import read
+from headct.reading import Criteria, read
 from headct.scan import Rejection, Scan
 
 Input = str | os.PathLike[str] | Scan | Cohort
@@ -32,7 +32,7 @@ class Reading:
     """How files become scans, and scans arrays."""
 
     recipe: Recipe
-    check_head: bool = True
+    criteria: Criteria
     key: bytes | None = None  # of the pseudonyms; None: the user's own
     keep_ids: bool = False
 
@@ -71,12 +71,16 @@ def _jobs(inputs: Inputs, reading: Reading) -> Iterator[Callable[[], Ready | Ref
             for row in one.scans.to_dict("records"):
                 yield partial(_from_cohort, one, row)
             continue
-        for item in [one] if isinstance(one, Scan) else read([one], key=reading.key, keep_ids=reading.keep_ids):
+        for item in [one] if isinstance(one, Scan) else _read(one, reading):
             if isinstance(item, Rejection):
                 yield partial(Refused, item)
             else:
                 count += 1
                 yield partial(_from_scan, item, item.header.scan_id or f"scan-{count}", reading)
+
+
+def _read(path: Path, reading: Reading) -> Iterator[Scan | Rejection]:
+    return read([path], reading.criteria, key=reading.key, keep_ids=reading.keep_ids)
 
 
 def _each(inputs: Inputs) -> Iterator[Scan | Cohort | Path]:
@@ -106,7 +110,8 @@ def _from_cohort(cohort: Cohort, row: Mapping[Any, Any]) -> Ready:
 
 
 def _from_scan(scan: Scan, name: str, reading: Reading) -> Ready | Refused:
-    prepared = prepare(scan, reading.recipe, check_head=reading.check_head)
+    wanted = reading.criteria
+    prepared = prepare(scan, reading.recipe, check_head=wanted.check_head, min_coverage=wanted.min_coverage)
     if not isinstance(prepared, Prepared):
         return Refused(prepared, name)
     header = scan.header

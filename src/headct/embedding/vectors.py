@@ -16,6 +16,7 @@ from headct.embedding.embeddings import COLUMNS, REJECTIONS, Embeddings
 from headct.embedding.inputs import Inputs, Reading, Ready, Refused, stream
 from headct.encoders import Features, Grid
 from headct.failure import Misuse
+from headct.reading import Criteria
 
 Progress = Callable[[int, int | None], None]
 """Called with how many inputs are done and, once known, how many there are."""
@@ -28,19 +29,19 @@ def embed(
     batch_size: int = 8,
     tokens: bool = False,
     workers: int = 1,
-    check_head: bool = True,
+    criteria: Criteria | None = None,
     key: bytes | None = None,
     keep_ids: bool = False,
     progress: Progress | None = None,
 ) -> Embeddings:
     """Vectors of scans, pooled as the encoder's settings say, in the order of the input.
 
-    `inputs` are paths of files, folders, archives or cohorts, scans, cohorts, or a mix. Files and scans are prepared
-    by the model's recipe, without heads they are rejected unless `check_head` is False; a cohort must have been
-    prepared by it. Identifiers of files become pseudonyms as in `headct.read`, so that they are those of a cohort
-    that was ingested with the same `key` or `keep_ids`. What cannot be embedded is in `rejections`, never a row of
-    zeros. Vectors do not depend on `batch_size` (beyond the last bits) or `workers`. Raises Misuse where a cohort has
-    another recipe.
+    `inputs` are paths of files, folders, archives or cohorts, scans, cohorts, or a mix. Files are taken as far as they
+    meet the `criteria` (None: the default ones, as in `headct ingest`), and prepared by the model's recipe; of a scan
+    in memory only the head is judged; a cohort must have been prepared by that recipe. Identifiers of files become
+    pseudonyms as in `headct.read`, so that they are those of a cohort that was ingested with the same `key` or
+    `keep_ids`. What cannot be embedded is in `rejections`, never a row of zeros. Vectors do not depend on
+    `batch_size` (beyond the last bits) or `workers`. Raises Misuse where a cohort has another recipe.
     """
     if batch_size < 1 or workers < 1:
         raise Misuse(f"batch_size and workers must be at least 1, got {batch_size} and {workers}")
@@ -53,7 +54,7 @@ def embed(
     refused: list[Refused] = []
     grid: Grid | None = None
     done = 0
-    reading = Reading(recipe=encoder.recipe, check_head=check_head, key=key, keep_ids=keep_ids)
+    reading = Reading(recipe=encoder.recipe, criteria=criteria or Criteria(), key=key, keep_ids=keep_ids)
     for batch in _batches(stream(inputs, reading, workers=workers), batch_size, refused):
         features = _look(encoder, batch, device)
         rows += [ready.ids for ready in batch]

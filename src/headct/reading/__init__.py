@@ -10,13 +10,13 @@ import os
 from collections.abc import Iterable, Iterator
 from itertools import chain
 
-from headct.reading.criteria import CRITERIA, Criteria, judge, judge_scan
+from headct.reading.criteria import CRITERIA, Criteria, judge, judge_loaded
 from headct.reading.files import Source, find
+from headct.reading.guard import Header, guarded, read_headers
 from headct.reading.instances import GridFile, Instance, read_header
-from headct.reading.isolation import CellDied, cell
 from headct.reading.pseudonyms import Pseudonyms, user_key
 from headct.reading.series import Volume, assemble
-from headct.reading.volumes import guarded, load
+from headct.reading.volumes import load, time_limit_s
 from headct.scan import Rejection, Scan
 
 __all__ = ["CRITERIA", "Criteria", "read"]
@@ -58,15 +58,10 @@ def read(
         yield from _finish(volume, criteria, pseudonyms, isolated)
 
 
-def _headers(found: Source | Rejection, isolated: bool) -> list[Instance | GridFile | Rejection]:
+def _headers(found: Source | Rejection, isolated: bool) -> Iterable[Header]:
     if isinstance(found, Rejection):
         return [found]
-    if not isolated:
-        return read_header(found)
-    try:
-        return cell().run(read_header, found, time_s=HEADER_S)
-    except CellDied as death:
-        return [Rejection.because(death.reason, "the worker that read its header had to be ended", found.files)]
+    return read_headers([found], time_s=HEADER_S)[found.name] if isolated else read_header(found)
 
 
 def _finish(
@@ -75,18 +70,17 @@ def _finish(
     if criteria is not None and (unfit := judge(volume, criteria)) is not None:
         yield unfit
         return
-    (scan, faulty), dead = _loaded(volume, pseudonyms) if isolated else (load(volume, pseudonyms), [])
-    yield from dead
+    killers: tuple[Rejection, ...] = ()
+    loaded: tuple[Scan | None, list[Rejection]] | None
+    if isolated:
+        loaded, killers = guarded(load, volume, pseudonyms, time_s=time_limit_s)
+    else:
+        loaded = load(volume, pseudonyms)
+    scan, faulty = loaded or (None, [])
+    yield from killers
     yield from faulty
     if scan is None:
         return
-    scan = scan.with_flags("file-dropped") if dead else scan
-    gone = {name for rejection in (*dead, *faulty) for name in rejection.files}
-    files = tuple(name for name in volume.files if name not in gone)
-    unfit = judge_scan(scan, criteria, files) if criteria is not None and volume.grid is not None else None
+    lost = {name for rejection in (*killers, *faulty) for name in rejection.files}
+    unfit = judge_loaded(volume.without(*lost), scan, criteria) if criteria is not None else None
     yield scan if unfit is None else unfit
-
-
-def _loaded(volume: Volume, pseudonyms: Pseudonyms) -> tuple[tuple[Scan | None, list[Rejection]], list[Rejection]]:
-    loaded, dead = guarded(load, volume, pseudonyms)
-    return loaded or (None, []), dead

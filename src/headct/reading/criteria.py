@@ -194,6 +194,15 @@ def judge(volume: Volume, criteria: Criteria) -> Rejection | None:
     return _first_fault(faults, volume.files)
 
 
+def judge_loaded(left: Volume | None, scan: Scan, criteria: Criteria) -> Rejection | None:
+    """The same once the volume has been read: what is `left` of it may be too little, and a whole file now has slices.
+
+    `left` is None where no file is left, which cannot be of a scan.
+    """
+    assert left is not None, "a scan comes from some file"
+    return judge(left, criteria) if left.grid is None else judge_scan(scan, criteria, left.files)
+
+
 def judge_scan(scan: Scan, criteria: Criteria, files: tuple[str, ...]) -> Rejection | None:
     """Why a volume from a single file does not meet the criteria, as far as such files can say."""
     faults = {

@@ -50,12 +50,14 @@ class Slice:
 class Volume:
     """A future scan: either ordered `slices` of DICOM images, or one `grid` file that holds a whole volume.
 
-    `repeated` is True where the series had more images than positions, whatever became of them.
+    `repeated` is True where the series had more images than positions, whatever became of them; `file_dropped` where
+    some of its files were left out after it was assembled.
     """
 
     slices: tuple[Slice, ...] = ()
     grid: GridFile | None = None
     repeated: bool = False
+    file_dropped: bool = False
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -89,7 +91,8 @@ class Volume:
         if self.grid is not None:
             return None if set(files) & set(self.grid.source.files) else self
         left = [kept for part in self.slices if (kept := _slice_without(part, frozenset(files))) is not None]
-        return replace(self, slices=tuple(left)) if left else None
+        dropped = self.file_dropped or not set(files).isdisjoint(self.files)
+        return replace(self, slices=tuple(left), file_dropped=dropped) if left else None
 
 
 def _slice_without(part: Slice, files: frozenset[str]) -> Slice | None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, field
-from typing import Concatenate, ParamSpec, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
@@ -15,14 +15,11 @@ from headct.reading.files import Source
 from headct.reading.grids import RawVolume
 from headct.reading.hounsfield import INT16, Scale
 from headct.reading.instances import GridFile, Instance
-from headct.reading.isolation import CellDied, announce, cell
+from headct.reading.isolation import announce
 from headct.reading.pixels import Frame, Frames
 from headct.reading.pseudonyms import Pseudonyms
 from headct.reading.series import Slice, Volume
 from headct.scan import GeometryError, Header, Rejection, Scan
-
-T = TypeVar("T")
-P = ParamSpec("P")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +30,6 @@ class LoadLimits:
     base_s: float = 8.0
     slice_s: float = 0.25  # a slice of JPEG 2000 takes 0.03 s
     byte_s: float = 1e-7
-    deaths: int = 3  # files that may kill a worker before the whole volume is given up
 
 
 LIMITS = LoadLimits()
@@ -57,33 +53,6 @@ def load(volume: Volume, pseudonyms: Pseudonyms) -> tuple[Scan | None, list[Reje
         raise
     except Exception as error:  # noqa: BLE001 - a hostile file that gets past all checks becomes a rejection too
         return None, [Rejection.because("damaged", f"it cannot be decoded ({type(error).__name__})", volume.files)]
-
-
-def guarded(
-    function: Callable[Concatenate[Volume, P], T], volume: Volume, *args: P.args, **kwargs: P.kwargs
-) -> tuple[T | None, list[Rejection]]:
-    """`function(volume, ...)` in the cell of this thread; a file that kills it is left out, and the rest tried again.
-
-    The function must call `load`, or `announce` each file itself. Gives None where nothing is left of the volume.
-    """
-    assert not kwargs, "a cell takes positional arguments"
-    rejections: list[Rejection] = []
-    left: Volume | None = volume
-    while left is not None:
-        try:
-            return cell().run(function, left, *args, time_s=time_limit_s(left)), rejections
-        except CellDied as death:
-            culprit = death.at if death.at in left.files and len(rejections) < LIMITS.deaths else ""
-            files = (culprit,) if culprit else left.files
-            rejections.append(Rejection.because(death.reason, _how_it_died(death, files), files))
-            left = left.without(culprit) if culprit else None
-    return None, rejections
-
-
-def _how_it_died(death: CellDied, files: Sequence[str]) -> str:
-    what = "it" if len(files) == 1 else "these files"
-    how = {"time-limit": "took too long", "memory-limit": "asked for too much memory", "crashed": "crashed"}
-    return f"the worker that decoded {what} {how[death.reason]}"
 
 
 def time_limit_s(volume: Volume) -> float:
@@ -143,7 +112,7 @@ def _decode(volume: Volume, *, signed: bool | None = None) -> _Stack:
                 _take(stack, *decoded)
     stack.hu = stack.hu[: len(stack.images)]
     stack.rejections = _leftovers(volume, stack.images, faults)
-    if faults:
+    if faults or volume.file_dropped:
         stack.flags.add("file-dropped")
     if any(part.doubles for part in volume.slices):
         stack.flags.add("duplicate-dropped")

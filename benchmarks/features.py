@@ -3,8 +3,8 @@
     .venv/bin/python benchmarks/features.py [--heads 40] [--budget 60]
 
 Half of the virtual heads bleed into the brain; the other half are the same heads without. A ridge on frozen vectors
-says which, and how large the head is, for each pair after having seen all others (leave one pair out). Chance is an AUROC of
-0.5 and an R2 of 0. Both encoders have the same architecture and see the same arrays.
+says which, and how large the head is, for each pair after having seen all others (leave one pair out). Chance is an
+AUROC of 0.5 and an R2 of 0. Both encoders have the same architecture and see the same arrays.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from headct.checkpoints.card import Card
-from headct.encoders import Encoder, Features, as_input
+from headct.encoders import Encoder, Features, Lattice, as_input
 from headct.preparing import Recipe
 
 
@@ -33,6 +33,9 @@ class PretrainedEncoder(Encoder):
     @property
     def example_shape(self) -> tuple[int, int, int]:
         return self.encoder.example_shape
+
+    def lattice(self, shape: tuple[int, int, int]) -> Lattice:
+        return self.encoder.lattice(shape)
 
     def forward(self, x: Tensor, spacing_mm: Tensor | None = None) -> Features:
         return self.encoder(x, spacing_mm)

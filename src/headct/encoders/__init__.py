@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from headct.encoders.architectures import ARCHITECTURES, Architecture, build
-from headct.encoders.features import Encoder, Features, Grid
+from headct.encoders.features import Encoder, Features, Grid, Lattice
 from headct.encoders.vit import ViT3D, ViTSettings
 from headct.encoders.windowing import Window, apply_windows, as_input
 
@@ -13,6 +13,7 @@ __all__ = [
     "Encoder",
     "Features",
     "Grid",
+    "Lattice",
     "ViT3D",
     "ViTSettings",
     "Window",

@@ -24,6 +24,14 @@ class Features:
     grid: Grid  # (nx, ny, nz)
 
 
+@dataclass(frozen=True)
+class Lattice:
+    """Where the tokens of a grid lie in the input: token (i, j, k) is centred at voxel `first + step * (i, j, k)`."""
+
+    first: tuple[float, float, float]  # voxels; voxel 0 is the centre of the first one
+    step: tuple[float, float, float]  # voxels
+
+
 class Encoder(nn.Module, ABC):
     """A network from windowed volumes to `Features`.
 
@@ -49,6 +57,10 @@ class Encoder(nn.Module, ABC):
     @abstractmethod
     def example_shape(self) -> tuple[int, int, int]:
         """A small input (X, Y, Z) that exercises every weight; what a checkpoint tests itself with."""
+
+    @abstractmethod
+    def lattice(self, shape: tuple[int, int, int]) -> Lattice:
+        """Where the tokens lie in an input of (X, Y, Z) voxels."""
 
     @abstractmethod
     def forward(self, x: Tensor, spacing_mm: Tensor | None = None) -> Features:

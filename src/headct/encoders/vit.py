@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from headct.encoders.features import Encoder, Features, Grid
+from headct.encoders.features import Encoder, Features, Grid, Lattice
 from headct.encoders.positions import POSITIONS
 from headct.failure import Misuse
 
@@ -153,6 +153,10 @@ class ViT3D(Encoder):
     def example_shape(self) -> tuple[int, int, int]:
         px, py, pz = self.settings.patch
         return 2 * px, 3 * py, 2 * pz
+
+    def lattice(self, shape: tuple[int, int, int]) -> Lattice:
+        px, py, pz = self.settings.patch
+        return Lattice(first=((px - 1) / 2, (py - 1) / 2, (pz - 1) / 2), step=(px, py, pz))
 
     def forward(self, x: Tensor, spacing_mm: Tensor | None = None) -> Features:
         """Features of x, (B, C, X, Y, Z); this encoder counts in patches and does not use the spacing."""

@@ -30,7 +30,7 @@ READ_IN_THE_PACKAGE = {"dcm2niix": "BSD-2-Clause AND MIT"}
 """Licences of packages whose metadata do not say; each was read in the package's own licence file."""
 
 MOZILLA_IN_CORE = {"certifi", "tqdm"}
-"""Used as they are, which the MPL leaves free: a list of root certificates, and the progress bars of huggingface_hub."""
+"""Used as they are, which the MPL leaves free: root certificates, and the progress bars of huggingface_hub."""
 
 RUNTIME_OF_TORCH = re.compile(r"^(nvidia-|cuda-|triton)")
 """PyTorch's own CUDA build brings these; we require none of them."""

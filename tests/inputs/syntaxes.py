@@ -24,6 +24,7 @@ from pydicom.uid import (
     HTJ2KLossless,
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
+    JPEGExtended12Bit,
     JPEGLossless,
     JPEGLosslessSV1,
     JPEGLSLossless,
@@ -113,6 +114,20 @@ def htj2k(folder: Path) -> None:
     import imagecodecs  # not needed for anything else
 
     _write_streams(images(), folder, HTJ2KLossless, partial(imagecodecs.htj2k_encode, reversible=True))
+
+
+@kind(
+    "JPEG extended with 12 bits",
+    scans=0,
+    rejected={"no-decoder": 30},
+    lacking="" if importlib.util.find_spec("imagecodecs") else "no encoder is installed",
+)
+def jpeg_extended(folder: Path) -> None:
+    import imagecodecs
+
+    some = all_tagged(images(), LossyImageCompression="01", BitsStored=12, HighBit=11)
+    _write_streams(some, folder, JPEGExtended12Bit, lambda values: imagecodecs.jpeg_encode(
+        np.clip(values, 0, 4095).astype(np.uint16), level=95, bitspersample=12))  # fmt: skip
 
 
 @refused("a transfer syntax nobody knows", "no-decoder", 30)

@@ -40,9 +40,8 @@ from headct.writing.dicom import save
 SYNTAXES = {
     "numpy": (ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian),
     "pylibjpeg-rle": (RLELossless,),
-    "gdcm": (JPEGLosslessSV1,),
+    "gdcm": (JPEGLosslessSV1, JPEG2000Lossless),
     "pyjpegls": (JPEGLSLossless,),
-    "pylibjpeg-openjpeg": (JPEG2000Lossless,),
 }
 
 

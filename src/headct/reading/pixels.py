@@ -32,10 +32,11 @@ class Codec:
     name: str
     plugins: tuple[str, ...] = ()
     big_endian: bool = False
+    max_bits: int = 16  # stored; what the plug-ins can decode
 
 
 _JPEG = ("gdcm", "pylibjpeg", "pillow")
-_J2K = ("pylibjpeg", "gdcm", "pillow")
+_J2K = ("gdcm", "pylibjpeg", "pillow")
 
 CODECS: Mapping[str, Codec] = MappingProxyType(
     {
@@ -46,7 +47,7 @@ CODECS: Mapping[str, Codec] = MappingProxyType(
         "1.2.840.113619.5.2": Codec(name="implicit little endian, GE private"),
         "1.2.840.10008.1.2.5": Codec(name="RLE lossless", plugins=("pylibjpeg", "pydicom")),
         "1.2.840.10008.1.2.4.50": Codec(name="JPEG baseline", plugins=_JPEG),
-        "1.2.840.10008.1.2.4.51": Codec(name="JPEG extended", plugins=_JPEG),
+        "1.2.840.10008.1.2.4.51": Codec(name="JPEG extended", plugins=_JPEG, max_bits=8),
         "1.2.840.10008.1.2.4.57": Codec(name="JPEG lossless", plugins=_JPEG),
         "1.2.840.10008.1.2.4.70": Codec(name="JPEG lossless, first-order prediction", plugins=_JPEG),
         "1.2.840.10008.1.2.4.80": Codec(name="JPEG-LS lossless", plugins=("pyjpegls", "gdcm", "pylibjpeg")),
@@ -174,6 +175,8 @@ def _compressed(codestream: bytes, pixels: PixelElement, codec: Codec, *, signed
     claims = _claims(codestream)
     if claims is not None:
         claims.check(pixels)
+    if pixels.bits_stored > codec.max_bits:
+        raise Fault("no-decoder", f"no installed codec decodes {codec.name} with {pixels.bits_stored} bits")
     plugin = _plugin(pixels.transfer_syntax, codec)
     stored = _decode(codestream, pixels, plugin, signed=signed)
     wide = not signed and pixels.bits_stored > 15

@@ -85,6 +85,11 @@ def missing_everywhere(folder: Path) -> None:
     write([image for index, image in enumerate(images()) if index not in (1, 4, 8, 11, 15, 18, 22, 25)], folder)
 
 
+@refused("every third slice is missing", "missing-slices", 20)
+def missing_every_third(folder: Path) -> None:
+    write([image for index, image in enumerate(images()) if index % 3 != 2], folder)
+
+
 @kind("a second, different image at one position", flags=("duplicate-dropped",), rejected={"duplicate-slice": 1})
 def duplicate_slice(folder: Path) -> None:
     again = renamed(images(head(noise_hu=3.0))[9:10], SeriesInstanceUID=images()[0].SeriesInstanceUID)

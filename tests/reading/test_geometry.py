@@ -128,6 +128,14 @@ def test_one_of_four_slices_missing_is_found_with_and_without_thickness():
         assert unseen_mm.tolist() == [0, 0, 5]
 
 
+def test_every_third_slice_missing_is_no_spacing_that_was_meant():
+    gaps_mm = np.tile([5.0, 10.0], 8)
+    for thicknesses_mm in (unknown(17), np.full(17, 5.0)):
+        missing, unseen_mm = geometry.missing_slices(gaps_mm, thicknesses_mm)
+        assert missing.tolist() == [0, 1] * 8
+        assert unseen_mm.tolist() == [0, 5] * 8
+
+
 def test_too_many_single_holes_are_refused_though_each_could_be_bridged():
     gaps_mm = np.tile([2.5, 2.5, 2.5, 5.0], 6)
     assert "gap-filled" in geometry.review(

@@ -80,12 +80,13 @@ def missing_slices(
 ) -> tuple[np.ndarray, np.ndarray]:
     """For each gap (n - 1,) how many slices are missing in it, and the tissue in mm that nobody saw.
 
-    `thicknesses_mm` (n,) has NaN where unknown. A gap is expected to be like its neighbours, so that stacks of
-    different spacing lack nothing, and as wide as the slices on its sides would have it: slices of 4 mm every 4 mm
-    followed by 7 mm every 7 mm lack nothing either, however short one of the stacks is. Where slices are as thick as a
-    gap is wide, all tissue was seen and nothing is missing.
+    `thicknesses_mm` (n,) has NaN where unknown. A gap is expected to be like its neighbours, one of which must lie
+    right beside it: stacks of different spacing lack nothing, one without every third slice does. It is also expected
+    to be as wide as the slices on its sides would have it: slices of 4 mm every 4 mm followed by 7 mm every 7 mm lack
+    nothing either, however short one of the stacks is. Where slices are as thick as a gap is wide, all tissue was seen
+    and nothing is missing.
     """
-    expected_mm = _local_median(gaps_mm, limits.neighbours)
+    expected_mm = np.minimum(_local_median(gaps_mm, limits.neighbours), _wider_beside(gaps_mm))
     beside_mm = (thicknesses_mm[:-1] + thicknesses_mm[1:]) / 2
     if len(gaps_mm) and np.all(np.isfinite(beside_mm)):
         usual = np.sort(gaps_mm / beside_mm)[(len(gaps_mm) - 1) // 2]  # 1: contiguous; less: overlapping; lower median
@@ -104,6 +105,14 @@ def _local_median(gaps_mm: np.ndarray, window: int) -> np.ndarray:
     starts = np.clip(np.arange(len(gaps_mm)) - window // 2, 0, len(gaps_mm) - window)
     around = np.sort(gaps_mm[starts[:, None] + np.arange(window)], axis=1)
     return around[:, (window - 1) // 2]
+
+
+def _wider_beside(gaps_mm: np.ndarray) -> np.ndarray:
+    """The wider of the two gaps beside each gap; a gap alone has itself."""
+    if len(gaps_mm) < 2:
+        return gaps_mm
+    before, after = np.r_[0.0, gaps_mm[:-1]], np.r_[gaps_mm[1:], 0.0]
+    return np.maximum(before, after)
 
 
 def review(

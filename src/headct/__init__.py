@@ -8,16 +8,30 @@ if TYPE_CHECKING:
     from headct.checkpoints import load
     from headct.cohort import Cohort
     from headct.embedding import embed
+    from headct.embedding.transformer import HeadCTEncoder
     from headct.preparing import Recipe, prepare, recipes
     from headct.reading import read
     from headct.scan import Rejection, Scan
 
 __version__ = "0.1.0"
 
-__all__ = ["Cohort", "Recipe", "Rejection", "Scan", "__version__", "embed", "load", "prepare", "read", "recipes"]
+__all__ = [
+    "Cohort",
+    "HeadCTEncoder",
+    "Recipe",
+    "Rejection",
+    "Scan",
+    "__version__",
+    "embed",
+    "load",
+    "prepare",
+    "read",
+    "recipes",
+]
 
 _ROOMS = {
     "Cohort": "cohort",
+    "HeadCTEncoder": "embedding.transformer",
     "Recipe": "preparing",
     "Rejection": "scan",
     "Scan": "scan",

@@ -10,6 +10,8 @@ from typing import Any
 from headct.encoders import Encoder, Window
 from headct.preparing import Recipe
 
+NOT_STATED = "not stated"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Card:
@@ -19,7 +21,7 @@ class Card:
     windows: Mapping[str, Window]  # level and width in HU, a channel each; empty where the recipe has scaled them
     objective: Mapping[str, Any] = field(default_factory=dict)  # how it was trained; empty: random weights
     data: Sequence[Mapping[str, Any]] = ()  # on what
-    licence: str = "not stated"  # of the weights
+    licence: str = NOT_STATED  # of the weights
 
     def to_config(self) -> dict[str, Any]:
         """Plain values for JSON; `from_config` reads them again."""
@@ -48,50 +50,99 @@ class Card:
         )
 
 
+LICENCES_OF_THE_HUB = {
+    *("apache-2.0", "mit", "bsd-2-clause", "bsd-3-clause", "cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0"),
+    *("cc-by-nc-4.0", "cc-by-nc-sa-4.0", "cc-by-nc-nd-4.0", "cc-by-nd-4.0", "gpl-3.0", "unlicense"),
+}
+"""Those that its front matter may name; any other is called `other` there and named beside it."""
+
+
 def write_up(card: Card, encoder: Encoder, version: str) -> str:
-    """The model card in Markdown."""
-    weights = sum(weight.numel() for weight in encoder.parameters())
-    windows = ", ".join(f"{name} {level:g}/{width:g}" for name, (level, width) in card.windows.items())
-    trained = ", ".join(f"{key} {_plain(value)}" for key, value in card.objective.items() if value not in ("", None))
-    data = [f"- {', '.join(f'{key} {_plain(value)}' for key, value in entry.items())}" for entry in card.data] or [
-        "- none: the weights are random"
-    ]
+    """The model card in Markdown, with the front matter that the Hugging Face Hub reads."""
     return "\n".join(
         [
-            f"# {encoder.architecture} for head CT",
-            "",
-            f"An encoder of {weights / 1e6:.1f} million weights: a scan becomes a vector of {encoder.scan_width} "
-            "numbers, and each of its places a vector too.",
-            "",
-            "## Use",
-            "",
-            "```python",
-            "import headct",
-            "",
-            'found = headct.embed(["scans/"], "path/of/this/folder")',
-            "```",
-            "",
-            f"Scans are prepared by the recipe `{card.recipe.name}` ({card.recipe.id})"
-            + (f" and windowed (level/width in HU): {windows}." if windows else ", which also scales them."),
-            "",
-            "## Training",
-            "",
-            f"Objective: {trained or 'none'}.",
-            "",
-            "Data:",
-            "",
-            *data,
-            "",
-            "## Intended use and limits",
-            "",
-            "Research software, not a medical device. The vectors are meant as input of models that are validated for "
-            "their own task, population and scanners. Nothing is known about scans unlike those it was trained on: "
-            "other scanners, children, contrast, after surgery.",
-            "",
+            *_front_matter(card),
+            *_heading(card, encoder),
+            *_use(card),
+            *_training(card),
+            *_limits(card),
             f"Licence of the weights: {card.licence}. Written by headct {version}.",
             "",
         ]
     )
+
+
+def _front_matter(card: Card) -> list[str]:
+    """YAML, whose strings may be written as JSON's."""
+    tags = ["head-ct", "computed-tomography", "medical-imaging", "feature-extraction", card.recipe.name]
+    facts: dict[str, Any] = {"library_name": "headct", "tags": tags if card.objective else [*tags, "random-weights"]}
+    if card.licence.lower() in LICENCES_OF_THE_HUB:
+        facts["license"] = card.licence.lower()
+    elif card.licence != NOT_STATED:
+        facts |= {"license": "other", "license_name": card.licence}
+    return ["---", *(f"{key}: {json.dumps(value)}" for key, value in facts.items()), "---", ""]
+
+
+def _heading(card: Card, encoder: Encoder) -> list[str]:
+    weights = sum(weight.numel() for weight in encoder.parameters())
+    lines = [
+        f"# {encoder.architecture} for head CT",
+        "",
+        f"An encoder of {weights / 1e6:.1f} million weights: a scan becomes a vector of {encoder.scan_width} numbers, "
+        "and each of its places a vector too.",
+        "",
+    ]
+    if card.objective:
+        return lines
+    return [
+        *lines,
+        "**Its weights are random.** It has learned nothing; use it to start a training, or to compare.",
+        "",
+    ]
+
+
+def _use(card: Card) -> list[str]:
+    windows = ", ".join(f"{name} {level:g}/{width:g}" for name, (level, width) in card.windows.items())
+    return [
+        "## Use",
+        "",
+        "```python",
+        "import headct",
+        "",
+        'found = headct.embed(["scans/"], "path/of/this/folder")  # on the Hub: "hub:owner/name@revision"',
+        "```",
+        "",
+        f"Scans are prepared by the recipe `{card.recipe.name}` ({card.recipe.id})"
+        + (f" and windowed (level/width in HU): {windows}." if windows else ", which also scales them.")
+        + " Every load compares keys, shapes, the SHA-256 of the weights and the features of a small input with what "
+        "was recorded, and refuses what differs.",
+        "",
+    ]
+
+
+def _training(card: Card) -> list[str]:
+    how = ", ".join(f"{key} {_plain(value)}" for key, value in card.objective.items() if value not in ("", None))
+    data = [f"- {', '.join(f'{key} {_plain(value)}' for key, value in entry.items())}" for entry in card.data]
+    nothing = "- not recorded" if card.objective else "- none: the weights are random"
+    return ["## Training", "", f"Objective: {how or 'none'}.", "", "Data:", "", *(data or [nothing]), ""]
+
+
+def _limits(card: Card) -> list[str]:
+    seen = (
+        "Nothing is known about scans unlike those it was trained on: other scanners, children, contrast, surgery."
+        if card.objective
+        else "Nothing about these vectors was learned from scans."
+    )
+    return [
+        "## Intended use and limits",
+        "",
+        "Meant for research: the vectors are input of models that are validated for their own task, population and "
+        f"scanners. {seen} Differences between scanners, protocols and groups of patients may be in the vectors, and "
+        "whoever has them may learn about the patient, such as age or sex: handle them like the scans.",
+        "",
+        "Research software, not a medical device: not for decisions about a patient.",
+        "",
+    ]
 
 
 def _plain(value: Any) -> str:

@@ -10,11 +10,18 @@ from headct.preparing import Recipe
 
 
 class PretrainedEncoder(Encoder):
-    """What `load` gives: an `Encoder` that knows its recipe, its windows and where it comes from."""
+    """What `load` gives: an `Encoder` that knows its recipe, its windows and where it comes from.
 
-    def __init__(self, encoder: Encoder, card: Card, sha256: str) -> None:
+    `source` is the folder, the file or `hub:owner/name@commit` that the weights were read from, `sha256` that of the
+    weights file, and `notes` are sentences about what the loader found and did.
+    """
+
+    def __init__(
+        self, encoder: Encoder, card: Card, sha256: str, *, source: str = "", notes: tuple[str, ...] = ()
+    ) -> None:
         super().__init__()
         self.encoder, self.card, self.sha256 = encoder, card, sha256
+        self.source, self.notes = source, notes
         self.architecture, self.settings = encoder.architecture, encoder.settings
 
     @property

@@ -15,10 +15,21 @@ def embed(
     talk: Talk,
     inputs: Inputs,
     *,
-    model: Annotated[str, typer.Option("--model", metavar="MODEL", help="A checkpoint folder, or a finished run.")],
+    model: Annotated[
+        str,
+        typer.Option(
+            "--model", metavar="MODEL", help="A checkpoint folder, a finished run, or a name (headct models)."
+        ),
+    ],
     out: Annotated[Path, typer.Option("--out", metavar="FILE.parquet", help="Where the vectors go.")],
     tokens: Annotated[
         Path | None, typer.Option("--tokens", metavar="DIR", help="Write a vector for each place of a scan there too.")
+    ] = None,
+    precision: Annotated[
+        str, typer.Option("--precision", metavar="NAME", help="fp32, bf16, or auto: bf16 where the machine has units.")
+    ] = "auto",
+    device: Annotated[
+        str | None, typer.Option("--device", metavar="NAME", help="cpu or cuda; a GPU if there is one.")
     ] = None,
     batch: Annotated[int, typer.Option("--batch", min=1, metavar="N", help="Scans that are looked at together.")] = 8,
     workers: Annotated[
@@ -30,35 +41,39 @@ def embed(
 ) -> None:
     """Turn scans, or the scans of a cohort, into vectors: a table of scan_id and vector.
 
-    What cannot be embedded is in FILE.rejections.parquet beside it, with the reason.
+    What cannot be embedded is in FILE.rejections.parquet beside it, with the reason. The same line goes on after a
+    kill, and embeds only what is new in a cohort that has grown.
 
     Examples:
         headct embed night --model run --out night.parquet
         headct embed /data/ct scan.nii.gz --model run/checkpoint --out vectors.parquet
     """
-    from headct.embedding import embed as run
+    from headct import checkpoints
+    from headct.embedding.inputs import Reading
+    from headct.embedding.job import embed_into
+    from headct.embedding.machine import choose
     from headct.failure import Failure
     from headct.reading.criteria import named
     from headct.reading.pseudonyms import user_key
 
+    machine = choose(precision, device)
+    encoder = checkpoints.load(model)
+    for note in encoder.notes:
+        talk.say(note)
+    talk.say(f"embedding on {machine}")
+    reading = Reading(
+        recipe=encoder.recipe,
+        criteria=named(criteria),
+        key=None if key is None else user_key(key),
+        keep_ids=keep_ids,
+    )
     with talk.progress("embedding") as progress:
-        found = run(
-            inputs,
-            model,
-            batch_size=batch,
-            tokens=tokens is not None,
-            workers=workers,
-            criteria=named(criteria),
-            key=None if key is None else user_key(key),
-            keep_ids=keep_ids,
-            progress=progress,
+        done = embed_into(
+            out, inputs, encoder, reading, machine, batch_size=batch, workers=workers, tokens=tokens, progress=progress
         )
-    found.write(out)
-    if tokens is not None:
-        found.write_tokens(tokens)
-    reasons = found.rejections["code"].value_counts()
-    talk.table([{"rejected because": code, "inputs": int(n)} for code, n in reasons.items()], to_stderr=True)
-    talk.say(f"{len(found)} scans embedded in {found.vectors.shape[1]} numbers each: {out}")
-    if not len(found):
-        why = ", ".join(f"{code} ({n})" for code, n in reasons.items())
+    talk.table([{"rejected because": code, "inputs": number} for code, number in done.rejected.items()], to_stderr=True)
+    before = f", {done.kept} of them before" if done.kept else ""
+    talk.say(f"{done.scans} scans embedded in {done.width} numbers each{before}: {out}")
+    if not done.scans:
+        why = ", ".join(f"{code} ({number})" for code, number in done.rejected.items())
         raise Failure("nothing could be embedded", why=why, do=f"see the sentences beside {out}")

@@ -11,9 +11,10 @@ from headct.cli.talk import Talk
 
 
 def models(talk: Talk, *, as_json: Json = False) -> None:
-    """List the models that can be named.
+    """List the models that can be named, with what is known about their weights.
 
-    Those without weights start at random: `headct pretrain` trains them.
+    Nothing is fetched. Those without weights start at random: `headct pretrain` trains them. Some weights are given on
+    request; once you have the file, name its path.
 
     Examples:
         headct models
@@ -21,7 +22,10 @@ def models(talk: Talk, *, as_json: Json = False) -> None:
     """
     from headct.checkpoints import registry
 
-    talk.table(registry.listed(), as_json=as_json)
+    if as_json:
+        talk.json(registry.listed())
+    else:
+        talk.table(registry.readable())
 
 
 def show(
@@ -30,10 +34,10 @@ def show(
     *,
     as_json: Json = False,
 ) -> None:
-    """Show what is known about one model: architecture, recipe, training, licence.
+    """Show what is known about one model: architecture, recipe, training, licence. Nothing is fetched.
 
     Examples:
-        headct models show vit-tiny
+        headct models show ct-fm
         headct models show run/checkpoint --json
     """
     from headct.checkpoints import registry

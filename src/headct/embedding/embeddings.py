@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from headct.cohort.journal import refused
 from headct.encoders import Grid
 
 
@@ -20,8 +23,8 @@ from headct.encoders import Grid
 class Embeddings:
     """Vectors of n scans, in the order of the input, and why other inputs have none.
 
-    `table` has n rows: scan_id, patient_id, study_id, series_id. `rejections` has scan_id (empty where a file never
-    became a scan), code, sentence, remedy, files.
+    `table` has n rows: scan_id, patient_id, study_id, series_id, input. `rejections` has scan_id (empty where a file
+    never became a scan), code, sentence, remedy, files, input. `input` is the position, from 0, of the input.
     """
 
     table: pd.DataFrame
@@ -29,7 +32,8 @@ class Embeddings:
     tokens: np.ndarray | None  # (n, N, W) float32, N places in the order of `grid` with the third axis fastest
     rejections: pd.DataFrame
     grid: Grid | None  # (nx, ny, nz), if there are tokens
-    model: Mapping[str, str]  # architecture, sha256, recipe
+    token_affines: np.ndarray | None  # (n, 4, 4), place (i, j, k) in the grid to RAS mm, if there are tokens
+    model: Mapping[str, str]  # architecture, sha256, recipe, device, precision
 
     def __len__(self) -> int:
         return len(self.vectors)
@@ -37,24 +41,19 @@ class Embeddings:
     def write(self, path: str | os.PathLike[str]) -> None:
         """Write NAME.parquet (scan_id, vector) and NAME.rejections.parquet beside it."""
         path = Path(path)
-        starts = np.arange(len(self.vectors) + 1, dtype=np.int32) * self.vectors.shape[1]
-        vector = pa.ListArray.from_arrays(pa.array(starts), pa.array(self.vectors.reshape(-1)))
-        scan_id = pa.array(self.table["scan_id"].astype(str), pa.string())
-        _write(pa.table({"scan_id": scan_id, "vector": vector}), path, self.model)
-        rejections = pa.Table.from_pandas(self.rejections, schema=REJECTIONS, preserve_index=False)
-        _write(rejections, rejections_path(path), self.model)
+        with Tables(path, self.model) as tables:
+            tables.add_vectors(self.table["scan_id"], self.vectors)
+            tables.add_rejections(self.rejections.to_dict("records"))
 
     def write_tokens(self, folder: str | os.PathLike[str]) -> None:
-        """Write tokens.npy (n, N, W), which numpy can map into memory, and tokens.json with scan_id and grid."""
+        """Write tokens.npy (n, N, W), which numpy can map into memory, tokens.json and tokens.parquet."""
         assert self.tokens is not None, "embed with tokens=True"
+        assert self.token_affines is not None
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         np.save(folder / "tokens.npy", self.tokens)
-        about = {"scan_id": self.table["scan_id"].tolist(), "grid": self.grid, "model": dict(self.model)}
-        (folder / "tokens.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+        write_places(folder, self.table["scan_id"], self.token_affines, self.grid, self.model)
 
-
-COLUMNS = ["scan_id", "patient_id", "study_id", "series_id"]
 
 REJECTIONS = pa.schema(
     [
@@ -72,11 +71,76 @@ def rejections_path(path: Path) -> Path:
     return path.with_name(f"{path.stem}.rejections.parquet")
 
 
-def _write(table: pa.Table, path: Path, model: Mapping[str, str]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
+VECTORS = pa.schema([("scan_id", pa.string()), ("vector", pa.list_(pa.float32()))])
+
+PLACES = pa.schema([("scan_id", pa.string()), ("affine", pa.list_(pa.float64()))])
+
+
+class Tables:
+    """NAME.parquet and NAME.rejections.parquet, written piece by piece; both are in place after the block, or neither.
+
+    Raises Failure, with what to do, where the system refuses to write.
+    """
+
+    def __init__(self, path: Path, model: Mapping[str, str]) -> None:
+        self._finals = (path, rejections_path(path))
+        self._partials = tuple(final.with_name(f".{final.name}.partial") for final in self._finals)
+        self._metadata = {"headct": json.dumps(dict(model))}
+
+    def __enter__(self) -> Tables:
+        with writing(self._finals[0]):
+            self._finals[0].parent.mkdir(parents=True, exist_ok=True)
+            self._writers = [
+                pq.ParquetWriter(partial, schema.with_metadata(self._metadata))
+                for partial, schema in zip(self._partials, (VECTORS, REJECTIONS), strict=True)
+            ]
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            with writing(self._finals[0]):
+                for writer in self._writers:
+                    writer.close()
+                if kind is None:
+                    for partial, final in zip(self._partials, self._finals, strict=True):
+                        os.replace(partial, final)
+        finally:
+            for partial in self._partials:
+                partial.unlink(missing_ok=True)
+
+    def add_vectors(self, scan_ids: Iterable[str], vectors: np.ndarray) -> None:
+        """Rows of vectors (n, F)."""
+        rows = [pa.array(list(scan_ids), pa.string()), flat(vectors, pa.float32())]
+        with writing(self._finals[0]):
+            self._writers[0].write_table(pa.table(rows, schema=VECTORS.with_metadata(self._metadata)))
+
+    def add_rejections(self, rows: Sequence[Mapping[Any, Any]]) -> None:
+        """Rows by the columns of `REJECTIONS`."""
+        with writing(self._finals[1]):
+            table = pa.Table.from_pylist([dict(row) for row in rows], REJECTIONS.with_metadata(self._metadata))
+            self._writers[1].write_table(table)
+
+
+def write_places(
+    folder: Path, scan_ids: Iterable[str], affines: np.ndarray, grid: Grid | None, model: Mapping[str, str]
+) -> None:
+    """Beside tokens.npy: tokens.json (grid, model) and tokens.parquet (scan_id, affine: 16 numbers, row by row)."""
+    about = {"grid": grid, "model": dict(model)}
+    (folder / "tokens.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+    rows = [pa.array(list(scan_ids), pa.string()), flat(affines.reshape(len(affines), 16), pa.float64())]
+    pq.write_table(pa.table(rows, schema=PLACES), folder / "tokens.parquet")
+
+
+def flat(rows: np.ndarray, kind: pa.DataType) -> pa.Array:
+    """Rows (n, F) as a column of lists, without a copy."""
+    starts = np.arange(len(rows) + 1, dtype=np.int32) * rows.shape[1]
+    return pa.ListArray.from_arrays(pa.array(starts), pa.array(rows.reshape(-1), kind))
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """An OSError in the block becomes a Failure about `path`."""
     try:
-        pq.write_table(table.replace_schema_metadata({"headct": json.dumps(dict(model))}), partial)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+        yield
+    except OSError as error:
+        raise refused(path, error) from error

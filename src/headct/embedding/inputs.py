@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
 from headct.cohort import Cohort
 from headct.failure import Misuse
 from headct.preparing import Prepared, Recipe, prepare
-from headct.reading import Criteria, read
+from headct.reading import Criteria, finish, survey
+from headct.reading.pseudonyms import Pseudonyms, user_key
+from headct.reading.series import Volume
 from headct.scan import Rejection, Scan
 
 Input = str | os.PathLike[str] | Scan | Cohort
 Inputs = Input | Iterable[Input]
 
 COHORT_FILE = "cohort.json"
+IDS = ("scan_id", "patient_id", "study_id", "series_id")
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -41,9 +45,14 @@ class Reading:
 class Ready:
     """A prepared scan that waits for the encoder."""
 
-    ids: dict[str, str]  # scan_id, patient_id, study_id, series_id
+    ids: dict[str, str]  # by `IDS`
     array: np.ndarray  # as the recipe makes it
-    spacing_mm: tuple[float, float, float]
+    affine: np.ndarray  # (4, 4), voxel to RAS mm
+
+    @property
+    def spacing_mm(self) -> np.ndarray:
+        """Voxel size (3,) along the axes of the array."""
+        return np.linalg.norm(self.affine[:3, :3], axis=0)
 
 
 @dataclass(frozen=True)
@@ -54,33 +63,67 @@ class Refused:
     scan_id: str = ""
 
 
-def stream(inputs: Inputs, reading: Reading, *, workers: int) -> Iterator[Ready | Refused]:
-    """Prepared arrays, made ahead by `workers` threads; never more than a few at a time.
+Items = tuple[Ready | Refused, ...]
+"""What a volume becomes: at most one scan, and a rejection for each of its files that is not in it."""
 
-    Raises Misuse where a cohort was prepared by another recipe.
+
+@dataclass(frozen=True)
+class Job:
+    """A volume to be made ready, of the input at position `input`.
+
+    `name` is the same whenever the same volume is given again; what is done goes by it.
     """
-    return _ahead(lambda job: job(), _jobs(inputs, reading), workers)
+
+    name: str
+    input: int
+    run: Callable[[], Items]
 
 
-def _jobs(inputs: Inputs, reading: Reading) -> Iterator[Callable[[], Ready | Refused]]:
-    """One call for each scan that gives what it becomes."""
-    count = 0
+def count(inputs: Inputs) -> int | None:
+    """How many jobs there will be, where that is known before files are looked at and without using anything up."""
+    if isinstance(inputs, Iterator):
+        return None
+    total = 0
     for one in _each(inputs):
+        if isinstance(one, Path):
+            return None
+        total += len(one) if isinstance(one, Cohort) else 1
+    return total
+
+
+def stream(
+    inputs: Inputs, reading: Reading, *, workers: int, done: Collection[str] = ()
+) -> Iterator[tuple[Job, Items | None]]:
+    """Each job and what came of it, made ahead by `workers` threads, never more than a few at a time.
+
+    None stands for what came of those whose names are `done`; nothing is read for them. Raises Misuse where a cohort
+    was prepared by another recipe.
+    """
+    return _ahead(lambda job: (job, None if job.name in done else job.run()), _jobs(inputs, reading), workers)
+
+
+def _jobs(inputs: Inputs, reading: Reading) -> Iterator[Job]:
+    pseudonyms = Pseudonyms(None if reading.keep_ids else reading.key or user_key())
+    for index, one in enumerate(_each(inputs)):
         if isinstance(one, Cohort):
-            _check_recipe(one, reading.recipe)
-            for row in one.scans.to_dict("records"):
-                yield partial(_from_cohort, one, row)
-            continue
-        for item in [one] if isinstance(one, Scan) else _read(one, reading):
-            if isinstance(item, Rejection):
-                yield partial(Refused, item)
-            else:
-                count += 1
-                yield partial(_from_scan, item, item.header.scan_id or f"scan-{count}", reading)
+            yield from _jobs_of_cohort(one, index, reading)
+        elif isinstance(one, Scan):
+            name = one.header.scan_id or f"scan-{index + 1}"
+            yield Job(name, index, partial(_from_scan, one, name, reading))
+        else:
+            volumes, rejections = survey(one)
+            for rejection in rejections:
+                yield Job(_digest(rejection.code, *rejection.files), index, partial(_refuse, rejection))
+            for volume in volumes:
+                yield Job(_digest("volume", *_sizes(volume)), index, partial(_from_volume, volume, pseudonyms, reading))
 
 
-def _read(path: Path, reading: Reading) -> Iterator[Scan | Rejection]:
-    return read([path], reading.criteria, key=reading.key, keep_ids=reading.keep_ids)
+def _jobs_of_cohort(cohort: Cohort, index: int, reading: Reading) -> Iterator[Job]:
+    _check_recipe(cohort, reading.recipe)
+    scans = cohort.scans
+    columns = [scans[name].fillna("").astype(str) if name in scans else [""] * len(scans) for name in IDS]
+    for ids in zip(*columns, strict=True):
+        yield Job(ids[0], index, partial(_from_cohort, cohort, dict(zip(IDS, ids, strict=True))))
 
 
 def _each(inputs: Inputs) -> Iterator[Scan | Cohort | Path]:
@@ -93,6 +136,18 @@ def _each(inputs: Inputs) -> Iterator[Scan | Cohort | Path]:
             yield Cohort(path) if (path / COHORT_FILE).is_file() else path
 
 
+def _sizes(volume: Volume) -> list[str]:
+    """Each file of a volume with its size: what tells it from one that was changed meanwhile."""
+    if volume.grid is not None:
+        return [*volume.files, str(volume.grid.source.size_bytes)]
+    sizes = [one.source.size_bytes for part in volume.slices for one in part.candidates]
+    return [*volume.files, *map(str, sizes)]
+
+
+def _digest(*parts: str) -> str:
+    return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogateescape")).hexdigest()[:32]
+
+
 def _check_recipe(cohort: Cohort, recipe: Recipe) -> None:
     if cohort.recipe.id != recipe.id:
         raise Misuse(
@@ -103,25 +158,29 @@ def _check_recipe(cohort: Cohort, recipe: Recipe) -> None:
         )
 
 
-def _from_cohort(cohort: Cohort, row: Mapping[Any, Any]) -> Ready:
-    scan_id = str(row["scan_id"])
-    ids = {name: str(row.get(name) or "") for name in ("patient_id", "study_id", "series_id")}
-    return Ready({"scan_id": scan_id, **ids}, cohort.array(scan_id), _spacing(cohort.affine(scan_id)))
+def _from_cohort(cohort: Cohort, ids: dict[str, str]) -> Items:
+    return (Ready(ids, cohort.array(ids["scan_id"]), cohort.affine(ids["scan_id"])),)
 
 
-def _from_scan(scan: Scan, name: str, reading: Reading) -> Ready | Refused:
+def _from_volume(volume: Volume, pseudonyms: Pseudonyms, reading: Reading) -> Items:
+    items: list[Ready | Refused] = []
+    for item in finish(volume, reading.criteria, pseudonyms):
+        items += [Refused(item)] if isinstance(item, Rejection) else _from_scan(item, item.header.scan_id, reading)
+    return tuple(items)
+
+
+def _from_scan(scan: Scan, name: str, reading: Reading) -> Items:
     wanted = reading.criteria
     prepared = prepare(scan, reading.recipe, check_head=wanted.check_head, min_coverage=wanted.min_coverage)
     if not isinstance(prepared, Prepared):
-        return Refused(prepared, name)
+        return (Refused(prepared, name),)
     header = scan.header
-    ids = {"patient_id": header.patient_id, "study_id": header.study_id, "series_id": header.series_id}
-    return Ready({"scan_id": name, **ids}, prepared.array, _spacing(prepared.affine))
+    ids = dict(zip(IDS, (name, header.patient_id, header.study_id, header.series_id), strict=True))
+    return (Ready(ids, prepared.array, prepared.affine),)
 
 
-def _spacing(affine: np.ndarray) -> tuple[float, float, float]:
-    x, y, z = np.linalg.norm(affine[:3, :3], axis=0).tolist()
-    return x, y, z
+def _refuse(rejection: Rejection) -> Items:
+    return (Refused(rejection),)
 
 
 def _ahead(function: Callable[[T], R], items: Iterable[T], workers: int) -> Iterator[R]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,8 +13,9 @@ import torch
 
 from headct import checkpoints
 from headct.checkpoints import PretrainedEncoder
-from headct.embedding.embeddings import COLUMNS, REJECTIONS, Embeddings
-from headct.embedding.inputs import Inputs, Reading, Ready, Refused, stream
+from headct.embedding.embeddings import REJECTIONS, Embeddings
+from headct.embedding.inputs import IDS, Inputs, Items, Job, Reading, Ready, Refused, count, stream
+from headct.embedding.machine import Machine, choose
 from headct.encoders import Features, Grid
 from headct.failure import Misuse
 from headct.reading import Criteria
@@ -29,6 +31,8 @@ def embed(
     batch_size: int = 8,
     tokens: bool = False,
     workers: int = 1,
+    precision: str = "fp32",
+    device: str | None = None,
     criteria: Criteria | None = None,
     key: bytes | None = None,
     keep_ids: bool = False,
@@ -38,66 +42,147 @@ def embed(
 
     `inputs` are paths of files, folders, archives or cohorts, scans, cohorts, or a mix. Files are taken as far as they
     meet the `criteria` (None: the default ones, as in `headct ingest`), and prepared by the model's recipe; of a scan
-    in memory only the head is judged; a cohort must have been prepared by that recipe. Identifiers of files become
+    in memory only the head is judged; a cohort must have been prepared by that recipe. The column `input` of both
+    tables is the position in `inputs` (from 0) of what a row came from. Identifiers of files become
     pseudonyms as in `headct.read`, so that they are those of a cohort that was ingested with the same `key` or
-    `keep_ids`. What cannot be embedded is in `rejections`, never a row of zeros. Vectors do not depend on
-    `batch_size` (beyond the last bits) or `workers`. Raises Misuse where a cohort has another recipe.
+    `keep_ids`. What cannot be embedded is in `rejections`, never a row of zeros.
+
+    The encoder runs on `device` (None: a GPU if there is one) in `precision`: fp32, bf16, or "auto", which takes bf16
+    where the machine has units for it. Vectors do not depend on `batch_size` (beyond the last bits) or `workers`. All
+    are held in memory; `headct embed` writes them as they come. Raises Misuse where a cohort has another recipe.
     """
-    if batch_size < 1 or workers < 1:
-        raise Misuse(f"batch_size and workers must be at least 1, got {batch_size} and {workers}")
-    encoder = model if isinstance(model, PretrainedEncoder) else checkpoints.load(Path(model))
-    encoder.eval()
-    device = next(encoder.parameters()).device
-    rows: list[dict[str, str]] = []
-    vectors: list[np.ndarray] = []
-    grids: list[np.ndarray] = []
-    refused: list[Refused] = []
-    grid: Grid | None = None
-    done = 0
+    encoder = model if isinstance(model, PretrainedEncoder) else checkpoints.load(model)
+    machine = choose(precision, device)
     reading = Reading(recipe=encoder.recipe, criteria=criteria or Criteria(), key=key, keep_ids=keep_ids)
-    for batch in _batches(stream(inputs, reading, workers=workers), batch_size, refused):
-        features = _look(encoder, batch, device)
-        rows += [ready.ids for ready in batch]
-        vectors.append(features.scan.float().cpu().numpy())
-        if tokens:
-            grid = _same_grid(grid, features.grid, batch[0])
-            grids.append(features.tokens.float().cpu().numpy())
-        done += len(batch)
-        if progress:
-            progress(done + len(refused), None)
+    seen = list(
+        look(
+            encoder, inputs, reading, machine, batch_size=batch_size, workers=workers, tokens=tokens, progress=progress
+        )
+    )
     return Embeddings(
-        table=pd.DataFrame(rows, columns=COLUMNS, dtype=str),
-        vectors=np.concatenate(vectors) if vectors else np.zeros((0, encoder.scan_width), np.float32),
-        tokens=(np.concatenate(grids) if grids else np.zeros((0, 0, 0), np.float32)) if tokens else None,
-        rejections=_rejections(refused),
-        grid=grid,
-        model={"architecture": encoder.architecture, "sha256": encoder.sha256, "recipe": encoder.recipe.id},
+        table=_table([row for one in seen for row in one.ids], IDS),
+        vectors=_joined([one.vectors for one in seen], (encoder.scan_width,)),
+        tokens=_joined([one.tokens for one in seen if one.tokens is not None], (0, 0)) if tokens else None,
+        rejections=_table([row for one in seen for row in one.rejections], REJECTIONS.names),
+        grid=next((one.grid for one in seen if one.grid), None),
+        token_affines=_joined([one.token_affines for one in seen], (4, 4), np.float64) if tokens else None,
+        model=about(encoder, machine),
     )
 
 
-def _batches(items: Iterable[Ready | Refused], size: int, refused: list[Refused]) -> Iterator[list[Ready]]:
-    """Runs of arrays of one shape; what was refused is put aside into `refused`."""
-    batch: list[Ready] = []
-    for item in items:
-        if isinstance(item, Refused):
-            refused.append(item)
-            continue
-        if batch and item.array.shape != batch[0].array.shape:
-            yield batch
-            batch = []
-        batch.append(item)
-        if len(batch) == size:
-            yield batch
-            batch = []
-    if batch:
+def about(encoder: PretrainedEncoder, machine: Machine) -> dict[str, str]:
+    """What made the vectors, as it is stored with them."""
+    return {
+        "architecture": encoder.architecture,
+        "sha256": encoder.sha256,
+        "recipe": encoder.recipe.id,
+        "device": machine.device.type,
+        "precision": machine.precision,
+    }
+
+
+@dataclass
+class Looked:
+    """A batch that the encoder has seen: the names of its jobs, and what became of them."""
+
+    names: list[str] = field(default_factory=list)
+    ready: list[tuple[int, Ready]] = field(default_factory=list)  # each with the position of its input
+    refused: list[tuple[int, Refused]] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)  # names that were done before
+    vectors: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), np.float32))  # (B, F)
+    tokens: np.ndarray | None = None  # (B, N, W), if asked for
+    grid: Grid | None = None
+    token_affines: np.ndarray = field(default_factory=lambda: np.zeros((0, 4, 4)))  # (B, 4, 4), token to RAS mm
+
+    @property
+    def ids(self) -> list[dict[str, Any]]:
+        """A row for each scan, by `IDS` and `input`."""
+        return [{**ready.ids, "input": position} for position, ready in self.ready]
+
+    @property
+    def rejections(self) -> list[dict[str, Any]]:
+        """A row for each rejection, by the columns of `REJECTIONS` and `input`."""
+        return [
+            {
+                "scan_id": one.scan_id,
+                "code": one.rejection.code,
+                "sentence": one.rejection.sentence,
+                "remedy": one.rejection.remedy,
+                "files": list(one.rejection.files),
+                "input": position,
+            }
+            for position, one in self.refused
+        ]
+
+
+def look(
+    encoder: PretrainedEncoder,
+    inputs: Inputs,
+    reading: Reading,
+    machine: Machine,
+    *,
+    batch_size: int,
+    workers: int,
+    tokens: bool = False,
+    done: Collection[str] = (),
+    progress: Progress | None = None,
+) -> Iterator[Looked]:
+    """Batch after batch, each with all that was seen since the one before; those that are `done` are passed over.
+
+    Raises Misuse where token grids would differ in shape.
+    """
+    if batch_size < 1 or workers < 1:
+        raise Misuse(f"batch_size and workers must be at least 1, got {batch_size} and {workers}")
+    encoder = encoder.eval().to(machine.device)
+    total, finished = count(inputs), 0
+    grid: Grid | None = None
+    for batch in _batches(stream(inputs, reading, workers=workers, done=done), batch_size):
+        if batch.ready:
+            arrays = [ready for _, ready in batch.ready]
+            features = _features(encoder, arrays, machine)
+            batch.vectors = features.scan.float().cpu().numpy()
+            if tokens:
+                grid = batch.grid = _same_grid(grid, features.grid, arrays[0])
+                batch.tokens = features.tokens.float().cpu().numpy()
+                batch.token_affines = np.stack([_token_affine(encoder, ready) for ready in arrays])
+        finished += len(batch.names) + len(batch.skipped)
+        if progress:
+            progress(finished, total)
         yield batch
 
 
-def _look(encoder: PretrainedEncoder, batch: list[Ready], device: torch.device) -> Features:
-    arrays = torch.from_numpy(np.stack([ready.array for ready in batch])).to(device)
-    spacing_mm = torch.tensor([ready.spacing_mm for ready in batch], dtype=torch.float32, device=device)
-    with torch.inference_mode():
+def _batches(done: Iterable[tuple[Job, Items | None]], size: int) -> Iterator[Looked]:
+    """Runs of at most `size` arrays of one shape, with what was refused among them."""
+    batch = Looked()
+    for job, items in done:
+        if items is None:
+            batch.skipped.append(job.name)
+            continue
+        new = [(job.input, one) for one in items if isinstance(one, Ready)]
+        if len(batch.ready) == size or (batch.ready and new and new[0][1].array.shape != batch.ready[0][1].array.shape):
+            yield batch
+            batch = Looked()
+        batch.names.append(job.name)
+        batch.ready += new
+        batch.refused += [(job.input, one) for one in items if isinstance(one, Refused)]
+    if batch.names or batch.skipped:
+        yield batch
+
+
+def _features(encoder: PretrainedEncoder, batch: list[Ready], machine: Machine) -> Features:
+    arrays = torch.from_numpy(np.stack([ready.array for ready in batch])).to(machine.device)
+    spacing_mm = torch.from_numpy(np.stack([ready.spacing_mm for ready in batch])).to(machine.device, torch.float32)
+    with torch.inference_mode(), machine.arithmetic():
         return encoder.see(arrays, spacing_mm)
+
+
+def _token_affine(encoder: PretrainedEncoder, ready: Ready) -> np.ndarray:
+    """The matrix from a token's place (i, j, k) in the grid to RAS mm."""
+    x, y, z = ready.array.shape[-3:]
+    lattice = encoder.lattice((x, y, z))
+    to_voxel = np.diag([*lattice.step, 1.0])
+    to_voxel[:3, 3] = lattice.first
+    return ready.affine @ to_voxel
 
 
 def _same_grid(before: Grid | None, now: Grid, ready: Ready) -> Grid:
@@ -110,15 +195,13 @@ def _same_grid(before: Grid | None, now: Grid, ready: Ready) -> Grid:
     return now
 
 
-def _rejections(refused: list[Refused]) -> pd.DataFrame:
-    rows = [
-        {
-            "scan_id": one.scan_id,
-            "code": one.rejection.code,
-            "sentence": one.rejection.sentence,
-            "remedy": one.rejection.remedy,
-            "files": list(one.rejection.files),
-        }
-        for one in refused
-    ]
-    return pd.DataFrame(rows, columns=REJECTIONS.names)
+def _table(rows: list[dict[str, Any]], columns: Iterable[str]) -> pd.DataFrame:
+    """Rows with text in these columns, and the position of the input in `input`."""
+    table = pd.DataFrame(rows, columns=[*columns, "input"])
+    return table.astype({"input": np.int64, **{name: str for name in IDS if name in table}})
+
+
+def _joined(arrays: list[np.ndarray], shape: tuple[int, ...], dtype: type = np.float32) -> np.ndarray:
+    """Arrays one after the other; where there are none, an empty one of such rows."""
+    filled = [array for array in arrays if len(array)]
+    return np.concatenate(filled) if filled else np.zeros((0, *shape), dtype)

@@ -19,7 +19,7 @@ from headct.reading.series import Volume, assemble
 from headct.reading.volumes import load, time_limit_s
 from headct.scan import Rejection, Scan
 
-__all__ = ["CRITERIA", "Criteria", "read"]
+__all__ = ["CRITERIA", "Criteria", "finish", "read", "survey"]
 
 HEADER_S = 10.0
 """How long reading the header of one file may take."""
@@ -45,17 +45,24 @@ def read(
             print(item.code, item.sentence) if isinstance(item, headct.Rejection) else print(item.hu.shape)
     """
     pseudonyms = Pseudonyms(None if keep_ids else key or user_key())
+    volumes, rejections = survey(paths, isolated=isolated)
+    yield from rejections
+    for volume in volumes:
+        yield from finish(volume, criteria, pseudonyms, isolated=isolated)
+
+
+def survey(paths: Paths, *, isolated: bool = True) -> tuple[list[Volume], list[Rejection]]:
+    """The volumes that the headers in files, folders and archives announce, and what already is none; no pixels yet."""
     headers: list[Instance | GridFile] = []
+    rejections: list[Rejection] = []
     inputs = [paths] if isinstance(paths, str | os.PathLike) else paths
     for entry in chain.from_iterable(_headers(found, isolated) for found in find(inputs)):
         if isinstance(entry, Rejection):
-            yield entry
+            rejections.append(entry)
         else:
             headers.append(entry)
-    volumes, rejections = assemble(headers)
-    yield from rejections
-    for volume in volumes:
-        yield from _finish(volume, criteria, pseudonyms, isolated)
+    volumes, leftover = assemble(headers)
+    return volumes, [*rejections, *leftover]
 
 
 def _headers(found: Source | Rejection, isolated: bool) -> Iterable[Header]:
@@ -64,9 +71,10 @@ def _headers(found: Source | Rejection, isolated: bool) -> Iterable[Header]:
     return read_headers([found], time_s=HEADER_S)[found.name] if isolated else read_header(found)
 
 
-def _finish(
-    volume: Volume, criteria: Criteria | None, pseudonyms: Pseudonyms, isolated: bool
+def finish(
+    volume: Volume, criteria: Criteria | None, pseudonyms: Pseudonyms, *, isolated: bool = True
 ) -> Iterator[Scan | Rejection]:
+    """What becomes of a volume: at most one scan, and a rejection for each file that is not in it."""
     if criteria is not None and (unfit := judge(volume, criteria)) is not None:
         yield unfit
         return

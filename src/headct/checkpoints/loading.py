@@ -1,0 +1,98 @@
+"""From whatever names a model to its encoder: `headct.load`.
+
+What the text means is decided in this order, by its form and not by what happens to work:
+
+1. `hub:owner/name@revision` is a repository of the Hugging Face Hub.
+2. A `Path`, or text that is no registered name, is a folder or a file.
+3. A registered name is the weights that the registry knows. Where the registry has none to fetch (an architecture, or
+   weights on request), a folder of that name is taken; where it has, such a folder makes the name ambiguous, and
+   `./name` says that the folder is meant.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from headct.checkpoints import folder, registry
+from headct.checkpoints.pretrained import PretrainedEncoder
+from headct.checkpoints.registry import Entry
+from headct.failure import Misuse
+
+
+def load(model: str | os.PathLike[str], *, revision: str | None = None) -> PretrainedEncoder:
+    """The encoder that `model` names, in evaluation mode on the CPU, with `.recipe`, `.card`, `.notes` and `.source`.
+
+    A checkpoint folder or a finished run, a published file or folder, a registered name (`headct models`), or
+    `hub:owner/name@revision`. Only a name of the last two kinds fetches anything, and `revision` is for them: a branch,
+    a tag, or, to get the same weights for ever, a commit.
+
+    Every key and shape must be the expected one, and a self-test or a recorded SHA-256 must agree where there is one.
+    Raises Misuse where `model` names nothing that can be loaded, Failure where it cannot be fetched, and
+    CheckpointFailure where its content is not right.
+    """
+    if isinstance(model, str) and model.startswith(registry.HUB):
+        return _from_hub(model, revision)
+    entry = registry.MODELS.get(model) if isinstance(model, str) else None
+    path = Path(model).expanduser()
+    if entry and entry.downloads:
+        return _from_hub(_unambiguous(entry, path), revision)
+    if entry and not path.exists():
+        raise _without_weights(entry)
+    if revision is not None:
+        raise Misuse(f"{path} has no revision {revision!r}", why="it is a place on this machine", do="leave it out")
+    if not path.exists():
+        raise registry.unknown(str(model))
+    return _from_disk(path, source=str(path), entry=registry.of_copy(path))
+
+
+def _from_hub(text: str, revision: str | None) -> PretrainedEncoder:
+    from headct.checkpoints import hub  # with it comes the Hub's client, which nothing else needs
+
+    address = hub.Address.parse(text)
+    if revision is not None:
+        if address.revision not in (None, revision):
+            raise Misuse(f"{text} and revision {revision!r} are two revisions", do="name one")
+        address = hub.Address(address.repository, revision)
+    fetched = hub.fetch(address)
+    source = str(hub.Address(address.repository, fetched.commit))
+    found = _from_disk(fetched.folder, source=source, entry=registry.of_repository(address.repository))
+    found.notes += fetched.notes
+    return found
+
+
+def _from_disk(path: Path, *, source: str, entry: Entry | None) -> PretrainedEncoder:
+    """The encoder of a folder or file, wherever it came from. Each kind has one reader, and all are chosen here."""
+    weights = path if path.is_file() else path / folder.MODEL
+    if entry and weights.is_file():
+        registry.check(entry, weights)
+    found = folder.load(path)
+    found.source = source
+    if entry and entry.sha256 is None:
+        found.notes += (f"the registry has no SHA-256 of {entry.name} to compare with; this file's is {found.sha256}",)
+    return found
+
+
+def _unambiguous(entry: Entry, path: Path) -> str:
+    if path.exists():
+        raise Misuse(
+            f"{entry.name} is a registered model, and a folder here is called so too",
+            do=f"write .{os.sep}{entry.name} for the folder, {entry.where} for the published weights",
+        )
+    assert entry.where is not None
+    return entry.where
+
+
+def _without_weights(entry: Entry) -> Misuse:
+    if entry.gated:
+        return Misuse(
+            f"the weights of {entry.name} are given on request",
+            why="they cannot be fetched by a program",
+            do=f"ask at {entry.where}; with the file, name its path instead: load('path/of/the/file')",
+        )
+    return Misuse(
+        f"{entry.name} has no weights",
+        why="it is an architecture: random until it is trained",
+        do=f"train it by `headct pretrain --encoder {entry.name}` and name the run, or take one of "
+        + ", ".join(name for name, other in registry.MODELS.items() if other.downloads),
+    )

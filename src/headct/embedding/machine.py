@@ -1,0 +1,69 @@
+"""Where an encoder runs, and in which precision: said in words, because it moves the last digits of every vector."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import torch
+
+from headct.failure import Misuse
+
+PRECISIONS = ("auto", "fp32", "bf16")
+NAMES = {"cpu": "CPU", "cuda": "GPU"}
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A device and a precision. `why` is half a sentence for the user."""
+
+    device: torch.device
+    precision: str  # fp32 or bf16
+    why: str
+
+    def __str__(self) -> str:
+        return f"{self.device.type} in {self.precision} ({self.why})"
+
+    def arithmetic(self) -> AbstractContextManager[object]:
+        """The context in which the encoder computes. Weights and results stay float32."""
+        if self.precision == "bf16":
+            return torch.autocast(self.device.type, dtype=torch.bfloat16)
+        return nullcontext()
+
+
+def choose(precision: str, device: str | None = None) -> Machine:
+    """The device that is there, a GPU before the CPU, and the precision asked for.
+
+    "auto" is bf16 where the device multiplies bf16 matrices in hardware, for then it is two to four times as fast at a
+    cosine above 0.9999, and fp32 elsewhere. Raises Misuse for a precision or a device that is not there.
+    """
+    if precision not in PRECISIONS:
+        raise Misuse(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+    place = _device(device)
+    if precision != "auto":
+        return Machine(place, precision, "as asked for")
+    fast = _multiplies_bf16(place)
+    found = "has" if fast else "has no"
+    return Machine(place, "bf16" if fast else "fp32", f"the {NAMES[place.type]} {found} bf16 units")
+
+
+def _device(name: str | None) -> torch.device:
+    available = "cuda" if torch.cuda.is_available() else "cpu"
+    if name is None:
+        return torch.device(available)
+    try:
+        place = torch.device(name)
+    except RuntimeError as error:
+        raise Misuse(f"no device is called {name!r}", do="name cpu, cuda, or cuda:1") from error
+    if place.type == "cuda" and not 0 <= (place.index or 0) < torch.cuda.device_count():
+        raise Misuse(f"there is no device {name}", why=f"PyTorch sees {torch.cuda.device_count()} GPUs", do="name cpu")
+    if place.type not in NAMES:
+        raise Misuse(f"the device {name} is not supported", do="name cpu or cuda")
+    return place
+
+
+def _multiplies_bf16(place: torch.device) -> bool:
+    if place.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    found = torch.cpu.get_capabilities()
+    return bool(found.get("avx512_bf16") or found.get("amx_bf16"))

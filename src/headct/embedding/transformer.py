@@ -1,0 +1,106 @@
+"""Scans as rows for scikit-learn: `make_pipeline(HeadCTEncoder("..."), LogisticRegression())` works on paths."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import numpy as np
+from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.utils.validation import check_is_fitted
+
+from headct import checkpoints
+from headct.checkpoints import PretrainedEncoder
+from headct.embedding.embeddings import Embeddings
+from headct.embedding.vectors import embed
+from headct.reading import Criteria
+from headct.scan import Scan
+
+Row = str | os.PathLike[str] | Scan
+
+
+class HeadCTEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
+    """A scikit-learn transformer: n paths, or scans, to their vectors (n, F) float32.
+
+    Each row of the input is one path (a file, a folder of DICOM slices, an archive) that holds exactly one scan, or one
+    `Scan`; there is always one vector for a row, never a row of zeros. Fitting learns nothing from the scans.
+    Parameters are those of `headct.load` and `headct.embed`.
+    """
+
+    def __init__(
+        self,
+        model: PretrainedEncoder | str | os.PathLike[str] = "ct-fm",
+        *,
+        batch_size: int = 8,
+        workers: int = 1,
+        precision: str = "fp32",
+        device: str | None = None,
+        criteria: Criteria | None = None,
+    ) -> None:
+        self.model = model
+        self.batch_size = batch_size
+        self.workers = workers
+        self.precision = precision
+        self.device = device
+        self.criteria = criteria
+
+    def fit(self, X: Any, y: Any = None) -> HeadCTEncoder:
+        """Load the model. Raises what `headct.load` raises."""
+        _rows(X)
+        self.encoder_ = self.model if isinstance(self.model, PretrainedEncoder) else checkpoints.load(self.model)
+        return self
+
+    def transform(self, X: Any) -> np.ndarray:
+        """Vectors (n, F) float32, in the order of the rows.
+
+        Raises ValueError, naming each row and its reason, where a row is not exactly one scan that can be embedded.
+        """
+        check_is_fitted(self)
+        rows = _rows(X)
+        found = embed(
+            rows,
+            self.encoder_,
+            batch_size=self.batch_size,
+            workers=self.workers,
+            precision=self.precision,
+            device=self.device,
+            criteria=self.criteria,
+        )
+        scans = np.bincount(found.table["input"], minlength=len(rows))
+        if wrong := [
+            f"row {row}: {_fault(found, row, int(scans[row]))}" for row in np.flatnonzero(scans != 1).tolist()
+        ]:
+            more = f"; and {len(wrong) - 5} more" if len(wrong) > 5 else ""
+            raise ValueError("each row must be one scan that can be embedded: " + "; ".join(wrong[:5]) + more)
+        return found.vectors
+
+    def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
+        """Names of the F columns."""
+        check_is_fitted(self)
+        return np.array([f"headct{index}" for index in range(self.encoder_.scan_width)], dtype=object)
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.two_d_array = False
+        tags.input_tags.string = True
+        tags.requires_fit = True
+        return tags
+
+
+def _rows(X: Any) -> list[Row]:
+    if isinstance(X, str | os.PathLike | Scan):
+        raise ValueError("X must be a sequence of paths or scans, got one")
+    rows = list(np.ravel(X)) if isinstance(X, np.ndarray) else list(X)
+    strange = next((row for row in rows if not isinstance(row, str | os.PathLike | Scan)), None)
+    if strange is not None:
+        raise ValueError(f"each row of X must be a path or a Scan, got {type(strange).__name__}")
+    if not rows:
+        raise ValueError("X has no rows")
+    return rows
+
+
+def _fault(found: Embeddings, row: int, scans: int) -> str:
+    if scans:
+        return f"it holds {scans} scans"
+    sentences = found.rejections.loc[found.rejections["input"] == row, "sentence"]
+    return str(sentences.iloc[0]) if len(sentences) else "nothing was found there"

@@ -8,7 +8,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 DATA ?=
-OUT ?= demo-output
+OUT ?= $(if $(DATA),demo-own,demo-output)
 DEMO ?=
 TESTS ?=
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -47,4 +47,4 @@ docs: setup
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 clean:
-	rm -rf .venv demo-output site
+	rm -rf .venv demo-output demo-own site

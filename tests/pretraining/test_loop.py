@@ -5,6 +5,7 @@ Oracle of resuming: the undisturbed run, compared bit for bit (one machine, one 
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -18,8 +19,9 @@ from safetensors.torch import load_file
 
 from headct import checkpoints
 from headct.failure import Failure, Misuse
-from headct.pretraining import PretrainSettings, Run, pretrain, read_settings
+from headct.pretraining import PretrainSettings, Run, loop, pretrain, read_settings
 from headct.pretraining.dino import DinoSettings
+from headct.pretraining.interruption import Interruption
 from headct.pretraining.loop import descend, new_objective, new_optimizer
 from headct.pretraining.views import Crops, ViewSettings
 
@@ -94,6 +96,34 @@ def test_a_run_that_was_killed_ends_in_the_same_bits(tmp_path: Path, undisturbed
     assert resumed.history["loss"].tolist() == undisturbed.history["loss"].tolist()
 
 
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_an_interrupted_run_goes_on_at_that_step(tmp_path: Path, undisturbed: Run, name: str) -> None:
+    said: list[str] = []
+
+    def interrupt_once(*args, real=loop.descend, **kwargs):
+        if not said:
+            signal.raise_signal(signal.Signals[name])
+            said.append("interrupted in the middle of a step")
+        return real(*args, **kwargs)
+
+    handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "descend", interrupt_once)
+        with pytest.raises(KeyboardInterrupt):
+            pretrain([cohort()], tmp_path / "run", replace(SMALL, save_every=50))
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
+    run = pretrain([cohort()], tmp_path / "run", replace(SMALL, save_every=50), progress=said.append)
+    assert any("from step 1" in line for line in said)
+    assert same_bits(weights(run), weights(undisturbed))
+
+
+def test_a_second_interruption_is_not_waited_for() -> None:
+    with Interruption():
+        signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+
+
 def test_a_finished_run_is_not_trained_again(undisturbed: Run) -> None:
     before = weights(undisturbed)
     again = pretrain([cohort()], undisturbed.checkpoint.parent, SMALL)
@@ -127,7 +157,7 @@ def test_the_history_has_what_a_reader_asks_for(undisturbed: Run) -> None:
 def test_a_run_does_not_go_on_with_other_settings_or_scans(tmp_path: Path) -> None:
     two = replace(SMALL, steps=2)
     pretrain([cohort()], tmp_path / "run", two)
-    with pytest.raises(Misuse, match=r"begun with other settings \(lr = 0\.1\)"):
+    with pytest.raises(Misuse, match=r"begun with other settings \(then lr = 0\.\d+, now lr = 0\.1\)"):
         pretrain([cohort()], tmp_path / "run", replace(two, lr=0.1))
     with pytest.raises(Misuse, match="begun on other scans"):
         pretrain([MemoryCohort(heads(4))], tmp_path / "run", two)

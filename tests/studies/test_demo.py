@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from headct.cohort import Cohort
-from headct.failure import Failure
+from headct.failure import Failure, Misuse
 from headct.studies import demo as study
 
 
@@ -58,3 +58,11 @@ def test_a_folder_without_head_ct_fails_with_a_page_that_says_why(tmp_path: Path
     with pytest.raises(Failure, match="no usable head CT"):
         study.demo(tmp_path / "out", tmp_path / "data", quick=True)
     assert "unknown-format" in (tmp_path / "out" / "quality.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+def test_a_folder_holds_one_demo(walked: Path, tmp_path: Path) -> None:
+    before = (walked / "quality.html").read_bytes()
+    with pytest.raises(Misuse, match="holds another demo"):
+        study.demo(walked, data=tmp_path)
+    assert (walked / "quality.html").read_bytes() == before

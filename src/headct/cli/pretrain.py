@@ -12,7 +12,7 @@ from headct.cli.talk import Talk
 
 def pretrain(
     talk: Talk,
-    cohorts: Annotated[list[Path], typer.Argument(metavar="COHORT...", help="Cohorts of one recipe.")],
+    cohorts: Annotated[list[Path], typer.Argument(metavar="COHORT", help="Cohorts of one recipe.")],
     *,
     out: Annotated[Path, typer.Option("--out", metavar="RUN", help="The run to begin, or to go on with.")],
     objective: Annotated[str | None, typer.Option("--objective", metavar="NAME", help="What is learned: dino.")] = None,
@@ -34,7 +34,8 @@ def pretrain(
 ) -> None:
     """Train an encoder on scans without labels; the run ends with a checkpoint folder.
 
-    Called again with the same line it goes on where it was stopped. The resolved settings are written to
+    Called again with the same line it goes on where it was stopped: after Ctrl-C at that very step, after a kill at the
+    state that was saved last, at most five minutes before. The resolved settings are written to
     RUN/settings.toml, which --config takes.
 
     Examples:
@@ -42,7 +43,10 @@ def pretrain(
         headct pretrain night day --config run/settings.toml --seed 1 --out second
     """
     from headct import pretraining
+    from headct.failure import Misuse
 
+    if fit is not None and steps is not None:
+        raise Misuse("--fit and --steps are two lengths", do="give one of them")
     settings = pretraining.settings_for(
         config,
         objective=objective,

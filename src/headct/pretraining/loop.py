@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
+import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from headct import checkpoints, encoders
 from headct.failure import Misuse
 from headct.pretraining import views as views_of
+from headct.pretraining.interruption import Interruption
 from headct.pretraining.monitors import Monitors
 from headct.pretraining.objectives import OBJECTIVES, Objective
 from headct.pretraining.runs import RunFolder
@@ -35,6 +37,8 @@ if TYPE_CHECKING:
 Say = Callable[[str], None]
 
 SAY_EVERY_S = 5.0
+SAVE_EVERY_S = 300.0
+"""A state is saved at least so often, however slow the steps are."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +76,8 @@ def pretrain(
     say(_plan(settings, objective, scans, start))
 
     stopped, begun_s, said_s = "", time.monotonic(), 0.0
-    with run.history_file.open("a", encoding="utf-8") as history:
+    saved_s = begun_s
+    with run.history_file.open("a", encoding="utf-8") as history, Interruption() as interruption:
         for step in range(start, steps):
             step_s = time.monotonic()
             batch = scans.batch(settings.seed, step, settings.batch, settings.views)
@@ -96,8 +101,11 @@ def pretrain(
             history.flush()
             if stopped:
                 break
-            if (step + 1) % settings.save_every == 0 or step + 1 == steps:
+            due = (step + 1) % settings.save_every == 0 or now_s - saved_s > SAVE_EVERY_S
+            if due or step + 1 == steps or interruption.asked:
                 run.save_state(_state(step + 1, objective, optimizer, monitors, scans))
+                saved_s = now_s
+            interruption.obey()
             if now_s - said_s > SAY_EVERY_S or step + 1 == steps:
                 said_s = now_s
                 say(_line(step, start, steps, values, now_s - begun_s, settings.batch))
@@ -162,23 +170,23 @@ def _steps(settings: PretrainSettings) -> int:
     return settings.steps
 
 
-def _steps_that_fit(settings: PretrainSettings, objective: nn.Module, scans: Scans, say: Say, measured: int = 3) -> int:
+def _steps_that_fit(settings: PretrainSettings, objective: nn.Module, scans: Scans, say: Say, measured: int = 5) -> int:
     """How many steps fit into the budget, from a few that are measured on a copy and thrown away."""
     assert settings.budget_s is not None, "settings hold steps or a budget"
     begun_s = time.monotonic()
     trial = copy.deepcopy(objective)
     optimizer = new_optimizer(trial)
+    taken_s = []
     for step in range(1 + measured):
-        if step == 1:  # the first one pays for allocations
-            warm_s = time.monotonic()
+        step_begun_s = time.monotonic()
         views = make_views(scans.batch(settings.seed, step, settings.batch, settings.views), settings, scans)
         with torch.autocast(settings.device, torch.bfloat16, enabled=settings.precision == "bfloat16"):
             loss, _ = trial(views, step, 1000)
         loss.backward()
         float(descend(optimizer, lr=settings.lr, decay=0.0, clip=settings.clip))  # waits for the device
-    now_s = time.monotonic()
-    step_s = (now_s - warm_s) / measured
-    steps = max(1, int((settings.budget_s - (now_s - begun_s)) / step_s))
+        taken_s.append(time.monotonic() - step_begun_s)
+    step_s = statistics.median(taken_s[1:])  # the first one pays for allocations, others for what else is running
+    steps = max(1, int((settings.budget_s - (time.monotonic() - begun_s)) / step_s))
     say(f"a step takes {step_s:.2f} s: {steps} steps fit into {settings.budget_s:.0f} s")
     return steps
 

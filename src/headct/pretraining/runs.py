@@ -54,9 +54,10 @@ class RunFolder:
         )
         if to_toml(before) != to_toml(now):
             old, new = to_toml(before).splitlines(), to_toml(now).splitlines()
-            differ = [line for line in new if line not in old] or [line for line in old if line not in new]
+            was = "; ".join([line for line in old if line not in new][:3])
+            asked = "; ".join([line for line in new if line not in old][:3])
             raise Misuse(
-                f"{self.path} was begun with other settings ({'; '.join(differ[:3])})",
+                f"{self.path} was begun with other settings (then {was or 'not set'}, now {asked or 'not set'})",
                 why="a run that goes on under other settings is neither of the two",
                 do="give the settings it was begun with, or name another folder",
             )

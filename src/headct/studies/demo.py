@@ -16,7 +16,7 @@ from headct.cohort import Cohort
 from headct.cohort.ingest import ingest
 from headct.cohort.quality import NAMED_WINDOWS, acquisition, scans_table, write_page
 from headct.embedding import Embeddings
-from headct.failure import Failure
+from headct.failure import Failure, Misuse
 from headct.pretraining import PretrainSettings, Run
 from headct.pretraining.views import Crops, ViewSettings
 from headct.reporting.charts import curves
@@ -34,6 +34,8 @@ BRAIN = NAMED_WINDOWS[0]
 SHOWN = 12
 """Scans whose slices the page shows; the quality page beside it shows all."""
 QUERIES, NEIGHBOURS = 4, 3
+ALIKE = 0.95
+"""A median cosine above it is worth a word."""
 LEAST_SCANS = 2
 """A contrast between scans needs two of them."""
 
@@ -57,6 +59,7 @@ def demo(out: Path, data: Path | None = None, *, quick: bool = False, say: Say =
     where no scan is accepted; the page of the cohort then says why.
     """
     length = QUICK if quick else FULL
+    _hold_to(out, f"{VIRTUAL if data is None else data.resolve()}{', quick' if quick else ''}")
     if data is None:
         data = out / VIRTUAL
         if not data.exists():
@@ -107,6 +110,18 @@ def _is_virtual(data: Path, out: Path) -> bool:
     return data == out / VIRTUAL
 
 
+def _hold_to(out: Path, what: str) -> None:
+    """A demo's folder holds one demo. Scans of another would be added to its cohort, and real ones called virtual."""
+    note = out / "demo.txt"
+    if note.exists() and (before := note.read_text(encoding="utf-8").strip()) != what:
+        raise Misuse(
+            f"{out} holds another demo (of {before}; now {what})",
+            do="name another folder (--out DIR, make demo OUT=DIR), or remove this one",
+        )
+    out.mkdir(parents=True, exist_ok=True)
+    note.write_text(what + "\n", encoding="utf-8")
+
+
 # The page
 
 
@@ -115,7 +130,7 @@ def _page(out: Path, cohort: Cohort, data: Path, run: Run | None, found: Embeddi
     return Page(
         title="From head CT files to features",
         kind="demo",
-        answer=[*what_was_found(intake), *_what_was_learned(run)],
+        answer=[*what_was_found(intake), *_what_was_learned(run, found)],
         to_do=what_to_do(intake),
         sections=[
             *_of_features(cohort, run, found),
@@ -145,18 +160,29 @@ def _page(out: Path, cohort: Cohort, data: Path, run: Run | None, found: Embeddi
     )
 
 
-def _what_was_learned(run: Run | None) -> Iterator[str]:
-    if run is None:
+def _what_was_learned(run: Run | None, found: Embeddings | None) -> Iterator[str]:
+    if run is None or found is None:
         yield "Nothing was trained: a contrast between scans needs at least two of them."
         return
     loss = run.history["loss"].to_numpy()
     first, last = _ends(loss)
     yield (
-        f"{count(len(loss), 'step')} of self-distillation without labels took the loss from {first:.2f} to {last:.2f}; "
-        "this shows that the way works, not that the features are good, which is not measured here."
+        f"In {count(len(loss), 'step')} of self-distillation without labels the loss went from {first:.2f} to "
+        f"{last:.2f}; this shows that the way works, not that the features are good, which is not measured here."
     )
+    if (cosine := _usual_cosine(found.vectors)) > ALIKE:
+        yield (
+            f"The features hardly tell these scans apart: half of all pairs have a cosine above {cosine:.3f}. "
+            "It takes more scans and a longer training."
+        )
     if run.stopped:
         yield f"The training was stopped: {run.stopped}."
+
+
+def _usual_cosine(vectors: np.ndarray) -> float:
+    """The median cosine of two different scans."""
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    return float(np.median((unit @ unit.T)[np.triu_indices(len(unit), k=1)]))
 
 
 def _ends(loss: np.ndarray) -> tuple[float, float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from headct.encoders.architectures import ARCHITECTURES, Architecture, build
 from headct.encoders.features import Encoder, Features, Grid, Lattice
+from headct.encoders.slices import SliceEncoder, SliceSettings
 from headct.encoders.vit import ViT3D, ViTSettings
 from headct.encoders.windowing import Window, apply_windows, as_input
 
@@ -14,6 +15,8 @@ __all__ = [
     "Features",
     "Grid",
     "Lattice",
+    "SliceEncoder",
+    "SliceSettings",
     "ViT3D",
     "ViTSettings",
     "Window",

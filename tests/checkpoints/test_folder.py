@@ -41,16 +41,22 @@ def checkpoint(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    "settings", [{}, {"positions": "learned", "pooling": "class+mean"}, {"registers": 0, "qkv_bias": False}]
+    "settings",
+    [
+        {},
+        {"positions": "learned", "pooling": "class+mean"},
+        {"registers": 0, "qkv_bias": False},
+        {"positions": "rotary-mm", "layer_scale": 0.1, "drop_air": True},
+    ],
 )
 def test_round_trip_gives_the_same_bits(tmp_path: Path, settings: dict[str, Any]) -> None:
     encoder = small(**settings)
     save(tmp_path / "c", encoder, CARD)
     loaded = load(tmp_path / "c")
-    x = torch.rand(2, 3, 8, 12, 8)
+    x, spacing_mm = torch.rand(2, 3, 8, 12, 8), torch.tensor([[1.0, 1, 5], [2, 2, 2]])
     with torch.no_grad():
-        assert torch.equal(loaded(x).scan, encoder(x).scan)
-        assert torch.equal(loaded(x).tokens, encoder(x).tokens)
+        assert torch.equal(loaded(x, spacing_mm).scan, encoder(x, spacing_mm).scan)
+        assert torch.equal(loaded(x, spacing_mm).tokens, encoder(x, spacing_mm).tokens)
     assert loaded.settings == encoder.settings
     assert loaded.card == CARD
     assert loaded.recipe == recipes["head"]

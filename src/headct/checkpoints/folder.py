@@ -3,7 +3,7 @@
 checkpoint/
   config.json            format, architecture, settings, the card's values, SHA-256 of the weights
   model.safetensors      weights
-  selftest.safetensors   a small input and the features it must give
+  selftest.safetensors   a small input with its voxel size, and the features it must give
   README.md              the model card
 """
 
@@ -151,13 +151,14 @@ def _example(encoder: Encoder) -> dict[str, Tensor]:
     shape = (1, encoder.channels, *encoder.example_shape)
     count = torch.arange(torch.Size(shape).numel(), dtype=torch.float64)
     x = ((12.9898 * count).sin() * 43758.5453 % 1).reshape(shape).to(_dtype(encoder))
-    features = _features(encoder, x)
-    return {"input": x, "scan": features.scan, "tokens": features.tokens}
+    spacing_mm = torch.tensor([[1.5, 2.0, 3.0]])  # three different ones, for encoders that measure in mm
+    features = _features(encoder, x, spacing_mm)
+    return {"input": x, "spacing_mm": spacing_mm, "scan": features.scan, "tokens": features.tokens}
 
 
-def _features(encoder: Encoder, x: Tensor) -> Features:
+def _features(encoder: Encoder, x: Tensor, spacing_mm: Tensor) -> Features:
     with torch.no_grad():
-        return encoder(x)
+        return encoder(x, spacing_mm)
 
 
 def _dtype(encoder: Encoder) -> torch.dtype:
@@ -228,12 +229,12 @@ def _fill(encoder: Encoder, weights: Mapping[str, Tensor], folder: Path) -> None
 
 
 def _self_test(encoder: Encoder, example: Mapping[str, Tensor], folder: Path) -> None:
-    if set(example) != {"input", "scan", "tokens"}:
+    if set(example) != {"input", "spacing_mm", "scan", "tokens"}:
         raise _damaged(folder, SELFTEST, f"it holds {', '.join(sorted(example))}")
-    x, dtype = example["input"], _dtype(encoder)
-    if x.ndim != 5 or x.shape[1] != encoder.channels or x.dtype != dtype:
+    x, spacing_mm, dtype = example["input"], example["spacing_mm"], _dtype(encoder)
+    if x.ndim != 5 or x.shape[1] != encoder.channels or x.dtype != dtype or spacing_mm.shape != (len(x), 3):
         raise _damaged(folder, SELFTEST, f"its input is {x.dtype} {tuple(x.shape)}")
-    features = _features(encoder, x)
+    features = _features(encoder, x, spacing_mm)
     for name, given in (("scan", features.scan), ("tokens", features.tokens)):
         same_shape = given.shape == example[name].shape
         gap = float((given.float() - example[name].float()).abs().max()) if same_shape else float("inf")

@@ -171,8 +171,8 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "transposed": (edit_weights(put(OUT, lambda w: w.T)), "fails its self-test"),
     "reshaped": (edit_weights(put(OUT, lambda w: w[:5])), r"is \(5, 24\), expected \(24, 24\)"),
     "mixed dtypes": (edit_weights(put(OUT, lambda w: w.half())), "must share one of"),
-    "whole numbers": (edit_weights(lambda w: w.update({n: t.int() for n, t in w.items()})), "must share one of"),
-    "not a number": (edit_weights(put("norm.bias", lambda w: w * float("nan"))), "fails its self-test"),
+    "whole numbers": (edit_weights(lambda w: w.update({n: t.int() for n, t in w.items()})), "is torch.int32, expected"),
+    "not a number": (edit_weights(put("norm.bias", lambda w: w * float("nan"))), "not finite"),
     "one infinite weight": (
         edit_weights(put(OUT, lambda w: w.index_put((torch.tensor(0),), torch.tensor(1e38)))),
         "fails",

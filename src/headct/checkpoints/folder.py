@@ -28,8 +28,9 @@ from torch import Tensor
 from headct import __version__, encoders
 from headct.checkpoints.card import Card, write_up
 from headct.checkpoints.pretrained import PretrainedEncoder
+from headct.checkpoints.strict import CheckpointFailure, differences, some
 from headct.encoders import Encoder, Features
-from headct.failure import Failure, Misuse
+from headct.failure import Misuse
 
 FORMAT = 1
 CONFIG, MODEL, SELFTEST, README = "config.json", "model.safetensors", "selftest.safetensors", "README.md"
@@ -37,10 +38,6 @@ CONFIG, MODEL, SELFTEST, README = "config.json", "model.safetensors", "selftest.
 TOLERANCE: Mapping[torch.dtype, float] = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 """Largest difference of a feature in the self-test, by the dtype of the weights. Normalised features are of size 1;
 between machines, sums in another order move them by about 1e-5 in float32, and by one rounding step in the others."""
-
-
-class CheckpointFailure(Failure):
-    """A folder is no checkpoint, is damaged, or does not give what it promises."""
 
 
 def save(folder: Path, encoder: Encoder, card: Card, *, replace_existing: bool = False) -> None:
@@ -210,19 +207,14 @@ def _tensors(folder: Path, name: str, content: bytes) -> dict[str, Tensor]:
 
 def _fill(encoder: Encoder, weights: Mapping[str, Tensor], folder: Path) -> None:
     """Put the weights into the encoder, if each key, shape and dtype is the expected one."""
-    expected = encoder.state_dict()
-    wrong = [f"{name} is missing" for name in expected if name not in weights]
-    wrong += [f"{name} is not expected" for name in weights if name not in expected]
-    for name in expected.keys() & weights.keys():
-        if weights[name].shape != expected[name].shape:
-            wrong.append(f"{name} is {tuple(weights[name].shape)}, expected {tuple(expected[name].shape)}")
+    wrong = differences(encoder, weights)
     dtypes = {tensor.dtype for tensor in weights.values() if tensor.is_floating_point()}
     if len(dtypes) != 1 or not dtypes <= TOLERANCE.keys():
         wrong.append(f"weights must share one of {', '.join(map(str, TOLERANCE))}, got {', '.join(map(str, dtypes))}")
     if wrong:
         raise CheckpointFailure(
             f"the weights in {folder} do not fit {encoder.architecture}",
-            why="; ".join(sorted(wrong)[:5]) + (f"; and {len(wrong) - 5} more" if len(wrong) > 5 else ""),
+            why=some(wrong),
             do=f"check architecture and settings in {CONFIG}, or copy the checkpoint again",
         )
     encoder.to(dtypes.pop()).load_state_dict(weights)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from headct.checkpoints import folder, registry
+from headct.checkpoints import folder, published, registry
 from headct.checkpoints.pretrained import PretrainedEncoder
 from headct.checkpoints.registry import Entry
 from headct.failure import Misuse
@@ -66,11 +66,17 @@ def _from_disk(path: Path, *, source: str, entry: Entry | None) -> PretrainedEnc
     weights = path if path.is_file() else path / folder.MODEL
     if entry and weights.is_file():
         registry.check(entry, weights)
-    found = folder.load(path)
+    found = _published(path, weights) if published.recognise(path) else folder.load(path)
     found.source = source
     if entry and entry.sha256 is None:
         found.notes += (f"the registry has no SHA-256 of {entry.name} to compare with; this file's is {found.sha256}",)
     return found
+
+
+def _published(path: Path, weights: Path) -> PretrainedEncoder:
+    found = published.read(path)
+    sha256 = registry.sha256_of(weights)
+    return PretrainedEncoder(found.encoder, found.card, sha256, notes=found.notes).eval()
 
 
 def _unambiguous(entry: Entry, path: Path) -> str:

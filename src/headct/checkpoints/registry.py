@@ -17,7 +17,8 @@ from typing import Any
 import torch
 
 from headct import encoders
-from headct.checkpoints.folder import CheckpointFailure, describe, find
+from headct.checkpoints.folder import describe, find
+from headct.checkpoints.strict import CheckpointFailure
 from headct.failure import Misuse
 
 UNTRAINED = "nothing: random until trained"

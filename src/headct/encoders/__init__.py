@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from headct.encoders.architectures import ARCHITECTURES, Architecture, build
 from headct.encoders.features import Encoder, Features, Grid, Lattice
+from headct.encoders.segres import SegResEncoder, SegResSettings, segmentation_network
 from headct.encoders.slices import SliceEncoder, SliceSettings
 from headct.encoders.vit import ViT3D, ViTSettings
 from headct.encoders.windowing import Window, apply_windows, as_input
@@ -15,6 +16,8 @@ __all__ = [
     "Features",
     "Grid",
     "Lattice",
+    "SegResEncoder",
+    "SegResSettings",
     "SliceEncoder",
     "SliceSettings",
     "ViT3D",
@@ -23,4 +26,5 @@ __all__ = [
     "apply_windows",
     "as_input",
     "build",
+    "segmentation_network",
 ]

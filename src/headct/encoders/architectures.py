@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import Any
 
 from headct.encoders.features import Encoder
+from headct.encoders.segres import SegResEncoder, SegResSettings
 from headct.encoders.slices import SliceEncoder, SliceSettings
 from headct.encoders.vit import ViT3D, ViTSettings
 from headct.failure import Misuse
@@ -28,6 +29,7 @@ ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
         "vit-small": Architecture(ViT3D, ViTSettings(width=384, depth=12, heads=6, mlp_width=1536)),
         "vit-base": Architecture(ViT3D, ViTSettings(width=768, depth=12, heads=12, mlp_width=3072)),
         "vit-large": Architecture(ViT3D, ViTSettings(width=1024, depth=24, heads=16, mlp_width=4096)),
+        "segresenc": Architecture(SegResEncoder, SegResSettings()),
         "slices-tiny": Architecture(SliceEncoder, SliceSettings(widths=(32, 64, 128), blocks=(1, 1, 2))),
         "slices-small": Architecture(SliceEncoder, SliceSettings(widths=(48, 96, 256), blocks=(1, 2, 3))),
     }

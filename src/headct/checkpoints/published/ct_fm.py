@@ -105,9 +105,9 @@ def _encoder_of(weights: Weights) -> _Found:
 
 
 def _blocks(table: Weights, level: int) -> int:
-    """Residual blocks of a level."""
+    """Residual blocks of a level, at least the one without which its weights are missing."""
     numbers = [int(found[1]) for name in table if (found := re.match(rf"layers\.{level}\.blocks\.(\d+)\.", name))]
-    return 1 + max(numbers, default=-1)
+    return 1 + max(numbers, default=0)
 
 
 def _config(path: Path) -> dict[str, Any]:

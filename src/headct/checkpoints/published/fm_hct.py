@@ -111,16 +111,14 @@ def _settings(weights: Weights, heads: int | None, *, masked: bool, path: Path) 
         width, channels, *patch = kernel.shape
         depth = 1 + max(int(name.split(".")[1]) for name in weights if name.startswith("blocks."))
         mlp_width = len(weights["blocks.0.mlp.linear1.weight"])
-        places = weights.get("patch_embedding.position_embeddings")
-        edge = 8 if places is None else round(places.shape[1] ** (1 / 3))
+        places = weights["patch_embedding.position_embeddings"].shape[1]
+        edge = round(places ** (1 / 3))
     except (KeyError, ValueError, IndexError) as error:
         raise CheckpointFailure(
             f"{path} is not an FM-HCT encoder", why=f"{error} is missing or has no such shape", do="name another file"
         ) from error
-    if places is not None and edge**3 != places.shape[1]:
-        raise CheckpointFailure(
-            f"{path} has {places.shape[1]} positions", why="which is no cube", do="name another file"
-        )
+    if edge**3 != places:
+        raise CheckpointFailure(f"{path} has {places} positions", why="which is no cube", do="name another file")
     if heads is None and width % HEAD_WIDTH:
         raise Misuse(
             f"{path} does not say how many attention heads it has", do="name the number: read(path, heads=...)"
@@ -138,7 +136,7 @@ def _settings(weights: Weights, heads: int | None, *, masked: bool, path: Path) 
         "grid": (edge, edge, edge),
         "registers": 0 if registers is None else registers.shape[1],
         "qkv_bias": "blocks.0.attn.qkv.bias" in weights,
-        "positions": "none" if places is None else "learned",
+        "positions": "learned",
         **({} if "norm.bias" in weights else {"norm": "rms", "norm_eps": 1e-6}),
         **({"last_norm_eps": 1e-5} if masked else {}),
     }
@@ -146,9 +144,7 @@ def _settings(weights: Weights, heads: int | None, *, masked: bool, path: Path) 
 
 def _positions(renamed: Weights, settings: dict[str, Any]) -> list[str]:
     """Where the table is the one that the formula gives, it is computed, as ours are; else it is kept as it is."""
-    table = renamed.get("positions.table")
-    if table is None:
-        return []
+    table = renamed["positions.table"]
     computed = sincos(settings["grid"], settings["width"]) if settings["width"] >= 6 else torch.empty(0)
     if table.shape == computed.shape and float((table - computed).abs().max()) <= TABLE_TOLERANCE:
         settings["positions"] = "sincos"

@@ -34,7 +34,7 @@ def run_shell(example: Example) -> None:
 
 @pytest.fixture(scope="session")
 def prepared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`scans/` with two heads (one tilted) and a text that is no scan, and `model/`, a checkpoint with random weights."""
+    """`scans/` with two heads (one tilted) and a text that is no scan; `model/`, a checkpoint with random weights."""
     from headct import checkpoints, encoders
     from headct.preparing import recipes
     from headct.preparing.windows import WINDOWS

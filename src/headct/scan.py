@@ -7,7 +7,7 @@ z to superior. DICOM's LPS is turned once, where files are read.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from types import MappingProxyType
 
 import numpy as np
@@ -46,7 +46,7 @@ REASONS: Mapping[str, Reason] = _reasons(
     duplicate_file=("the same content was already read from another file", "nothing to do; the first copy is used"),
     # archives
     archive_unreadable=(
-        "the archive is damaged or encrypted",
+        "the archive is damaged or encrypted, or holds what is not read without unpacking it",
         "unpack it with the tool that made it, then ingest the folder",
     ),
     archive_bomb=(
@@ -85,14 +85,17 @@ REASONS: Mapping[str, Reason] = _reasons(
         "send the series again from the archive",
     ),
     same_position=(
-        "several images at one position: a repeated slice, not a volume",
-        "nothing to do (bolus tracking, fluoroscopy)",
+        "several images at one position: a repeated slice, or passes that nothing tells apart",
+        "send each pass as a series of its own; nothing to do for bolus tracking and fluoroscopy",
     ),
     duplicate_slice=(
         "another image of the series already fills this position",
         "nothing to do; the first by UID is used",
     ),
-    missing_slices=("a gap too wide to fill between two slices", "send the series again from the archive"),
+    missing_slices=(
+        "a gap too wide to fill between two slices",
+        "mend its rejected files if there are any; else send the series again from the archive",
+    ),
     split_series=(
         "its series is in the cohort already, from files that are not in this input",
         "name all files of the series together",
@@ -142,8 +145,8 @@ class Rejection:
 class Repair:
     """A change of Hounsfield values that reading made, with what undoes it.
 
-    Either every voxel was shifted by `shift_hu`, or the voxels of the packed mask `where` (`np.packbits` of the
-    flattened volume) held `values` before, one for all or one each in C order.
+    Every voxel was shifted by `shift_hu`, but the voxels of the packed mask `where` (`np.packbits` of the flattened
+    volume) held `values` before, one for all or one each in C order.
     """
 
     flag: str
@@ -190,7 +193,9 @@ FLAGS: Mapping[str, str] = MappingProxyType(
         "tilt": "slices are sheared against each other (gantry tilt)",
         "uneven": "gaps between slices differ",
         "gap-filled": "a slice is missing and the resample bridges it",
-        "mixed-thickness": "contiguous stacks of different thickness form the volume",
+        "skipped-tissue": "slices lie further apart than they are thick: what is between them was not seen",
+        "mixed-thickness": "slices of different thickness form the volume",
+        "mixed-settings": "slices of different kernels or tube voltages form the volume",
         "duplicate-dropped": "a second image at the same position was left out",
         "file-dropped": "a faulty file of the series was left out",
         "padding": "padding outside the field of view was set to air",
@@ -264,14 +269,11 @@ class Scan:
 
     @property
     def tilt_deg(self) -> float:
-        """Angle between the slice normal and the line along which the slices follow each other; 0 for one slice."""
-        travel = self.origins_mm[-1] - self.origins_mm[0]
-        length = np.linalg.norm(travel)
-        if length == 0:
+        """Angle between the slice normal and the line along which most slices follow each other; 0 for one slice."""
+        if len(self.origins_mm) < 2:
             return 0.0
-        along = float(travel @ self.normal)
-        aside = float(np.linalg.norm(travel - along * self.normal))
-        return float(np.degrees(np.arctan2(aside, along)))
+        shears = np.diff(self.origins_mm, axis=0) / self.gaps_mm[:, None] - self.normal
+        return float(np.degrees(np.arctan(np.linalg.norm(np.median(shears, axis=0)))))
 
     def affine(self, tolerance_mm: float = 0.05) -> np.ndarray:
         """The (4, 4) matrix from voxel (slice, row, col) to RAS mm, shear included.
@@ -301,7 +303,3 @@ class Scan:
         for repair in reversed(self.repairs):
             hu = repair.undo(hu)
         return hu
-
-    def with_flags(self, *flags: str) -> Scan:
-        """The same scan carrying more flags."""
-        return replace(self, header=replace(self.header, flags=tuple(sorted({*self.header.flags, *flags}))))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Iterator
 
 import pytest
 
-from headct.cohort.executors import ITEMS_A_WORKER, WaitingThreads, local
+from headct.cohort.executors import ITEMS_A_WORKER, WaitingThreads, local, usable_cores
 
 
 def test_every_item_comes_back_once_under_its_number() -> None:
@@ -75,3 +76,10 @@ def test_shutdown_runs_what_was_submitted_unless_told_to_cancel() -> None:
     blocked.set()
     assert waiting.cancelled()
     assert running.result()
+
+
+def test_cores_are_counted_where_no_system_call_tells_which_are_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: {1, 3}, raising=False)
+    assert usable_cores() == 2
+    monkeypatch.delattr("os.sched_getaffinity")  # macOS
+    assert usable_cores() == os.cpu_count()

@@ -6,6 +6,7 @@ product of matrices by two threads rounds otherwise than by one (two voxels of a
 
 from __future__ import annotations
 
+import gzip
 import os
 import shutil
 from pathlib import Path
@@ -22,6 +23,7 @@ from headct.reading import read
 from headct.reading.criteria import Criteria
 from headct.reading.isolation import cell
 from headct.scan import Scan
+from headct.writing import write_nifti
 
 
 @pytest.fixture(scope="session")
@@ -165,6 +167,49 @@ def test_a_copy_of_a_file_under_another_name_is_a_duplicate(demo: Path, key: Pat
     assert_adds_up(cohort, files_below(source))
     assert len(cohort) == 1
     assert {o for p, o in outcomes(cohort).items() if p.startswith("in/b")} == {"duplicate-file"}
+
+
+def test_a_copy_of_a_scan_alone_is_a_duplicate(demo: Path, key: Path, tmp_path: Path) -> None:
+    """The first copy is not in the second call; a NIfTI file is one image, a slice one of a series."""
+    out, first, second = tmp_path / "cohort", tmp_path / "first", tmp_path / "second"
+    shutil.copytree(demo / "patient-02" / "head", first / "head")
+    scan = next(found for found in read(demo / "patient-03" / "head", key=bytes(32)) if isinstance(found, Scan))
+    write_nifti(scan, first / "scan.nii.gz")
+    ingest([first], out, workers=1, key=key)
+    scan_ids = list(Cohort(out))
+    shutil.copytree(first, second)
+    with gzip.open(first / "scan.nii.gz") as file:
+        (second / "scan.nii").write_bytes(file.read())
+    (second / "scan.nii.gz").unlink()
+    ingest([second], out, workers=1, key=key)
+    cohort = Cohort(out)
+    assert_adds_up(cohort, files_below(first) | files_below(second))
+    assert list(cohort) == scan_ids
+    assert {o for p, o in outcomes(cohort).items() if p.startswith("second/")} == {"duplicate-file"}
+
+
+@pytest.mark.parametrize("hash_paths", [False, True])
+def test_another_input_of_the_same_name_is_another_input(
+    hash_paths: bool, demo: Path, key: Path, tmp_path: Path
+) -> None:
+    """Two sites whose exports have the same names of folders and files; and one of them moves."""
+    out, sites = tmp_path / "cohort", {"north": tmp_path / "1" / "dicom", "south": tmp_path / "2" / "dicom"}
+    for (site, folder), patient in zip(sites.items(), ("patient-02", "patient-03"), strict=True):
+        folder.mkdir(parents=True)
+        for number, path in enumerate(sorted((demo / patient / "head").iterdir())):
+            shutil.copyfile(path, folder / f"{number}.dcm")
+        ingest([folder], out, workers=1, key=key, site=site, hash_paths=hash_paths)
+    cohort = Cohort(out)
+    assert cohort.scans["site"].tolist() == ["north", "south"]
+    assert len(cohort.files) == len(files_below(sites["north"])) + len(files_below(sites["south"]))
+    if not hash_paths:
+        assert {name.partition("/")[0] for name in outcomes(cohort)} == {"dicom", "dicom~2"}
+    before = contents(out)
+    sites["south"].rename(moved := tmp_path / "dicom")
+    for places in ([sites["north"]], [moved, sites["north"]], [moved]):
+        summary = ingest(places, out, workers=1, key=key, hash_paths=hash_paths)
+        assert (summary.added_files, summary.changed, summary.gone) == (0, (), 0)
+        assert contents(out) == before
 
 
 def test_a_rejected_file_that_was_mended_is_read(demo: Path, key: Path, tmp_path: Path) -> None:

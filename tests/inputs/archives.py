@@ -55,6 +55,13 @@ def tar_series(folder: Path) -> None:
     (folder / "series.dat").write_bytes(_tar(_files(folder), "w"))
 
 
+@kind("MetaImage in two files in a zip", scans=0, rejected={"archive-unreadable": 1, "unknown-format": 1})
+def mhd_in_zip(folder: Path) -> None:
+    header = b"ObjectType = Image\nNDims = 3\nDimSize = 4 4 4\nElementSpacing = 1 1 1\nElementType = MET_SHORT\n"
+    pair = {"head.mhd": header + b"ElementDataFile = head.raw\n", "head.raw": bytes(128)}
+    (folder / "series.zip").write_bytes(_zip(pair))
+
+
 @kind("a zip in a zip")
 def zip_in_zip(folder: Path) -> None:
     (folder / "outer.zip").write_bytes(_zip({"inner.zip": _zip(_files(folder))}))

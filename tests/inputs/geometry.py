@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from pydicom import dcmread
+from pydicom.dataset import Dataset
 
 from headct.scan import Scan
 from inputs.kinds import kind, refused
@@ -85,6 +87,16 @@ def missing_everywhere(folder: Path) -> None:
     write([image for index, image in enumerate(images()) if index not in (1, 4, 8, 11, 15, 18, 22, 25)], folder)
 
 
+@refused("two of three gaps lack a slice", "missing-slices", 18)
+def missing_two_of_five(folder: Path) -> None:
+    write([image for index, image in enumerate(images()) if index % 5 not in (1, 3)], folder)
+
+
+@kind("5 mm slices every 10 mm, an old protocol", flags=("skipped-tissue",))
+def interspaced(folder: Path) -> None:
+    write(images(head(gap_mm=10.0, slices=15, thickness_mm=5.0)), folder)
+
+
 @refused("every third slice is missing", "missing-slices", 20)
 def missing_every_third(folder: Path) -> None:
     write([image for index, image in enumerate(images()) if index % 3 != 2], folder)
@@ -108,6 +120,40 @@ def two_time_points(folder: Path) -> None:
     second = images(head(noise_hu=3.0))
     same = {"SeriesInstanceUID": first[0].SeriesInstanceUID, "AcquisitionNumber": 2, "AcquisitionTime": "101510"}
     write([*first, *all_tagged(second, **same)], folder)
+
+
+@kind("two patients under one study and series UID", scans=2)
+def two_patients(folder: Path) -> None:
+    first = images()
+    same = {"StudyInstanceUID": first[0].StudyInstanceUID, "SeriesInstanceUID": first[0].SeriesInstanceUID}
+    write([*first, *all_tagged(images(head(noise_hu=3.0)), PatientID="phantom-1", **same)], folder)
+
+
+def _second_pass(up_mm: float = 0.0, **header: Any) -> list[Dataset]:
+    """The head imaged again somewhat higher, under the series UID of `images()`."""
+    again = images(head(noise_hu=3.0, centre_mm=(0.0, -6.0, 12.0 + up_mm)))
+    return all_tagged(again, SeriesInstanceUID=images()[0].SeriesInstanceUID, **header)
+
+
+@kind("two acquisitions under one series UID, 0.3 mm apart", scans=2)
+def two_acquisitions_nearly_at_one_place(folder: Path) -> None:
+    write([*all_tagged(images(), AcquisitionNumber=1), *_second_pass(0.3, AcquisitionNumber=2)], folder)
+
+
+@kind("two acquisitions under one series UID, half a gap apart", scans=2)
+def two_acquisitions_interleaved(folder: Path) -> None:
+    write([*all_tagged(images(), AcquisitionNumber=1), *_second_pass(2.5, AcquisitionNumber=2)], folder)
+
+
+@kind("two passes under one series UID that only their folders tell apart", scans=2)
+def two_passes_in_folders(folder: Path) -> None:
+    write(images(), folder / "a")
+    write(_second_pass(), folder / "b")
+
+
+@refused("two passes under one series UID that nothing tells apart", "same-position", 60)
+def two_passes_mixed(folder: Path) -> None:
+    write([*images(), *_second_pass()], folder)
 
 
 @kind("axial and coronal slices under one series UID", scans=2)
@@ -138,11 +184,49 @@ def localizer_inside(folder: Path) -> None:
     write([*images(), *all_tagged(side, **inside)], folder)
 
 
+_UNSTATED = dict.fromkeys(("KVP", "ConvolutionKernel", "SliceThickness", "ImageType", "FrameOfReferenceUID"))
+
+
+@kind("one slice states neither kernel, voltage, thickness, image type nor frame of reference")
+def silent_slice(folder: Path) -> None:
+    some = images()
+    write([*some[:14], tagged(some[14], **_UNSTATED), *some[15:]], folder)
+
+
+@kind("one slice has another image type and frame of reference")
+def odd_slice(folder: Path) -> None:
+    some = images()
+    other = {"ImageType": ["ORIGINAL", "PRIMARY", "AXIAL", "SEQ"], "FrameOfReferenceUID": "1.2.3"}
+    write([*some[:14], tagged(some[14], **other), *some[15:]], folder)
+
+
+@kind("one slice was taken with another voltage", flags=("mixed-settings",))
+def slice_of_another_voltage(folder: Path) -> None:
+    some = images()
+    write([*some[:14], tagged(some[14], KVP="140"), *some[15:]], folder)
+
+
 @kind("file names and instance numbers in random order, names without extension")
 def shuffled(folder: Path) -> None:
     order = np.random.default_rng(0).permutation(30)
     some = [tagged(image, InstanceNumber=int(number)) for image, number in zip(images(), order, strict=True)]
     write(some, folder, names=[f"I{10 * number}" for number in np.random.default_rng(1).permutation(30)])
+
+
+@kind("one slice lies 120 mm beside the others", flags=("file-dropped", "gap-filled", "uneven"),
+      rejected={"no-geometry": 1})  # fmt: skip
+def slice_astray(folder: Path) -> None:
+    some = images()
+    x, y, z = some[14].ImagePositionPatient
+    write([*some[:14], tagged(some[14], ImagePositionPatient=[x + 120, y, z]), *some[15:]], folder)
+
+
+@kind("the vertex was reconstructed around another centre")
+def recentred(folder: Path) -> None:
+    scan, aside = head(), 10
+    hu, origins = scan.hu.copy(), scan.origins_mm.copy()
+    hu[18:], origins[18:] = np.roll(hu[18:], -aside, axis=2), origins[18:] + aside * scan.col_step_mm
+    write(images(replace(scan, hu=hu, origins_mm=origins)), folder)
 
 
 @kind("one slice has another matrix", flags=("gap-filled", "uneven"), rejected={"too-few-slices": 1})
@@ -193,7 +277,8 @@ def same_position(folder: Path) -> None:
     write([renamed([image], AcquisitionNumber=n, InstanceNumber=n)[0] for n in range(1, 9)], folder)
 
 
-@kind("Slice Thickness says 1.25 mm, Spacing Between Slices -3 mm; slices are 5 mm apart", known=False)
+@kind("Slice Thickness says 1.25 mm, Spacing Between Slices -3 mm; slices are 5 mm apart", flags=("skipped-tissue",),
+      known=False)  # fmt: skip
 def lying_spacing(folder: Path) -> None:
     write(all_tagged(images(), SliceThickness="1.25", SpacingBetweenSlices="-3"), folder)
 

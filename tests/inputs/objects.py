@@ -34,6 +34,16 @@ def contrast_tag(folder: Path) -> None:
     write(images(replace(head(), header=replace(HEADER, contrast=True))), folder)
 
 
+@refused("contrast tag says NON-IONIC 100ML, which is an agent", "contrast", 30)
+def contrast_tag_non_ionic(folder: Path) -> None:
+    write(all_tagged(images(), ContrastBolusAgent="NON-IONIC 100ML"), folder)
+
+
+@kind("described as CT HEAD W C-SPINE, which says nothing of contrast")
+def with_spine(folder: Path) -> None:
+    write(images(description="CT HEAD W C-SPINE"), folder)
+
+
 @kind("contrast tag says NONE")
 def contrast_tag_none(folder: Path) -> None:
     write(all_tagged(images(), ContrastBolusAgent="NONE"), folder)

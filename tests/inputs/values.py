@@ -47,6 +47,52 @@ def intercept_doubled(folder: Path) -> None:
     write(all_tagged(images(intercept_hu=0), RescaleIntercept="-1024"), folder)
 
 
+UNSURE = ("file-dropped", "gap-filled", "uneven")
+
+
+@kind("one slice without rescale tags, which the others have", flags=UNSURE, rejected={"not-hounsfield": 1})
+def one_without_rescale(folder: Path) -> None:
+    some = images()
+    some[14] = tagged(some[14], RescaleIntercept=None, RescaleSlope=None)
+    write(some, folder)
+
+
+@kind("a Rescale Slope of nan in one slice", flags=("gap-filled", "uneven"), rejected={"not-hounsfield": 1})
+def slope_nan(folder: Path) -> None:
+    some = images()
+    some[14] = tagged(some[14], RescaleSlope="7654321 ")
+    path = write(some, folder)[14]
+    path.write_bytes(path.read_bytes().replace(b"7654321 ", b"nan     "))
+
+
+@kind("a Rescale Intercept of 1e30 in one slice", flags=("gap-filled", "uneven"), rejected={"not-hounsfield": 1})
+def intercept_huge(folder: Path) -> None:
+    some = images()
+    some[14] = tagged(some[14], RescaleIntercept="1e30")
+    write(some, folder)
+
+
+@kind("a Rescale Slope of -1 in one slice", flags=UNSURE, rejected={"not-hounsfield": 1})
+def one_mirrored(folder: Path) -> None:
+    some = images()
+    some[14] = tagged(some[14], RescaleSlope="-1")
+    write(some, folder)
+
+
+@kind("signed values called unsigned in one slice", flags=UNSURE, rejected={"not-hounsfield": 1})
+def one_unsigned(folder: Path) -> None:
+    some = images(intercept_hu=0)
+    some[14] = tagged(some[14], PixelRepresentation=0)
+    write(some, folder)
+
+
+@refused("signed values called unsigned in every second slice", "not-hounsfield", 30)
+def half_unsigned(folder: Path) -> None:
+    some = images(intercept_hu=0)
+    some[::2] = all_tagged(some[::2], PixelRepresentation=0)
+    write(some, folder)
+
+
 @kind("an intercept of -8192 with values to match")
 def offset_8192(folder: Path) -> None:
     write(images(intercept_hu=-8192), folder)

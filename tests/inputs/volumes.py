@@ -39,6 +39,12 @@ def nifti_gz(folder: Path) -> None:
     write_nifti(head(), folder / "head.nii.gz")
 
 
+@kind("NIfTI, plain and gzipped", flags=("no-patient-id",), rejected={"duplicate-file": 1})
+def nifti_twice(folder: Path) -> None:
+    write_nifti(head(), folder / "head.nii")
+    write_nifti(head(), folder / "head.nii.gz")
+
+
 @kind("NIfTI with a tilted gantry in its sform", flags=("no-patient-id", "tilt"))
 def nifti_tilted(folder: Path) -> None:
     write_nifti(head(tilt_deg=18.0), folder / "head.nii.gz")
@@ -180,6 +186,34 @@ def nifti_normalised(folder: Path) -> None:
     _nifti(values).to_filename(folder / "head.nii.gz")
 
 
+@refused("NIfTI a thousand times too large", "not-hounsfield")
+def nifti_thousandfold(folder: Path) -> None:
+    _nifti(head().hu.transpose(2, 1, 0).astype(np.int32) * 1000).to_filename(folder / "head.nii.gz")
+
+
+@refused("NIfTI ten times too small", "not-hounsfield")
+def nifti_tenth(folder: Path) -> None:
+    _nifti(head().hu.transpose(2, 1, 0) // 10).to_filename(folder / "head.nii.gz")
+
+
+@refused("NIfTI 200 HU too high", "not-hounsfield")
+def nifti_200_too_high(folder: Path) -> None:
+    _nifti(head().hu.transpose(2, 1, 0) + np.int16(200)).to_filename(folder / "head.nii.gz")
+
+
+@refused("NIfTI of the brain alone, on zero", "not-hounsfield")
+def nifti_skull_stripped(folder: Path) -> None:
+    hu = head().hu.transpose(2, 1, 0)
+    _nifti(np.where((hu > -20) & (hu < 80), hu, 0).astype(np.int16)).to_filename(folder / "brain.nii.gz")
+
+
+@refused("NIfTI with its origin ten million kilometres away", "no-geometry")
+def nifti_far_away(folder: Path) -> None:
+    image = _nifti()
+    image.affine[2, 3] = 1e13
+    nibabel.Nifti1Image(image.dataobj, image.affine).to_filename(folder / "head.nii.gz")
+
+
 @refused("NIfTI with an affine of zeros", "no-geometry")
 def nifti_zero_affine(folder: Path) -> None:
     content = bytearray(_nifti().to_bytes())
@@ -294,6 +328,27 @@ def mha(folder: Path) -> None:
 @kind("MetaImage with its voxels in a second file", flags=("no-patient-id",))
 def mhd(folder: Path) -> None:
     _metaimage(folder / "head.mhd")
+
+
+@kind("MetaImage whose header is reached by a link", flags=("no-patient-id",), rejected={"duplicate-file": 1})
+def mhd_linked(folder: Path) -> None:
+    (folder / "store").mkdir()
+    _metaimage(folder / "store" / "head.mhd")
+    (folder / "head.mhd").symlink_to(folder / "store" / "head.mhd")
+
+
+@kind("two MetaImage headers of the same voxels", scans=2, flags=("no-patient-id",))
+def mhd_twice(folder: Path) -> None:
+    _metaimage(folder / "head.mhd")
+    text = (folder / "head.mhd").read_text()
+    (folder / "other.mhd").write_text(text.replace("BinaryData = True", "BinaryData = True\nComment = again"))
+
+
+@kind("MetaImage that names its second file as ./head.raw", flags=("no-patient-id",))
+def mhd_dot(folder: Path) -> None:
+    _metaimage(folder / "head.mhd")
+    text = (folder / "head.mhd").read_text()
+    (folder / "head.mhd").write_text(text.replace("= head.raw", "= ./head.raw"))
 
 
 @refused("MetaImage without its second file", "damaged")

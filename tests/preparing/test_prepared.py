@@ -173,7 +173,7 @@ def test_sizes_that_no_patient_has_are_refused_before_they_fill_the_memory(spaci
     for name in ("head", "fm-hct"):
         refused = prepare(scan, name, check_head=False)
         assert isinstance(refused, Rejection)
-        assert refused.code == "recipe-unfit"
+        assert refused.code == "no-geometry"
         assert complaint in refused.sentence
 
 

@@ -82,6 +82,13 @@ def test_each_rule(criteria, fits, misses, reason):
     assert code(volume(**misses), criteria) == reason
 
 
+def test_what_the_first_slice_does_not_state_the_others_do():
+    stated = {"kernel": "H30s", "kvp": 120.0, "thickness_mm": 5.0}
+    images = [instance(0.0), *stack(29, first_mm=5.0, **stated)]
+    asked = replace(LAX, kernels=("H30*",), kvp=(120,), thickness_mm=(4.0, 6.0))
+    assert code(assemble(images)[0][0], asked) == ""
+
+
 def test_a_description_is_not_repeated_in_the_rejection():
     rejection = judge(volume(study_description="JANE DOE"), replace(LAX, descriptions=("*head*",)))
     assert "DOE" not in rejection.sentence
@@ -182,6 +189,12 @@ def test_mistakes_are_named(text, says):
     with pytest.raises(Misuse) as misuse:
         Criteria.from_toml(text)
     assert says in str(misuse.value)
+
+
+def test_a_file_in_another_encoding_is_named(tmp_path):
+    (tmp_path / "c.toml").write_bytes('descriptions = ["*schädel*"]'.encode("latin-1"))
+    with pytest.raises(Misuse, match="save it as UTF-8"):
+        named(str(tmp_path / "c.toml"))
 
 
 def test_unknown_criteria_are_named():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip as standard
+import io
 import os
 import pickle
 import socket
@@ -17,10 +18,10 @@ import numpy as np
 import pytest
 from pydicom.data import get_testdata_file
 
-from headct.reading import files
-from headct.reading.archives import ArchiveLimits
+from headct.reading import files, guard
+from headct.reading.archives import HEAD_BYTES, ArchiveLimits
 from headct.reading.faults import Fault
-from headct.reading.files import Source, find, format_of, sniff
+from headct.reading.files import Source, find, format_of
 from headct.scan import Rejection
 
 
@@ -63,7 +64,7 @@ def test_a_source_reads_what_the_file_holds_and_travels(tmp_path, monkeypatch):
         source.read(9)
     assert fault.value.code == "too-large"
     os.remove(source.path)
-    for reading in (source.read, source.open, lambda: sniff(source)):
+    for reading in (source.read, source.open):
         with pytest.raises(Fault) as fault:
             reading()
         assert fault.value.code == "unreadable"
@@ -318,6 +319,60 @@ def test_data_of_a_detached_header_belong_to_it(tmp_path):
     }
 
 
+@pytest.mark.parametrize("header", ["a.mhd", "b.nhdr"])
+def test_data_of_a_header_named_alone_belong_to_it(tmp_path, header):
+    for name, data in DETACHED.items():
+        put(tmp_path / "in" / name, data)
+    data = {"a.mhd": "a.raw", "b.nhdr": "voxels.bin"}[header]
+    for inputs in ([header], [header, data], [data, header], [header, header]):
+        (source,) = find([tmp_path / "in" / name for name in inputs], isolated=False)
+        assert source.files == (header, f"{header}/{data}")
+        assert source.read_beside(data, 100) == b"12345678"
+    others = {"a.mhd": "in/b.nhdr", "b.nhdr": "in/a.mhd"}
+    assert found(tmp_path / "in" / header, tmp_path / "in")[0] == [header, others[header]]
+    assert found(tmp_path / "in", tmp_path / "in" / data)[0] == ["in/a.mhd", "in/b.nhdr"]
+
+
+def test_data_of_a_header_met_by_a_link_lie_beside_the_header(tmp_path):
+    put(tmp_path / "far/a.mhd", DETACHED["a.mhd"])
+    put(tmp_path / "far/a.raw", b"far")
+    put(tmp_path / "in/a.raw", b"near")
+    os.symlink("../far/a.mhd", tmp_path / "in/a.mhd")
+    os.symlink("../far/a.raw", tmp_path / "in/z.raw")
+    sources, rejections = found(tmp_path / "in")
+    assert sources == ["in/a.raw", "in/a.mhd"]
+    assert rejections == {"in/z.raw": "duplicate-file"}
+    (_, source, _) = find([tmp_path / "in"], isolated=False)
+    assert source.files == ("in/a.mhd", "in/a.mhd/a.raw")
+    assert source.read_beside("a.raw", 100) == b"far"
+
+
+def test_a_dot_before_the_name_means_the_folder_of_the_header(tmp_path):
+    put(tmp_path / "in/a.mhd", b"NDims = 3\nElementDataFile = ./a.raw\n")
+    put(tmp_path / "in/a.raw", b"12345678")
+    for place in ("in", "in/a.mhd"):
+        (source,) = find([tmp_path / place], isolated=False)
+        assert source.read_beside("./a.raw", 100) == b"12345678"
+
+
+def test_two_headers_may_share_their_data(tmp_path):
+    for name in ("a.mhd", "b.mhd"):
+        put(tmp_path / "in" / name, DETACHED["a.mhd"])
+    put(tmp_path / "in/a.raw")
+    results = list(find([tmp_path / "in"], isolated=False))
+    assert [result.files for result in results] == [("in/a.mhd", "in/a.raw"), ("in/b.mhd", "in/b.mhd/a.raw")]
+
+
+def test_a_detached_header_in_an_archive_says_what_to_do(tmp_path):
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        for name, data in DETACHED.items():
+            archive.writestr(name, data)
+    (source, *_) = find([tmp_path / "x.zip"], isolated=False)
+    with pytest.raises(Fault, match="archive") as fault:
+        source.read_beside("a.raw", 100)
+    assert fault.value.code == "archive-unreadable"
+
+
 @pytest.mark.parametrize(
     "named", ["../secret", "/etc/passwd", "gone.raw", "link.raw", "a.mhd", "LIST", "x%03d.raw 1 9 1"]
 )
@@ -328,6 +383,28 @@ def test_a_detached_header_reaches_nothing_else(tmp_path, named):
     (source, *rest) = find([tmp_path / "in"], isolated=False)
     assert source.files == ("in/a.mhd",)
     assert [type(result) for result in rest] == [Source], "the link is found like any other"
+
+
+def test_the_way_to_a_member_does_not_count_as_reading_it(tmp_path, monkeypatch):
+    """A tar.gz has to be decompressed up to the member, by each process anew."""
+    with tarfile.open(tmp_path / "x.tar.gz", "w:gz") as archive:
+        for name, size in (("big", 200 << 20), ("late", 400)):
+            member = tarfile.TarInfo(name)
+            member.size = size
+            archive.addfile(member, io.BytesIO(bytes(size)))
+    big, late = find([tmp_path / "x.tar.gz"], isolated=False)
+    assert 0 < big.reach_s <= late.reach_s == pytest.approx(200 * (1 << 20) / 5e7, rel=0.01)
+    assert Source("/x", None, "x", 1 << 30).reach_s == 0
+    times_s = []
+
+    class Clock:
+        def run(self, function, sources, *, time_s):
+            times_s.append(time_s)
+            return function(sources)
+
+    monkeypatch.setattr(guard, "cell", Clock)
+    guard.read_headers([big, late], time_s=10)
+    assert times_s == [10 + late.reach_s]
 
 
 # Telling formats apart
@@ -364,7 +441,7 @@ def test_nifti(tmp_path, sort, suffix):
     nib.save(sort(np.zeros((4, 4, 4), np.int16), np.eye(4)), path)
     (source,) = find([path], isolated=False)
     assert source.member is None
-    assert sniff(source) == "nifti"
+    assert format_of(source.read()[:HEAD_BYTES]) == "nifti"
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ rotations = st.builds(
 )
 gaps = st.lists(st.floats(0.5, 7.0), min_size=2, max_size=40).map(np.array)
 UNKNOWN = np.nan
+UP = np.array([0.0, 0, 1])
 
 
 def origins_along(gaps_mm: np.ndarray, travel: np.ndarray) -> np.ndarray:
@@ -51,12 +52,14 @@ def test_tilt_and_positions_come_from_origins_alone(rotation, gaps_mm, tilt_deg)
 
 
 def test_one_slice_has_no_tilt():
-    assert geometry.tilt_deg(np.zeros((1, 3)), np.array([0.0, 0, 1])) == 0
+    assert geometry.tilt_deg(np.zeros((1, 3)), UP) == 0
 
 
 @given(gaps_mm=gaps, order=st.randoms(use_true_random=False), doubled=st.sets(st.integers(0, 40), max_size=5))
 def test_positions_are_numbered_upwards_whatever_the_order(gaps_mm, order, doubled):
-    assume(gaps_mm.min() > 0.06 * np.median(gaps_mm) + 0.02)
+    assume(gaps_mm.min() > 0.06 * gaps_mm.max() + 0.02)
+    between_mm = np.minimum(np.r_[np.inf, gaps_mm[:-1]], np.r_[gaps_mm[1:], np.inf])
+    assume(np.count_nonzero(2 * gaps_mm < between_mm) < LIMITS.pairs)
     along_mm = np.concatenate([[0.0], np.cumsum(gaps_mm)])
     number = np.arange(len(along_mm))
     again = [index for index in sorted(doubled) if index < len(along_mm)]
@@ -65,6 +68,25 @@ def test_positions_are_numbered_upwards_whatever_the_order(gaps_mm, order, doubl
     shuffled = list(range(len(along_mm)))
     order.shuffle(shuffled)
     assert geometry.place_numbers(along_mm[shuffled]).tolist() == number[shuffled].tolist()
+
+
+@given(
+    step_mm=st.floats(2.0, 7.0),
+    slices=st.integers(5, 60),
+    apart=st.floats(0.01, 0.32),
+    order=st.randoms(use_true_random=False),
+)
+def test_two_passes_a_little_apart_share_their_positions(step_mm, slices, apart, order):
+    """However near: a pass and its repetition are told apart by something else than a fraction of a gap."""
+    along_mm = np.concatenate([np.arange(slices), np.arange(slices) + apart]) * step_mm
+    shuffled = list(range(2 * slices))
+    order.shuffle(shuffled)
+    assert geometry.place_numbers(along_mm[shuffled]).tolist() == [index % slices for index in shuffled]
+
+
+def test_stacks_of_narrow_and_wide_gaps_are_no_pairs():
+    gaps_mm = np.array([1.0] * 8 + [3.0] + [5.0] * 8)
+    assert geometry.place_numbers(np.concatenate([[0.0], np.cumsum(gaps_mm)])).tolist() == list(range(18))
 
 
 @given(step_mm=st.floats(0.4, 5.0), slices=st.integers(8, 60), hole=st.integers(1, 200), lacking=st.integers(1, 10))
@@ -80,19 +102,27 @@ def test_a_hole_in_an_even_stack_is_found_counted_and_bridged_or_refused(step_mm
         and (lacking + 1) * step_mm <= LIMITS.gap_mm
         and lacking / (slices + lacking) <= LIMITS.missing_share
     )
-    origins_mm = origins_along(gaps_mm, np.array([0.0, 0, 1]))
+    origins_mm = origins_along(gaps_mm, UP)
     if bridged:
-        assert geometry.review(origins_mm, np.array([0.0, 0, 1]), unknown(slices)) == ("gap-filled", "uneven")
+        assert geometry.review(origins_mm, UP, unknown(slices)) == ("gap-filled", "uneven")
     else:
         with pytest.raises(Fault) as fault:
-            geometry.review(origins_mm, np.array([0.0, 0, 1]), unknown(slices))
+            geometry.review(origins_mm, UP, unknown(slices))
         assert fault.value.code == "missing-slices"
 
 
 @given(step_mm=st.floats(0.3, 10.0), slices=st.integers(2, 60), thickness_mm=st.floats(0.3, 12.0))
 def test_an_even_stack_lacks_nothing_however_thick_its_slices(step_mm, slices, thickness_mm):
-    origins_mm = origins_along(np.full(slices - 1, step_mm), np.array([0.0, 0, 1]))
-    assert geometry.review(origins_mm, np.array([0.0, 0, 1]), np.full(slices, thickness_mm)) == ()
+    """That slices as a whole lie further apart than they are thick is said: nobody saw what is between them."""
+    assume(abs(step_mm / thickness_mm - LIMITS.wide) > 1e-6)
+    expected = ("skipped-tissue",) if step_mm > LIMITS.wide * thickness_mm else ()
+    origins_mm = origins_along(np.full(slices - 1, step_mm), UP)
+    assert geometry.review(origins_mm, UP, np.full(slices, thickness_mm)) == expected
+
+
+def test_a_few_thin_slices_in_a_stack_skip_no_tissue_to_speak_of():
+    thicknesses_mm = np.array([1.0] * 3 + [5.0] * 12)
+    assert "skipped-tissue" not in geometry.review(origins_along(np.full(14, 5.0), UP), UP, thicknesses_mm)
 
 
 @given(
@@ -136,18 +166,55 @@ def test_every_third_slice_missing_is_no_spacing_that_was_meant():
         assert unseen_mm.tolist() == [0, 5] * 8
 
 
+@pytest.mark.parametrize("pattern_mm", [(5, 10), (5, 5, 10), (10, 10, 5), (10, 5, 10)])
+def test_each_hole_of_a_pattern_is_counted(pattern_mm):
+    gaps_mm = np.tile(np.array(pattern_mm, dtype=float), 8)
+    for thicknesses_mm in (unknown(len(gaps_mm) + 1), np.full(len(gaps_mm) + 1, 5.0)):
+        missing, _ = geometry.missing_slices(gaps_mm, thicknesses_mm)
+        assert missing[2:-2].tolist() == (gaps_mm == 10).astype(int)[2:-2].tolist()
+
+
+def test_a_slice_too_many_is_no_measure_for_the_gaps_beside_it():
+    gaps_mm = np.array([5, 5, 0.3, 4.7, 5, 0.3, 4.7, 5, 5])
+    assert not geometry.missing_slices(gaps_mm, unknown(10))[0].any()
+
+
 def test_too_many_single_holes_are_refused_though_each_could_be_bridged():
     gaps_mm = np.tile([2.5, 2.5, 2.5, 5.0], 6)
-    assert "gap-filled" in geometry.review(
-        origins_along(gaps_mm, np.array([0.0, 0, 1])), np.array([0.0, 0, 1]), unknown(25)
-    )
+    assert "gap-filled" in geometry.review(origins_along(gaps_mm, UP), UP, unknown(25))
     with pytest.raises(Fault, match="in several gaps"):
         geometry.review(
-            origins_along(gaps_mm, np.array([0.0, 0, 1])),
+            origins_along(gaps_mm, UP),
             np.array([0.0, 0, 1]),
             unknown(25),
             Limits(missing_share=0.1),
         )
+
+
+@given(
+    rotation=rotations,
+    gaps_mm=st.lists(st.floats(1.0, 7.0), min_size=4, max_size=40).map(np.array),
+    tilt_deg=st.floats(-30, 30),
+    astray=st.integers(0, 40),
+    far_mm=st.floats(1, 300),
+)
+def test_a_slice_beside_the_stack_is_found_and_measured(rotation, gaps_mm, tilt_deg, astray, far_mm):
+    origins_mm = origins_along(gaps_mm, np.array([0.0, np.tan(np.radians(tilt_deg)), 1.0]))
+    astray %= len(origins_mm)
+    origins_mm[astray] += [far_mm, 0, 0]
+    expected_mm = np.where(np.arange(len(origins_mm)) == astray, far_mm, 0.0)
+    assert_allclose(geometry.aside_mm(origins_mm @ rotation.T, rotation[:, 2]), expected_mm, atol=1e-6)
+
+
+def test_slices_that_move_aside_together_are_not_beside_the_stack():
+    origins_mm = origins_along(np.full(19, 5.0), np.array([0.0, 0.3, 1.0]))
+    origins_mm[18:] += [60.0, 0, 0]
+    assert_allclose(geometry.aside_mm(origins_mm, UP), 0, atol=1e-9)
+    assert_allclose(geometry.tilt_deg(origins_mm, UP), np.degrees(np.arctan(0.3)))
+
+
+def test_of_three_slices_none_can_be_told_to_be_beside_the_others():
+    assert not geometry.aside_mm(np.array([[0.0, 0, 0], [120, 0, 5], [0, 0, 10]]), UP).any()
 
 
 @given(rotation=rotations, other_deg=st.floats(0, 5), share=st.floats(-0.01, 0.01))

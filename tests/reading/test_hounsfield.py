@@ -63,6 +63,15 @@ def test_a_missing_or_doubled_intercept_is_found_and_undone(head, shift_hu):
     assert repairs == flags == {"intercept-added" if shift_hu > 0 else "intercept-removed"}
 
 
+def test_a_shift_up_stops_at_the_end_of_int16_and_is_undone(head):
+    values = head - np.int16(1024)
+    values[10, 30, 30:33] = [31743, 31744, 32767]
+    hu, repairs, flags = converted(values)
+    assert hu[10, 30, 30:33].tolist() == [32767] * 3
+    assert repairs == {"intercept-removed"}
+    assert flags == {"intercept-removed", "clipped", "metal"}
+
+
 @pytest.mark.parametrize("fill_hu", [-1500, -2000, -2048, -3024, -32768])
 def test_fills_without_a_tag_become_air(head, fill_hu):
     padded = np.where(corners(head.shape), fill_hu, head).astype(np.int16)
@@ -169,6 +178,33 @@ def test_what_is_no_hounsfield_scale_is_refused(head, change, trusted):
     assert result
 
 
+def thousandfold(hu):
+    return hu.astype(np.int32) * 1000
+
+
+def tenth(hu):
+    return hu // 10
+
+
+def moved(hu):
+    return hu + 200
+
+
+def skull_stripped(hu):
+    """Brain on zero, a few voxels of noise below it."""
+    return np.where((hu > -20) & (hu < 80), hu, 0)
+
+
+@pytest.mark.parametrize("change", [thousandfold, tenth, moved, skull_stripped])
+def test_without_a_ct_header_air_must_be_where_it_should(head, change):
+    assert isinstance(to_hounsfield(change(head)), str)
+
+
+def test_a_brain_in_air_needs_no_ct_header(head):
+    masked = np.where((head > -20) & (head < 80), head, AIR_HU)
+    assert np.array_equal(converted(masked)[0], masked)
+
+
 def test_a_t1_weighted_brain_is_no_ct_with_a_missing_intercept():
     """Background at 0, grey and white matter side by side about 1000, as MR scanners scale them."""
     rng = np.random.default_rng(0)
@@ -193,6 +229,62 @@ def test_two_heads_apart_in_scale_by_noise_only(head):
     )
     for shift_hu, scale in ((0, "sound"), (1024, "intercept-added"), (-1024, "intercept-removed")):
         assert judge_scale(sample((noisy + shift_hu).astype(np.int16))) == scale
+
+
+# Slices on another scale
+
+
+def mirrored(hu):
+    return -2 * 1024 - hu
+
+
+def unsigned(hu):
+    """Negative values as a reader sees them who takes their bits for unsigned."""
+    return np.where(hu < 0, 32767, hu)
+
+
+CHANGES = {
+    "1024 too high": lambda hu: hu + 1024,
+    "1024 too low": lambda hu: hu - 1024,
+    "mirrored": mirrored,
+    "unsigned": unsigned,
+    "tenfold": lambda hu: hu * 10,
+    "a tenth": lambda hu: hu // 10,
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("scale", ["sound", "intercept-added", "intercept-removed"])
+def test_slices_on_another_scale_are_found_wherever_they_lie(head, change, scale):
+    shift_hu = {"sound": 0, "intercept-added": 1024, "intercept-removed": -1024}[scale]
+    for index in (0, 3, 14, 26):
+        values = head.astype(np.int32)
+        values[index] = CHANGES[change](values[index])
+        values = np.clip(values + shift_hu, -32768, 32767).astype(np.int16)
+        assert np.flatnonzero(hounsfield.strangers(values, scale)).tolist() == [index]
+
+
+def test_a_slice_of_nothing_but_air_is_found_by_its_neighbours(head):
+    head[-1] = head[0, :4].mean()
+    head[-1] += 1024
+    assert np.flatnonzero(hounsfield.strangers(head, "sound")).tolist() == [len(head) - 1]
+
+
+def test_a_head_has_no_strangers_whatever_its_slices_show(head):
+    metal = head.copy()
+    metal[14, 20:30, 20:30] = 20000
+    padded = np.where(corners(head.shape), -3024, head)
+    padded[:3] = -3024
+    zoomed = head[:, 20:52, 20:52]
+    y, x = np.ogrid[:72, :72]
+    cut_round = np.where(np.hypot(y - 35.5, x - 35.5) > 30, -2048, head)
+    cut_round[-1, 20:50, 20:50] = AIR_HU
+    for values in (head, metal, padded, zoomed, cut_round, head[14:15], head[14:16]):
+        assert not hounsfield.strangers(values.astype(np.int16), "sound").any()
+
+
+def test_nothing_is_a_stranger_where_nothing_is_known(head):
+    assert not hounsfield.strangers(head, "unknown").any()
 
 
 @given(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 import pickle
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 from hypothesis import given
@@ -192,6 +194,34 @@ def test_a_missing_rescale_is_the_identity_and_a_bad_number_costs_itself(image, 
     assert (one.kvp, read(tmp_path / "a.dcm").kvp) == (120.0, None)
 
 
+def test_a_rescale_is_known_to_be_stated_or_not(image, tmp_path):
+    assert header_of(image, tmp_path).rescaled
+    for keyword in ("RescaleSlope", "RescaleIntercept"):
+        assert not header_of(tagged(image, **{keyword: None}), tmp_path).rescaled
+        assert not header_of(tagged(image, **{keyword: ""}), tmp_path).rescaled
+
+
+@pytest.mark.parametrize("keyword", ["RescaleSlope", "RescaleIntercept"])
+@pytest.mark.parametrize("value", [b"nan", b"inf", b"-inf", b"abc", b"1,0", b"1e30", b"-1e308"])
+def test_a_rescale_that_no_ct_has_is_not_guessed(image, tmp_path, keyword, value):
+    save(tagged(image, **{keyword: "7654321 "}), tmp_path / "a.dcm", ExplicitVRLittleEndian)
+    whole = (tmp_path / "a.dcm").read_bytes()
+    assert whole.count(b"7654321 ") == 1
+    (tmp_path / "a.dcm").write_bytes(whole.replace(b"7654321 ", value.ljust(8)))
+    one = read(tmp_path / "a.dcm")
+    assert isinstance(one, Rejection)
+    assert one.code == "not-hounsfield"
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_a_position_far_from_any_scanner_is_none(image, tmp_path, axis):
+    position = ["0", "0", "0"]
+    position[axis] = "-90000"
+    assert header_of(tagged(image, ImagePositionPatient=position), tmp_path)
+    position[axis] = "-1e13"
+    assert code_of(tagged(image, ImagePositionPatient=position), tmp_path) == "no-geometry"
+
+
 @pytest.mark.parametrize(
     ("syntax", "said", "lossy"),
     [(ExplicitVRLittleEndian, "01", True), (ExplicitVRLittleEndian, "", False), (JPEGBaseline8Bit, "00", True),
@@ -348,6 +378,24 @@ def test_tags_come_before_words_and_the_series_before_the_study(image, tmp_path)
     one = header_of(tagged(image, ContrastBolusAgent="NONE", **words), tmp_path)
     assert (one.contrast, one.contrast_in_words) == (False, False)
     assert header_of(tagged(image, StudyDescription="HEAD WITHOUT"), tmp_path).contrast is False
+
+
+def test_a_volume_is_known_by_what_it_holds_not_by_how_it_is_zipped(tmp_path):
+    volume = nibabel.Nifti1Image(np.arange(60, dtype=np.int16).reshape(3, 4, 5), np.eye(4)).to_bytes()
+    forms = {
+        "a.nii": volume,
+        "fast.nii.gz": gzip.compress(volume, 1, mtime=0),
+        "named.nii.gz": gzip.compress(volume, 9, mtime=7),
+        "two.nii.gz": gzip.compress(volume[:400], mtime=0) + gzip.compress(volume[400:], mtime=0),
+        "other.nii.gz": gzip.compress(volume[:-1] + b"x", mtime=0),
+        "cut.nii.gz": gzip.compress(volume, mtime=0)[:-12],
+    }
+    digests = {}
+    for name, content in forms.items():
+        (tmp_path / name).write_bytes(content)
+        digests[name] = read(tmp_path / name).digest
+    assert digests["a.nii"] == digests["fast.nii.gz"] == digests["named.nii.gz"] == digests["two.nii.gz"]
+    assert len({digests[name] for name in ("a.nii", "other.nii.gz", "cut.nii.gz")}) == 3
 
 
 def test_a_file_without_uids_is_known_by_its_content(image, tmp_path):

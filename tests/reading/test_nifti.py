@@ -128,7 +128,6 @@ def test_axial_slices_go_up_rows_to_the_back_columns_to_the_left(path):
     np.testing.assert_allclose(volume.col_step_mm, [-0.5, 0, 0], atol=1e-12)
     np.testing.assert_allclose(volume.origins_mm[0], [60, -78, 10])
     assert volume.thickness_mm == pytest.approx(5)
-    assert volume.source_kind == "nifti"
 
 
 @pytest.mark.parametrize(

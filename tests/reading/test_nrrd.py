@@ -105,7 +105,7 @@ def test_every_voxel_is_where_it_was_written(tmp_path_factory, affine, shape, sp
     volume = read(write(path, values, affine, space, encoding=encoding))
     assert_same_places(volume, values, affine)
     assert volume.values.dtype == np.dtype(dtype)
-    assert (volume.flags, volume.source_kind) == ((), "nrrd")
+    assert volume.flags == ()
 
 
 @settings(max_examples=60, deadline=None)

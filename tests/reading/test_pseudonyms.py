@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import stat
+import subprocess
 
 import platformdirs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headct.failure import Failure
+from headct.failure import Failure, Misuse
 from headct.reading.pseudonyms import KEY_BYTES, Pseudonyms, user_key
 
 KEY = bytes(range(KEY_BYTES))
@@ -51,19 +52,29 @@ def test_the_key_does_not_show_in_its_repr():
     assert repr(KEY) not in repr(Pseudonyms(KEY))
 
 
-def test_the_key_of_a_user_is_made_once_and_readable_by_them_alone(tmp_path):
-    path = tmp_path / "config" / "key"
-    key = user_key(path)
-    assert len(key) == KEY_BYTES
-    assert user_key(path) == key
-    assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert [file.name for file in path.parent.iterdir()] == ["key"]
-    assert user_key(tmp_path / "other") != key
-
-
-def test_the_key_lies_in_the_configuration_folder_of_the_user(tmp_path, monkeypatch):
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    """Where the key of a user lies who has none yet."""
     monkeypatch.setattr(platformdirs, "user_config_path", lambda name: tmp_path / name)
-    assert user_key() == user_key(tmp_path / "headct" / "pseudonym-key")
+    return tmp_path / "headct" / "pseudonym-key"
+
+
+def test_the_key_of_a_user_is_made_once_and_readable_by_them_alone(own):
+    key = user_key()
+    assert len(key) == KEY_BYTES
+    assert user_key() == user_key(own) == key
+    assert stat.S_IMODE(own.stat().st_mode) == 0o600
+    assert [file.name for file in own.parent.iterdir()] == ["pseudonym-key"]
+    own.unlink()
+    assert user_key() != key
+
+
+def test_a_key_that_is_named_must_be_there(tmp_path):
+    with pytest.raises(Misuse, match="no key") as misuse:
+        user_key(tmp_path / "projekt.key")
+    assert list(tmp_path.iterdir()) == []
+    subprocess.run(str(misuse.value).partition("make one: ")[2], shell=True, check=True)
+    assert len(user_key(tmp_path / "projekt.key")) == KEY_BYTES
 
 
 @pytest.mark.parametrize("content", [b"", b"not hexadecimal", b"abcd", b"\xff\xfe" * 40])
@@ -75,7 +86,7 @@ def test_a_file_that_is_no_key_is_never_overwritten(tmp_path, content):
     assert path.read_bytes() == content
 
 
-def test_a_key_that_cannot_be_made_is_a_failure(tmp_path):
-    (tmp_path / "file").write_text("x")
+def test_a_key_that_cannot_be_made_is_a_failure(own):
+    own.parent.write_text("x")
     with pytest.raises(Failure, match="cannot be used"):
-        user_key(tmp_path / "file" / "key")
+        user_key()

@@ -49,6 +49,35 @@ def test_series_are_kept_apart_and_one_slice_is_a_volume():
     assert len(assemble([instance(0), instance(5, series_uid="1.4"), instance(5, study_uid="1.9")])[0]) == 3
 
 
+def again(images: list[Instance], up_mm: float = 0.0, **changes) -> list[Instance]:
+    """Other images of the same places, or a little higher, in the same folder."""
+    return [
+        replace(
+            image,
+            sop_uid=f"0{image.sop_uid}" if index % 2 else f"9{image.sop_uid}",  # UIDs tell nothing of their order
+            source=replace(image.source, name=image.source.name + "2"),
+            position_mm=(*image.position_mm[:2], image.position_mm[2] + up_mm),
+            **changes,
+        )
+        for index, image in enumerate(images)
+    ]
+
+
+@pytest.mark.parametrize("up_mm", [0.0, 0.3, 2.5])
+@pytest.mark.parametrize("owner", ["patient_id", "study_uid"])
+def test_two_patients_with_one_series_uid_are_never_mixed(owner, up_mm):
+    for volume in two_volumes([*stack(20), *again(stack(20), up_mm, **{owner: "other"})]):
+        assert len(volume.slices) == 20
+        assert len({getattr(image, owner) for image in volume.images}) == 1
+
+
+@pytest.mark.parametrize("owner", ["patient_id", "study_uid"])
+def test_a_slice_that_names_no_owner_belongs_to_the_only_one(owner):
+    images = stack(10)
+    images[4] = replace(images[4], **{owner: ""})
+    assert len(one_volume(images).slices) == 10
+
+
 def test_without_series_uid_a_folder_is_a_series():
     bare = {"series_uid": "", "study_uid": "", "patient_id": ""}
     images = [instance(z, name=f"{folder}/{z}.dcm", **bare) for folder in "ab" for z in (0, 5, 10)]
@@ -146,12 +175,135 @@ def test_time_points_told_apart_by_instance_number_alone():
     ]
 
 
-def test_repetitions_that_nothing_tells_apart_cost_the_second_images_only():
+def test_time_points_told_apart_by_their_folders_alone():
     images = [instance(5.0 * z, name=f"{turn}/{z}") for turn in (0, 1) for z in range(8)]
-    volume = one_volume(images)
-    assert len(volume.slices) == 8
-    assert all(len(part.doubles) == 1 for part in volume.slices)
-    assert volume.repeated
+    assert [len({image.source.name[0] for image in volume.images}) for volume in two_volumes(images)] == [1, 1]
+
+
+@pytest.mark.parametrize("up_mm", [0.0, 0.2, 0.3, 1.5])
+def test_repetitions_that_nothing_tells_apart_are_refused(up_mm):
+    """To choose at each position would make one head of two."""
+    volumes, (rejection,) = assemble([*stack(20), *again(stack(20), up_mm)])
+    assert volumes == []
+    assert (rejection.code, len(rejection.files)) == ("same-position", 40)
+    assert "nothing tells apart" in rejection.sentence
+
+
+@pytest.mark.parametrize("up_mm", [0.2, 0.3, 1.0, 2.5])
+@pytest.mark.parametrize("clock", ["acquisition_number", "temporal_position", "acquisition_time"])
+def test_passes_a_little_apart_are_two_volumes(up_mm, clock):
+    one, other = ("0900", "0910") if clock == "acquisition_time" else (1, 2)
+    for volume in two_volumes([*stack(20, **{clock: one}), *again(stack(20), up_mm, **{clock: other})]):
+        assert len(volume.slices) == 20
+        assert len({getattr(image, clock) for image in volume.images}) == 1
+
+
+def test_passes_by_rotations_half_a_gap_apart_are_two_volumes():
+    first = [instance(5.0 * z, acquisition_number=z // 2) for z in range(20)]
+    second = [
+        replace(image, acquisition_number=10 + index // 2) for index, image in enumerate(again(stack(20), up_mm=2.5))
+    ]
+    for volume in two_volumes(first + second):
+        assert len({image.acquisition_number < 10 for image in volume.images}) == 1
+
+
+def test_every_other_slice_of_a_contiguous_stack_is_no_pass():
+    images = [instance(5.0 * z, thickness_mm=5.0, acquisition_number=1 + z % 2) for z in range(20)]
+    assert len(one_volume(images).slices) == 20
+
+
+@given(times=st.permutations(range(20)), thickness_mm=st.sampled_from([None, 5.0]))
+def test_acquisition_times_in_disorder_make_no_passes(times, thickness_mm):
+    images = [instance(5.0 * z, acquisition_time=f"{times[z]:06d}", thickness_mm=thickness_mm) for z in range(20)]
+    assert len(one_volume(images).slices) == 20
+
+
+@pytest.mark.parametrize("late", range(1, 19))
+def test_a_slice_out_of_its_turn_makes_no_pass(late):
+    order = [z for z in range(20) if z != late] + [late]
+    images = [instance(5.0 * z, acquisition_number=order.index(z)) for z in range(20)]
+    assert len(one_volume(images).slices) == 20
+
+
+SETTINGS = {
+    "kvp": 120.0,
+    "kernel": "H30s",
+    "thickness_mm": 5.0,
+    "image_type": ("ORIGINAL", "PRIMARY", "AXIAL"),
+    "frame_of_reference_uid": "1.7",
+}
+UNSTATED = {"kvp": None, "kernel": "", "thickness_mm": None, "image_type": (), "frame_of_reference_uid": ""}
+OTHERS = {
+    "kvp": 140.0,
+    "kernel": "H60s",
+    "thickness_mm": 3.0,
+    "image_type": ("DERIVED", "SECONDARY"),
+    "frame_of_reference_uid": "1.8",
+}
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize("places", [[0], [7], [19], [3, 4], [3, 11, 12]], ids=str)
+def test_what_a_slice_does_not_state_splits_nothing(name, places):
+    images = stack(20, **SETTINGS)
+    for place in places:
+        images[place] = replace(images[place], **{name: UNSTATED[name]})
+    assert len(one_volume(images).slices) == 20
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize("places", [[0], [7], [3, 12]], ids=str)
+def test_a_slice_or_two_of_other_settings_that_fill_a_hole_stay(name, places):
+    images = stack(20, **SETTINGS)
+    for place in places:
+        images[place] = replace(images[place], **{name: OTHERS[name]})
+    assert len(one_volume(images).slices) == 20
+
+
+def test_every_other_slice_without_a_kernel_belongs_to_the_stack():
+    images = [instance(5.0 * z, kernel="" if z % 2 else "H30s") for z in range(20)]
+    assert len(one_volume(images).slices) == 20
+
+
+def test_a_slice_without_a_kernel_goes_where_one_is_missing():
+    soft, bone = stack(20, kernel="H30s"), again(stack(20), kernel="H60s")
+    soft[7] = replace(soft[7], kernel="")
+    volumes = two_volumes([*soft, *bone])
+    assert sorted(sorted({image.kernel for image in volume.images}) for volume in volumes) == [["", "H30s"], ["H60s"]]
+    assert [len(volume.slices) for volume in volumes] == [20, 20]
+
+
+def test_a_slice_of_another_kernel_between_two_slices_is_no_part_of_the_stack():
+    volumes = two_volumes([*stack(20, kernel="H30s"), instance(37.5, kernel="H60s")])
+    assert sorted(len(volume.slices) for volume in volumes) == [1, 20]
+
+
+def test_a_slice_beside_the_others_costs_itself():
+    images = stack(20)
+    x, y, z = images[7].position_mm
+    images[7] = replace(images[7], position_mm=(x + 120, y, z))
+    (volume,), (rejection,) = assemble(images)
+    assert len(volume.slices) == 19
+    assert volume.file_dropped
+    assert (rejection.code, rejection.files) == ("no-geometry", (images[7].source.name,))
+    assert "120 mm" in rejection.sentence
+
+
+def test_a_double_takes_the_place_of_a_slice_beside_the_others():
+    images = stack(20)
+    x, y, z = images[7].position_mm
+    astray = instance(z, name="a.dcm", sop_uid="0", position_mm=(x + 120, y, z))
+    (volume,), (rejection,) = assemble([*images, astray])
+    assert list(volume.images) == images
+    assert rejection.files == ("a.dcm",)
+
+
+def test_frames_of_one_file_are_not_taken_apart():
+    images = [instance(5.0 * z, name="all.dcm", frame=z) for z in range(20)]
+    images[7] = replace(images[7], position_mm=(300.0, 0.0, 35.0))
+    volumes, (rejection,) = assemble(images)
+    assert volumes == []
+    assert (rejection.code, rejection.files) == ("no-geometry", ("all.dcm",))
 
 
 def test_one_slice_taken_again_costs_itself():

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from inputs.series import HEADER, all_tagged, each_stored, head, images, renamed, stored, tagged, with_stored, write
 from numpy.testing import assert_allclose
@@ -21,9 +21,11 @@ from pydicom.encaps import encapsulate
 from pydicom.uid import ExplicitVRLittleEndian, JPEG2000Lossless, JPEGLSLossless
 
 import headct
+from headct.preparing import prepare
 from headct.reading import volumes
 from headct.reading.criteria import Criteria
 from headct.reading.files import find
+from headct.reading.geometry import LIMITS
 from headct.reading.guard import guarded
 from headct.reading.instances import read_header
 from headct.reading.isolation import announce
@@ -80,6 +82,7 @@ def test_what_was_written_is_read(tmp_path):
     order=st.randoms(use_true_random=False),
 )
 def test_any_tilt_and_spacing_is_kept_as_it_is_whatever_the_file_names(tmp_path_factory, tilt_deg, gaps_mm, order):
+    assume(abs(abs(tilt_deg) - LIMITS.tilt_deg) > 1e-3)
     folder = tmp_path_factory.mktemp("any")
     slices = len(gaps_mm) + 1
     heights_mm = np.concatenate([[0.0], np.cumsum(sorted(gaps_mm))])
@@ -203,6 +206,15 @@ def test_too_many_broken_files_leave_no_volume(tmp_path):
     scans, codes = outcome(tmp_path)
     assert scans == []
     assert sorted(codes.values()) == ["damaged"] * 6 + ["missing-slices"] * 24
+    (missing,) = (item for item in headct.read(tmp_path, key=KEY, isolated=False) if item.code == "missing-slices")
+    assert missing.sentence.endswith("faulty files of the series were left out")
+
+
+def test_a_gap_in_a_whole_series_blames_no_file(tmp_path):
+    write([*images()[:12], *images()[18:]], tmp_path)
+    (missing,) = headct.read(tmp_path, key=KEY, isolated=False)
+    assert missing.code == "missing-slices"
+    assert "faulty" not in missing.sentence
 
 
 def test_a_volume_beyond_the_limit_is_refused_before_memory_is_asked_for(tmp_path, monkeypatch):
@@ -240,6 +252,28 @@ def test_the_identity_of_a_scan_is_its_images_not_its_files(tmp_path):
     assert a == b != c
 
 
+def test_patients_whose_images_are_numbered_alike_are_two_scans(tmp_path):
+    write(images(), tmp_path / "a")
+    write(all_tagged(images(), PatientID="phantom-1"), tmp_path / "b")
+    scans, codes = outcome(tmp_path)
+    assert codes == {}
+    assert len({scan.header.scan_id for scan in scans}) == len({scan.header.patient_id for scan in scans}) == 2
+
+
+def test_a_first_slice_without_owner_has_that_of_the_others(tmp_path):
+    some = images()
+    write(some, tmp_path / "a")
+    write([tagged(some[0], PatientID=None, StudyInstanceUID=None), *some[1:]], tmp_path / "b")
+    whole, silent = (only(tmp_path / name).header for name in "ab")
+    assert whole == silent
+
+
+@pytest.mark.parametrize("other", [{"KVP": "140"}, {"ConvolutionKernel": "H60s"}])
+def test_slices_of_different_settings_are_told(tmp_path, other):
+    write([*images()[:20], *all_tagged(images()[20:], **other)], tmp_path)
+    assert only(tmp_path).header.flags == ("mixed-settings",)
+
+
 def test_without_patient_and_study_each_series_stands_for_itself(tmp_path):
     write(all_tagged(images(), PatientID=None, StudyInstanceUID=None), tmp_path)
     header = only(tmp_path).header
@@ -266,6 +300,15 @@ def test_a_nifti_file_is_the_same_head(tmp_path):
     scan = only(tmp_path)
     assert_same(scan, head())
     assert (scan.header.source, scan.header.flags) == ("nifti", ("no-patient-id",))
+
+
+def test_thin_slices_are_the_same_array_from_dicom_and_nifti(tmp_path):
+    """NIfTI has no Slice Thickness: the ends of a stack must not depend on it."""
+    scan = head(thickness_mm=2.5)
+    write(images(scan), tmp_path / "dicom")
+    write_nifti(scan, tmp_path / "a.nii")
+    arrays = [prepare(only(path)).array for path in (tmp_path / "dicom", tmp_path / "a.nii")]
+    assert np.array_equal(*arrays)
 
 
 def test_a_nifti_file_is_known_by_its_content_or_by_its_name(tmp_path):

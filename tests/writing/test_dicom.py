@@ -20,6 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
+from headct.reading import read
 from headct.scan import GeometryError, Header, Scan
 from headct.virtual.phantom import Phantom
 from headct.writing import TRANSFER_SYNTAXES, write_dicom
@@ -133,10 +134,29 @@ def test_the_header_says_what_the_scan_says(tmp_path: Path) -> None:
                     patient_id="p-1", series_id=uid)  # fmt: skip
     image = pydicom.dcmread(write_dicom(replace(head(slices=2), header=header), tmp_path, description="HEAD")[0])
     assert (image.Manufacturer, image.ManufacturerModelName, image.ConvolutionKernel) == ("M", "N", "H31s")
-    assert (image.KVP, image.PatientAge, image.PatientSex, image.PatientID) == (120, "007Y", "F", "p-1")
+    assert (image.KVP, image.PatientAge, image.PatientSex, image.PatientID) == (120, "376W", "F", "p-1")
     assert (image.SeriesInstanceUID, image.SeriesDescription) == (uid, "HEAD")
     assert image.ContrastBolusAgent
     assert image.SliceThickness == 10
+
+
+@pytest.mark.parametrize(
+    ("years", "written"),
+    [(0.02, "007D"), (0.4, "146D"), (0.0, "000D"), (1.0, "001Y"), (2.5, "913D"), (7.2, "376W"), (30.0, "030Y"),
+     (30.5, "366M"), (83.1, "997M"), (90.4, "090Y")],
+)  # fmt: skip
+def test_an_age_comes_back(years: float, written: str, tmp_path: Path) -> None:
+    path, *_ = write_dicom(replace(head(slices=2), header=Header(age=years)), tmp_path)
+    assert pydicom.dcmread(path).PatientAge == written
+    (scan,) = read(tmp_path, key=bytes(32), isolated=False)
+    assert scan.header.age == pytest.approx(years, abs=0.5 if written.endswith("Y") else 0.05)
+
+
+@pytest.mark.parametrize("contrast", [True, False, None])
+def test_what_is_known_of_contrast_comes_back(contrast: bool | None, tmp_path: Path) -> None:
+    write_dicom(replace(head(slices=2), header=Header(contrast=contrast)), tmp_path)
+    (scan,) = read(tmp_path, key=bytes(32), isolated=False)
+    assert scan.header.contrast is contrast
 
 
 @pytest.mark.parametrize("intercept", [0, -1000, -1024, -8192])

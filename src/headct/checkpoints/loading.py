@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from headct.checkpoints import folder, published, registry
+from headct.checkpoints import exported, folder, published, registry
 from headct.checkpoints.pretrained import PretrainedEncoder
 from headct.checkpoints.registry import Entry
 from headct.failure import Misuse
@@ -66,7 +66,12 @@ def _from_disk(path: Path, *, source: str, entry: Entry | None) -> PretrainedEnc
     weights = path if path.is_file() else path / folder.MODEL
     if entry and weights.is_file():
         registry.check(entry, weights)
-    found = _published(path, weights) if published.recognise(path) else folder.load(path)
+    if exported.is_exported(path):
+        found = exported.read(path)
+    elif published.recognise(path):
+        found = _published(path, weights)
+    else:
+        found = folder.load(path)
     found.source = source
     if entry and entry.sha256 is None:
         found.notes += (f"the registry has no SHA-256 of {entry.name} to compare with; this file's is {found.sha256}",)

@@ -38,5 +38,6 @@ COMMANDS: Mapping[str, Command] = MappingProxyType(
             parts={"show": Command("headct.cli.models:show", "What is known about one model.")},
         ),
         "embed": Command("headct.cli.embed:embed", "Scans or a cohort to vectors."),
+        "export": Command("headct.cli.export:export", "A model for the Hub, or as a graph that is faster on a CPU."),
     }
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -51,6 +52,11 @@ class Crew:
         finally:
             for future in number_of:
                 future.cancel()
+
+
+def usable_cores() -> int:
+    """Cores that this process may run on, which a container or a batch system can restrict."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextlib.contextmanager

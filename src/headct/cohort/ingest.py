@@ -8,8 +8,9 @@ the tables are replaced.
 
 Three things may happen to a cohort that is there already:
 
-- files that were not seen before are added; where they belong to a series that was read, the whole series is read
-  again and its row replaced (its former voxels stay behind in their shard, unused);
+- files that were not seen before are added, those of another input with the same name too; where they belong to a
+  series that was read, the whole series is read again and its row replaced (its former voxels stay behind in their
+  shard, unused);
 - a file that was rejected and has changed since is read again, as the remedy of its rejection may have asked for;
 - a file of an accepted scan that has changed or gone is reported, and the cohort keeps what it read.
 """
@@ -34,6 +35,7 @@ from headct.cohort.commit import shard_number
 from headct.cohort.inputs import Input, Paths, take_stock
 from headct.cohort.journal import Journal, only_writer
 from headct.cohort.publish import Content
+from headct.cohort.roots import Roots
 from headct.cohort.rounds import Progress, Round, Runner
 from headct.cohort.summary import Summary
 from headct.cohort.work import Limits, Terms
@@ -79,14 +81,19 @@ def ingest(
     with only_writer(folder / ".ingest"):
         home.sweep()
         progress("files", 0, None)
-        stock = take_stock(places)
+        roots = Roots(home.base().seen, Paths(secret if hash_paths else None).shown, secret)
+        names = roots.names(places)
+        stock = take_stock(places, names)
+        if (settled := roots.settled(places, names, stock)) != names:
+            names, stock = settled, take_stock(places, settled)
         progress("files", len(stock), len(stock))
         paths = Paths(secret if hash_paths else None, (one.name for one in stock), places)
+        place_of = {name: roots.place(place) for place, name in zip(places, names, strict=True)}
         again = {paths.shown(one.name): one for one in stock}
 
         def run(job: Round) -> None:
             with _crew(workers, cluster, stock) as crew:
-                Runner(folder, home.journal, terms, secret, paths, again, crew, progress).run(job)
+                Runner(folder, home.journal, terms, secret, paths, place_of, again, crew, progress).run(job)
             home.journal.remove()
 
         job = home.unfinished(stock)
@@ -164,16 +171,27 @@ class _Home:
         _agree(f"the cohort {self.folder}", about, self.lasting)
         return publish.read(self.folder, about)
 
+    def base(self) -> Content:
+        """What the cohort held before the round that was cut short, else what it holds."""
+        job = self._cut_short()
+        return job.base if job else self.content()
+
+    def _cut_short(self) -> Round | None:
+        """The round in the journal. Raises Misuse where this call asks for something else."""
+        job: Round | None = self.journal.get("round", 0)
+        if job is not None:
+            what = f"the unfinished ingest into {self.folder}"
+            _agree(what, {**job.lasting, "site": job.site}, {**self.lasting, "site": self.site})
+        return job
+
     def unfinished(self, stock: Sequence[Input]) -> Round | None:
         """The round that was cut short; None where there is none, or its files have changed since.
 
         Raises Misuse where this call asks for something else.
         """
-        job: Round | None = self.journal.get("round", 0)
+        job = self._cut_short()
         if job is None:
             return None
-        what = f"the unfinished ingest into {self.folder}"
-        _agree(what, {**job.lasting, "site": job.site}, {**self.lasting, "site": self.site})
         now = {one.name: one.stamp for one in stock}
         same = all(now.get(one.name) == one.stamp for one in job.inputs)
         if same and job.version == __version__:
@@ -181,7 +199,11 @@ class _Home:
         roots, roots_now = {one.root for one in job.inputs}, {one.root for one in stock}
         if not roots <= roots_now:
             do = f"call it again with its own inputs, or remove {self.folder}"
-            raise Misuse(f"{what} reads other inputs", why=f"it reads {', '.join(sorted(roots))}", do=do)
+            raise Misuse(
+                f"the unfinished ingest into {self.folder} reads other inputs",
+                why=f"it reads {', '.join(sorted(roots))}",
+                do=do,
+            )
         self._undo(job)
         return None
 
@@ -231,7 +253,7 @@ def _brief(value: Any) -> str:
 
 def _crew(workers: int | None, cluster: str | None, stock: Iterable[Input]) -> contextlib.AbstractContextManager[Any]:
     if cluster is None:
-        return executors.local(workers or len(os.sched_getaffinity(0)))
+        return executors.local(workers or executors.usable_cores())
     witness = next((Path(one.found.path) for one in stock if isinstance(one.found, Source)), None)
     return executors.cluster(cluster, witness)
 

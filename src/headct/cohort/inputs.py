@@ -32,9 +32,9 @@ class Input:
         return self.name.partition("/")[0]
 
 
-def take_stock(places: Sequence[Path]) -> list[Input]:
-    """Every file of the inputs, in an order that does not depend on the file system."""
-    inputs = [one for found in find(places) for one in _inputs(found)]
+def take_stock(places: Sequence[Path], names: Sequence[str]) -> list[Input]:
+    """Every file of the inputs, called by these names, in an order that does not depend on the file system."""
+    inputs = [one for found in find(places, names=names) for one in _inputs(found)]
     assert len({one.name for one in inputs}) == len(inputs), "two files found under one name"
     return inputs
 

@@ -23,9 +23,9 @@ from headct.cohort.work import Outcome, Terms, finish_series
 from headct.reading.criteria import judge
 from headct.reading.files import Source
 from headct.reading.guard import Header, read_headers
-from headct.reading.instances import GridFile
+from headct.reading.instances import GridFile, Instance
 from headct.reading.series import Volume, assemble
-from headct.scan import Rejection
+from headct.scan import REASONS, Rejection
 
 HEADERS_AT_ONCE = 64
 """Files whose headers one worker reads in one go."""
@@ -50,13 +50,17 @@ class Round:
 
 @dataclass(frozen=True)
 class Runner:
-    """Runs a round. `again` are the files of the inputs that an earlier round has read, by their path in the tables."""
+    """Runs a round. `again` are the files of the inputs that an earlier round has read, by their path in the tables.
+
+    `place_of` says by the name of an input where it lies, as `headct.cohort.roots` writes it.
+    """
 
     out: Path
     journal: Journal
     terms: Terms
     key: bytes
     paths: Paths
+    place_of: Mapping[str, str]
     again: Mapping[str, Input]
     crew: Crew
     progress: Progress
@@ -104,8 +108,10 @@ class Runner:
     def _siblings(self, job: Round, headers: Headers) -> tuple[Input, ...]:
         """Files read before whose series has got new files; those series are then read as if for the first time.
 
-        A series with files that are not in these inputs cannot be read again: its new files are turned away.
+        A series with files that are not in these inputs cannot be read again: its new files are turned away, those of
+        images that were accepted as their copies.
         """
+        accepted = {row.get("image") for row in job.base.seen if job.base.outcome_of[row["path"]] not in REASONS} - {""}
         known: dict[str, list[str]] = {}
         for row in job.base.seen:
             known.setdefault(row["series"], []).append(row["path"])
@@ -117,6 +123,9 @@ class Runner:
             before = [path for path in known.get(series, ()) if path not in fresh] if series else []
             if all(path in self.again for path in before):
                 siblings |= {path: self.again[path] for path in before}
+            elif self._image_key(entries) in accepted:
+                sentence = "its image is in the cohort already, read from a file that is not in this input"
+                headers[name] = (Rejection.because("duplicate-file", sentence, files_of[name]),)
             else:
                 sentence = "its series is in the cohort already, read from files that are not in this input"
                 headers[name] = (Rejection.because("split-series", sentence, files_of[name]),)
@@ -169,8 +178,10 @@ class Runner:
             {
                 "path": shown(one.name),
                 "root": shown(one.root),
+                "place": self.place_of[one.root],
                 "stamp": one.stamp,
                 "series": self._series_key(headers[one.name]),
+                "image": self._image_key(headers[one.name]),
             }
             for one in inputs
         )
@@ -196,7 +207,21 @@ class Runner:
             together = image.digest
         else:
             together = image.series_uid or image.source.name.rpartition("/")[0]
-        return hashlib.blake2b(together.encode(), key=self.key[:64], digest_size=8).hexdigest()
+        return self._hashed(together)
+
+    def _image_key(self, entries: Iterable[Header]) -> str:
+        """16 hexadecimal digits shared by files that hold the same image; empty for a file without images."""
+        images = [entry for entry in entries if not isinstance(entry, Rejection)]
+        return self._hashed("\n".join(map(_identity, images))) if images else ""
+
+    def _hashed(self, text: str) -> str:
+        return hashlib.blake2b(text.encode("utf-8", "surrogateescape"), key=self.key[:64], digest_size=8).hexdigest()
+
+
+def _identity(image: Instance | GridFile) -> str:
+    if isinstance(image, GridFile):
+        return image.digest
+    return repr((image.patient_id, image.study_uid, image.series_uid, image.sop_uid, image.frame, image.position_mm))
 
 
 def _check_accounts(inputs: Iterable[Input], volumes: Iterable[Volume], rejections: Iterable[Rejection]) -> None:

@@ -51,8 +51,8 @@ REJECTIONS = pa.schema(
     [("code", pa.string()), ("sentence", pa.string()), ("remedy", pa.string()), ("files", pa.list_(pa.string()))]
 )
 FILES = pa.schema([("path", pa.string()), ("bytes", pa.int64()), ("outcome", pa.string())])
-SEEN = pa.schema([(name, pa.string()) for name in ("path", "root", "stamp", "series")])
-"""By which a later ingest knows a file again, and the other files of its series; hidden in `.ingest/`."""
+SEEN = pa.schema([(name, pa.string()) for name in ("path", "root", "place", "stamp", "series", "image")])
+"""By which a later ingest knows an input, a file, its image and its series again; hidden in `.ingest/`."""
 
 Row = Mapping[str, Any]
 

@@ -48,12 +48,12 @@ def prepare(
 
     With `check_head`, a scan without a skull with a brain in it is rejected (`no-head`), and one that covers less of
     the brain than `min_coverage` (`MIN_COVERAGE` unless given) too (`cropped`). Without, our recipes frame whatever
-    is not air. What the recipe cannot be applied to is rejected as well (`recipe-unfit`). Raises Misuse for an unknown
-    name.
+    is not air. What cannot be of a patient by its size (`no-geometry`), and what the recipe cannot be applied to
+    (`recipe-unfit`), is rejected as well. Raises Misuse for an unknown name.
     """
     recipe = named(recipe)
     if (strange := _strange_size(scan)) is not None:
-        return Rejection.because("recipe-unfit", strange, ())
+        return Rejection.because("no-geometry", strange, ())
     found = head.find_head(scan) if check_head else None
     if check_head:
         fault = _judge(found, MIN_COVERAGE if min_coverage is None else min_coverage)

@@ -53,7 +53,9 @@ def resample(scan: Scan, grid: Grid, fill_hu: float = AIR_HU) -> np.ndarray:
     """The scan on the grid, float32 (X, Y, Z), `fill_hu` where nothing was acquired.
 
     What was acquired reaches half a pixel beyond the outer rows and columns, and beyond the first and last slice half
-    their distance to the next, or half their thickness where that is less.
+    their distance to the next, however thick they are: between them the distance is bridged as well, and only so is
+    the array the same from a file that cannot tell the thickness of its slices (NIfTI). A single slice reaches half its
+    thickness.
     """
     lattice = Lattice(canonical(scan), grid)
     return _sagittal_planes(lattice, fill_hu) if lattice.has_columns_along_x else _single_points(lattice, fill_hu)
@@ -166,11 +168,10 @@ class Lattice:
     def ends_mm(self) -> tuple[float, float]:
         """The range of depths that was acquired."""
         gaps = np.diff(self.depths_mm)
-        known = np.isfinite(self.scan.thickness_mm) and self.scan.thickness_mm > 0
-        thickness = self.scan.thickness_mm if known else np.inf
         if not len(gaps):  # without a thickness, a single slice fills one voxel
-            gaps = np.array([thickness if known else self.resolution_mm(self.normal)])
-        return self.depths_mm[0] - min(gaps[0], thickness) / 2, self.depths_mm[-1] + min(gaps[-1], thickness) / 2
+            known = np.isfinite(self.scan.thickness_mm) and self.scan.thickness_mm > 0
+            gaps = np.array([self.scan.thickness_mm if known else self.resolution_mm(self.normal)])
+        return self.depths_mm[0] - gaps[0] / 2, self.depths_mm[-1] + gaps[-1] / 2
 
     def acquired(self) -> np.ndarray:
         """Mask (X, Y, Z) of the points of the grid that lie within the scan."""

@@ -37,9 +37,10 @@ def read(
 ) -> Iterator[Scan | Rejection]:
     """The scans in files, folders and archives, and a rejection for everything else; every file ends in one of them.
 
-    `criteria` None takes every readable CT, a single slice too. Identifiers become pseudonyms by `key`, the user's own
-    if None, unless `keep_ids`. Files are decoded in a worker process, so that a malicious one can do no harm but to
-    itself; `isolated` False does without it, for files that are trusted.
+    `criteria` None takes every readable CT, a single slice too. What a criterion says of the head in the pixels
+    (`check_head`, `min_coverage`) is asked when a scan is prepared, not here. Identifiers become pseudonyms by `key`,
+    the user's own if None, unless `keep_ids`. Files are decoded in a worker process, so that a malicious one can do no
+    harm but to itself; `isolated` False does without it, for files that are trusted.
 
         for item in headct.read("/data/ct"):
             print(item.code, item.sentence) if isinstance(item, headct.Rejection) else print(item.hu.shape)

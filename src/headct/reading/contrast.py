@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 
 _NOTHING = re.compile(
-    r"^(none|no|non|n|nil|nein|nao|0|0 ?ml|c ?-|-|without|w/?o|nativ|native|plain|unenhanced|n/?a)(?!\w)", re.I
+    r"^(none|no|non(?= *$|[ -]*(con|contrast|enh|iv|inj))|n|nil|nein|nao|0|0 ?ml|c ?-|-|without|w/?o|nativ|native|plain"
+    r"|unenhanced|n/?a)(?!\w)",
+    re.I,
 )
 _NOT_VASCULAR = re.compile(r"^(oral|po|p\.o\.|rectal|per os|water|air)\b", re.I)
 
@@ -29,19 +31,24 @@ _BOTH = re.compile(
     r"|\bmit und ohne\b|\bohne und mit\b|\bsin y con\b",
     re.I,
 )
-_SUBSTANCE = r"(iv|i\.v\.|ivc|contrast\w*|kontrast\w*|contraste|contrasto|km|mdc|injection|inj|gad|c\b|agent)"
+# whole words: an injury, a ventricular haemorrhage (IVH) and a cervical spine (C-spine) are not given
+_SUBSTANCE = (
+    r"(iv|i\.v\.|ivc|contrast\w*|kontrast\w*|contraste|contrasto|km|mdc|inj|inje\w*|gad\w*|agent"
+    r"|c(?![ -]*(spine|sp|collar)\b))(?!\w)"
+)
 _WITHOUT = re.compile(
     rf"\b(without|w/?o|ohne|sans|sin|senza|zonder|sem|utan|uden|bez|no|non|not)[ ./-]*{_SUBSTANCE}"
     r"|\bwithout\b|\bw/o\b|\bwo\b|\bohne\b"
     r"|\bnon ?-? ?(con|contrast|enhanced|enh|ce)\b|\bnon ?-?contrast\w*|\bnoncon\w*|\bunenhanced\b|\bplain\b"
     r"|\bnati(v|ve|vo|va|f)\b|\bncct\b|\bnect\b|\bnc\b|\bpre ?-?contrast\w*|\bpre ?-?(iv|inj|km)\b"
-    r"|(?<!\w)c ?-(?![\w+])|(?<!\w)-c\b",
+    r"|(?<!\w)c ?-(?![\w+]| ?sp)|(?<!\w)-c\b",
     re.I,
 )
 _WITH = re.compile(
     rf"\b(with|w|w/|mit|avec|con|met|com|med|post|after|nach|plus|\+)[ ./-]*{_SUBSTANCE}"
-    r"|\b(ce|cect|cta|ctv|ctp|cte)\b|\bc ?\+|(?<!\w)\+ ?c\b|\biv ?\+|\bpost ?-?(con|contrast|gad|inj|km|iv)\w*"
-    r"|\bangio\w*|\barterial\w*|\barteriell\w*|\bvenous\b|\bvenös\w*|\bvenogram\w*|\bperfusion\b|\bdelayed\b"
+    r"|\b(ce|cect|cta|ctv|ctp|cte)\b|\bc ?\+|(?<!\w)\+ ?c\b|\biv ?\+"
+    r"|\bpost ?-?(con|contrast\w*|gad\w*|inj|inje\w*|km|iv)\b|\bangio\w*|\barterial\w*|\barteriell\w*"
+    r"|\bvenous\b|\bvenös\w*|\bvenogram\w*|\bperfusion\b|\bdelayed\b"
     r"|\b(contrast|contrasted|kontrast)[ -]?(enhanced|enhancement|phase)\b|\benhanced\b|\bcarotids?\b",
     re.I,
 )

@@ -162,7 +162,12 @@ def named(criteria: str) -> Criteria:
         return CRITERIA[criteria]
     path = Path(criteria)
     if path.is_file():
-        return Criteria.from_toml(path.read_text(encoding="utf-8"), origin=criteria)
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            why = f"byte {error.start} is not UTF-8, in which TOML is written"
+            raise Misuse(f"{criteria} is not TOML", why=why, do="save it as UTF-8") from None
+        return Criteria.from_toml(text, origin=criteria)
     raise Misuse(f"no criteria {criteria!r}", do=f"give a TOML file, or one of {', '.join(CRITERIA)}")
 
 
@@ -175,8 +180,10 @@ def judge(volume: Volume, criteria: Criteria) -> Rejection | None:
         return None
     images = volume.images
     first = images[0]
-    thickest, thinnest = float(np.max(volume.thicknesses_mm)), float(np.min(volume.thicknesses_mm))
-    kernel = first.kernel.partition("/")[0]
+    stated_mm = volume.thicknesses_mm[np.isfinite(volume.thicknesses_mm)]  # a slice may state nothing and belong here
+    thinnest, thickest = (float(stated_mm.min()), float(stated_mm.max())) if len(stated_mm) else (math.nan, math.nan)
+    kernel = next((image.kernel for image in images if image.kernel), "").partition("/")[0]
+    kvp = next((image.kvp for image in images if image.kvp), None)
     said = [text for text in (first.study_description, first.series_description, first.protocol) if text]
     contrast = any(image.contrast for image in images)
     faults = {
@@ -186,7 +193,7 @@ def judge(volume: Volume, criteria: Criteria) -> Rejection | None:
         "same-position": ""
         if criteria.repeated_positions or not volume.repeated
         else "it has more images than positions",
-        "kvp": "" if not criteria.kvp or first.kvp in criteria.kvp else f"{_or_not_said(first.kvp)} kV",
+        "kvp": "" if not criteria.kvp or kvp in criteria.kvp else f"{_or_not_said(kvp)} kV",
         "kernel": "" if _matches([kernel], criteria.kernels) else f"kernel {kernel or 'not stated'}",
         # the description itself is free text and stays here
         "description": "" if _matches(said, criteria.descriptions) else "no description matches",

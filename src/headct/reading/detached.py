@@ -34,11 +34,28 @@ def data_files(folder: str, plain: Collection[str]) -> dict[str, tuple[str, ...]
     return found
 
 
+def data_of(header_path: str) -> tuple[str, ...]:
+    """The names of the data files of one detached header, if they are plain files beside it; none for other files."""
+    folder, name = os.path.split(header_path)
+    if not name.lower().endswith(_SUFFIXES):
+        return ()
+    names = _named_in(header_path)
+    return names if all(data != name and _is_plain(os.path.join(folder, data)) for data in names) else ()
+
+
+def _is_plain(path: str) -> bool:
+    try:
+        return stat.S_ISREG(os.lstat(path).st_mode)
+    except OSError:
+        return False
+
+
 def read(header_path: str, beside: tuple[str, ...], named: str, limit_bytes: int) -> bytes:
     """The bytes of the data file `named` in a header, which must be one of those found beside it.
 
     Raises Fault: damaged where the header names anything else, too-large beyond the limit, unreadable.
     """
+    named = _without_dot(named)
     if named not in beside:
         raise Fault("damaged", f"its voxels should be in {named!r}, which is no plain file in the folder of the header")
     path = os.path.join(os.path.dirname(header_path), named)
@@ -63,5 +80,10 @@ def _named_in(path: str) -> tuple[str, ...]:
     except OSError:
         return ()  # the walk meets the file again and says why
     named = _DATA_FILE.search(header)
-    name = named[1].decode("utf-8", "surrogateescape") if named else ""
+    name = _without_dot(named[1].decode("utf-8", "surrogateescape")) if named else ""
     return () if name in ("", "LOCAL", "LIST") or "/" in name else (name,)
+
+
+def _without_dot(name: str) -> str:
+    """Some writers name the file beside the header as ./a.raw."""
+    return name.removeprefix("./")

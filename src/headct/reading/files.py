@@ -10,6 +10,7 @@ second is called `NAME~2`, the third `NAME~3`, in the order of the inputs.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import io
 import os
@@ -31,6 +32,7 @@ LIMITS = ArchiveLimits()
 
 _LISTING_S = 60.0  # to list an archive of no size
 _LISTING_BYTES_PER_S = 5e6  # and this rate, far below that of a slow disk, for its size
+_REACHING_BYTES_PER_S = 5e7  # of what an archive holds, a quarter of what zlib does
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +42,8 @@ class Source:
     `path` is absolute; `member` the name inside the archive at that path, None for a plain file. `name` is what
     tables and messages say: relative, with forward slashes, starting with the base name of the input. `place` is
     where the member lies in its archive. `beside` are the names of files in the same folder that hold the data of a
-    detached header; they have no source of their own.
+    detached header; they have no source of their own. Tables say that they lie `within`: in the folder, or, as an
+    archive's members do, in the header, where the folder is no input or another header has the same data.
     """
 
     path: str
@@ -49,12 +52,17 @@ class Source:
     size_bytes: int
     place: Place = ()
     beside: tuple[str, ...] = ()
+    within: str = ""
 
     @property
     def files(self) -> tuple[str, ...]:
         """The names of all files that this source stands for: its own, and those of its detached data."""
-        folder = self.name.rpartition("/")[0]
-        return (self.name, *(printable(f"{folder}/{name}" if folder else name) for name in self.beside))
+        return (self.name, *(printable(f"{self.within}/{name}") for name in self.beside))
+
+    @property
+    def reach_s(self) -> float:
+        """How long it may take to get to where it lies in an archive: up to there, a tar.gz has to be decompressed."""
+        return sum(position + size_bytes for position, size_bytes in self.place) / _REACHING_BYTES_PER_S
 
     def read(self, limit_bytes: int | None = None) -> bytes:
         """All of its bytes. Raises Fault where they cannot be had, or are more than `limit_bytes` (too-large)."""
@@ -68,6 +76,13 @@ class Source:
         except OSError as error:
             raise _unreadable(error) from None
 
+    def read_beside(self, name: str, limit_bytes: int) -> bytes:
+        """The bytes of the data file that this detached header names. Raises Fault."""
+        if self.member is not None:
+            sentence = f"its voxels are in another file, {name!r}; in an archive such pairs are not read"
+            raise Fault("archive-unreadable", sentence)
+        return detached.read(self.path, self.beside, name, limit_bytes)
+
     def open(self) -> BinaryIO:
         """A seekable binary file to close after use; of a member, all bytes are in memory. Raises Fault."""
         if self.member is not None:
@@ -78,28 +93,25 @@ class Source:
             raise _unreadable(error) from None
 
 
-def find(inputs: Iterable[str | os.PathLike[str]], *, isolated: bool = True) -> Iterator[Source | Rejection]:
+def find(
+    inputs: Iterable[str | os.PathLike[str]], *, names: Iterable[str] | None = None, isolated: bool = True
+) -> Iterator[Source | Rejection]:
     """All files of the inputs (files, folders, archives), each folder in the order of its names.
 
+    `names` are what to call the inputs, one each, instead of their base names; equal ones for equal paths only.
     Costs one open and one read of 4 KB a file, because archives are told by their content; archives are listed in a
     cell unless `isolated` is False. Hidden files count like others.
     """
     walk = _Walk(isolated)
-    for path, name in _named(inputs):
+    paths = [os.path.abspath(os.fspath(given)) for given in inputs]
+    named = list(_named(paths) if names is None else zip(paths, names, strict=True))
+    for path, _ in named:
+        with contextlib.suppress(OSError):  # the visit meets it again and says why
+            walk.claim(os.path.realpath(path))
+    for path, name in named:
         yield from walk.visit(path, name)
     while walk.links:
         yield from walk.follow(*walk.links.popleft())
-
-
-def sniff(source: Source) -> Format:
-    """What a source holds, by its first bytes. Raises Fault where they cannot be read."""
-    if source.member is not None:
-        return format_of(source.read()[:HEAD_BYTES])
-    with source.open() as file:
-        try:
-            return format_of(file.read(HEAD_BYTES))
-        except OSError as error:
-            raise _unreadable(error) from None
 
 
 def format_of(head: bytes) -> Format:
@@ -139,12 +151,16 @@ def _looks_like_bare_dicom(head: bytes) -> bool:
     return explicit and big[0] in _FIRST_GROUPS and big[1] <= _LAST_FIRST_ELEMENT
 
 
-def _named(inputs: Iterable[str | os.PathLike[str]]) -> Iterator[tuple[str, str]]:
-    """Each input as (absolute path, name); equal base names are told apart, unless the paths are equal too."""
+def base_name(given: str | os.PathLike[str]) -> str:
+    """What an input is called, before others are known."""
+    return printable(os.path.basename(os.path.abspath(given))) or "root"
+
+
+def _named(paths: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """Each absolute path with its name; equal base names are told apart, unless the paths are equal too."""
     taken: dict[str, str] = {}
-    for given in inputs:
-        path = os.path.abspath(os.fspath(given))
-        base = name = printable(os.path.basename(path)) or "root"
+    for path in paths:
+        base = name = base_name(path)
         copy = 1
         while taken.setdefault(name, path) != path:
             copy += 1
@@ -168,6 +184,14 @@ class _Walk:
         self._folders: set[_Identity] = set()
         self._single: dict[_Identity, str] = {}  # real paths of files named one by one or reached by a link
         self._hard_links: dict[_Identity, str] = {}
+        self._claimed: set[_Identity] = set()  # data of detached headers that are read on their own
+
+    def claim(self, header_path: str) -> tuple[str, ...]:
+        """The names of the data files of a detached header, which are not read but with it; none for other paths."""
+        names = detached.data_of(header_path)
+        for name in names:
+            self._claimed.add(_identity(os.stat(os.path.join(os.path.dirname(header_path), name))))
+        return names
 
     def visit(self, path: str, name: str) -> Iterator[Source | Rejection]:
         """An input, which may itself be a link."""
@@ -199,19 +223,20 @@ class _Walk:
             yield _missing(path, name, error)
 
     def _is_read_anyway(self, path: str, status: os.stat_result) -> bool:
-        """True where a file, links resolved, was read on its own before or lies in a folder already walked."""
+        """True where a file, links resolved, is read on its own or with its header, or lies in a folder walked."""
         folder = os.stat(os.path.dirname(os.path.realpath(path)))
-        return self._is_single(path, status) or _identity(folder) in self._folders
+        return self._is_single(path, status) or _identity(status) in self._claimed or _identity(folder) in self._folders
 
     def _single_file(self, path: str, name: str, status: os.stat_result) -> Iterator[Source | Rejection]:
-        self._single[_identity(status)] = os.path.realpath(path)
-        yield from self._file(path, name, status, ())
+        self._single[_identity(status)] = real = os.path.realpath(path)
+        beside = self.claim(real)
+        yield from self._file(real if beside else path, name, status, beside, name)
 
     def _folder(self, path: str, name: str) -> Iterator[Source | Rejection]:
         """Everything below a folder, depth first, by a stack: folders may be nested deeper than Python recurses."""
         stack = self._entries(path, name, os.stat(path))
         while stack:
-            path, name, beside = stack.pop()
+            path, name, beside, within = stack.pop()
             try:
                 status = os.lstat(path)
                 if stat.S_ISLNK(status.st_mode):
@@ -219,7 +244,7 @@ class _Walk:
                 elif stat.S_ISDIR(status.st_mode):
                     stack += self._entries(path, name, status)
                 elif not self._is_single(path, status):
-                    yield from self._file(path, name, status, beside)
+                    yield from self._file(path, name, status, beside, within)
             except OSError as error:
                 yield _missing(path, name, error)
 
@@ -228,23 +253,28 @@ class _Walk:
         single = self._single.get(_identity(status))
         return single is not None and single == os.path.realpath(path)
 
-    def _entries(self, path: str, name: str, status: os.stat_result) -> list[tuple[str, str, tuple[str, ...]]]:
-        """What lies in a folder, last name first, without the data of detached headers; nothing the second time."""
+    def _entries(self, path: str, name: str, status: os.stat_result) -> list[tuple[str, str, tuple[str, ...], str]]:
+        """What lies in a folder, last name first, as (path, name, beside, within); nothing the second time.
+
+        The data of detached headers come with these; where two share them, with the first.
+        """
         if _identity(status) in self._folders:
             return []
         self._folders.add(_identity(status))
         with os.scandir(path) as listing:
             entries = sorted(listing, key=lambda entry: entry.name, reverse=True)
         data_of = detached.data_files(path, {entry.name for entry in entries if entry.is_file(follow_symlinks=False)})
-        used = {data for names in data_of.values() for data in names}
-        return [
-            (entry.path, f"{name}/{printable(entry.name)}", data_of.get(entry.name, ()))
-            for entry in entries
-            if entry.name not in used
-        ]
+        owner_of = {data: header for header in sorted(data_of, reverse=True) for data in data_of[header]}
+        found = []
+        for entry in entries:
+            if entry.name not in owner_of:
+                shown, beside = f"{name}/{printable(entry.name)}", data_of.get(entry.name, ())
+                owns = all(owner_of[data] == entry.name for data in beside)
+                found.append((entry.path, shown, beside, name if owns else shown))
+        return found
 
     def _file(
-        self, path: str, name: str, status: os.stat_result, beside: tuple[str, ...]
+        self, path: str, name: str, status: os.stat_result, beside: tuple[str, ...], within: str
     ) -> Iterator[Source | Rejection]:
         if not stat.S_ISREG(status.st_mode):
             yield Rejection.because("special-file", "it is a pipe, a socket or a device", (name,))
@@ -266,7 +296,7 @@ class _Walk:
         if archives.kind(head):
             yield from self._archive(path, name, status.st_size)
         else:
-            yield Source(path, None, name, status.st_size, beside=beside)
+            yield Source(path, None, name, status.st_size, beside=beside, within=within if beside else "")
 
     def _archive(self, path: str, name: str, size_bytes: int) -> Iterator[Source | Rejection]:
         try:

@@ -16,7 +16,11 @@ class VolumeLimits:
     axis_voxels: int = 8192
     volume_bytes: int = 1536 << 20  # as stored; a float64 volume of 512 x 512 x 700 still fits
     step_mm: tuple[float, float] = (0.01, 100.0)  # shortest and longest distance of two neighbouring voxels
+    origin_mm: float = 1e5  # of the first voxel from the origin, along any axis
     flatness: float = 0.05  # volume of a voxel by the product of its edges: 1 upright, 0 where its axes lie in a plane
+
+
+LIMITS = VolumeLimits()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +29,7 @@ class RawVolume:
 
     `values` is (slices, rows, cols) of any integer or float dtype, often a view with negative strides. The centre of
     voxel (s, r, c) lies at `origins_mm[s] + r * row_step_mm + c * col_step_mm` in RAS mm. `thickness_mm` is the gap
-    along the normal, since such files do not state a thickness. `source_kind` is nifti, nrrd or metaimage.
+    along the normal, since such files do not state a thickness.
     """
 
     values: np.ndarray
@@ -33,7 +37,6 @@ class RawVolume:
     row_step_mm: np.ndarray
     col_step_mm: np.ndarray
     thickness_mm: float
-    source_kind: str
     flags: tuple[str, ...] = ()
 
 
@@ -78,9 +81,8 @@ def volume_from_affine(
     values_ijk: np.ndarray,
     affine_ras: np.ndarray,
     *,
-    source_kind: str,
     flags: tuple[str, ...] = (),
-    limits: VolumeLimits | None = None,
+    limits: VolumeLimits = LIMITS,
 ) -> RawVolume:
     """The volume (slices, rows, cols) from values (i, j, k) and the (4, 4) matrix from voxel (i, j, k) to RAS mm.
 
@@ -93,7 +95,6 @@ def volume_from_affine(
 
     Raises Fault (no-geometry) where the matrix is not finite, is singular, or its steps are beyond the limits.
     """
-    limits = limits or VolumeLimits()
     affine_ras = np.asarray(affine_ras, dtype=np.float64)
     steps_mm = _checked_steps(affine_ras, limits)
     order = _slices_rows_cols(values_ijk.shape, steps_mm)
@@ -112,7 +113,6 @@ def volume_from_affine(
         row_step_mm=row_step,
         col_step_mm=col_step,
         thickness_mm=float(abs(slice_step @ across) / np.linalg.norm(across)),
-        source_kind=source_kind,
         flags=flags,
     )
 
@@ -128,11 +128,14 @@ def _checked_steps(affine_ras: np.ndarray, limits: VolumeLimits) -> np.ndarray:
     if affine_ras.shape != (4, 4) or not np.all(np.isfinite(affine_ras)):
         raise Fault("no-geometry", "its matrix to patient space is not made of finite numbers")
     steps_mm = affine_ras[:3, :3].T.copy()
-    lengths_mm = np.linalg.norm(steps_mm, axis=1)
+    with np.errstate(over="ignore"):  # a length beyond all numbers is infinite, and too long
+        lengths_mm = np.linalg.norm(steps_mm, axis=1)
     shortest, longest = limits.step_mm
     if lengths_mm.min() < shortest or lengths_mm.max() > longest:
         size = " x ".join(f"{length:.4g}" for length in lengths_mm)
         raise Fault("no-geometry", f"its voxels measure {size} mm; between {shortest:g} and {longest:g} is possible")
+    if np.abs(affine_ras[:3, 3]).max() > limits.origin_mm:
+        raise Fault("no-geometry", f"it lies {np.abs(affine_ras[:3, 3]).max() / 1000:,.4g} m from the origin of space")
     if abs(np.linalg.det(steps_mm / lengths_mm[:, None])) < limits.flatness:
         raise Fault("no-geometry", "the three axes of its voxels lie in one plane")
     return steps_mm

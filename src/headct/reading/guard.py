@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 from headct.reading.files import Source
@@ -19,13 +19,16 @@ DEATHS = 8
 
 
 def read_headers(sources: Sequence[Source], *, time_s: float) -> dict[str, tuple[Header, ...]]:
-    """What each file says, by its name; one that kills the worker, or takes it longer than `time_s`, is a rejection."""
+    """What each file says, by its name; one that kills the worker, or takes it longer than `time_s`, is a rejection.
+
+    The time to get to where a file lies in an archive does not count.
+    """
     headers: dict[str, tuple[Header, ...]] = {}
     waiting = [tuple(sources)]
     while waiting:
         batch = waiting.pop()
         try:
-            headers |= cell().run(headers_in_cell, batch, time_s=time_s)
+            headers |= cell().run(headers_in_cell, batch, time_s=time_s + _reach_s(batch))
         except CellDied as death:
             if len(batch) == 1:
                 headers[batch[0].name] = (_blame(death, batch[0].files),)
@@ -63,7 +66,7 @@ def guarded(
     left: Volume | None = volume
     while left is not None:
         try:
-            return cell().run(function, left, *args, time_s=time_s(left)), tuple(killers)
+            return cell().run(function, left, *args, time_s=_time_s(left, time_s)), tuple(killers)
         except CellDied as death:
             killer = _alone(function, left, death, args, time_s) if len(killers) < deaths else None
             if killer is None:
@@ -85,10 +88,19 @@ def _alone(
     if len(others) == len(volume.files) or (suspect := volume.without(*others)) is None:
         return None
     try:
-        cell().run(function, suspect, *args, time_s=time_s(suspect))
+        cell().run(function, suspect, *args, time_s=_time_s(suspect, time_s))
     except CellDied as again:
         return _blame(again, suspect.files)
     return None
+
+
+def _time_s(volume: Volume, time_s: Callable[[Volume], float]) -> float:
+    return time_s(volume) + _reach_s(volume.sources)
+
+
+def _reach_s(sources: Iterable[Source]) -> float:
+    """A fresh process goes through an archive once, up to the last of the files."""
+    return max((source.reach_s for source in sources), default=0.0)
 
 
 def _blame(death: CellDied, files: tuple[str, ...]) -> Rejection:

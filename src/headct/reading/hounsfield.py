@@ -3,13 +3,15 @@
 The scale is read off the volume itself: air lies at -1000 HU by definition, and the soft tissue of any patient piles
 up between water and 110 HU. Where both are found, the header was right. Where both are found 1024 too high or too
 low, the Rescale Intercept was left out or applied twice. Where neither is found, a sound CT header is believed and the
-scan is flagged; a file without one is only believed as far as it shows no sign of another scale.
+scan is flagged; a file without one is believed only where there is air at least. Then each slice is held against the
+verdict on the whole: scale and sign stand in every file of a series, and may be wrong in one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Literal
 
 import numpy as np
@@ -30,7 +32,12 @@ METAL_HU = 3071
 INTERCEPT_HU = 1024
 """What scanners add to Hounsfield units so that they can be stored without a sign."""
 
+CLIPPED_SHARE = 0.05
+"""Share of voxels too high for int16 from which on a file without a CT header is on another scale: metal fills less."""
+
 Scale = Literal["sound", "intercept-added", "intercept-removed", "unknown"]
+
+_SHIFT_HU: Mapping[Scale, int] = MappingProxyType({"intercept-added": -INTERCEPT_HU, "intercept-removed": INTERCEPT_HU})
 
 
 def rescale(stored: np.ndarray, slope: float, intercept: float, out: np.ndarray) -> bool:
@@ -64,6 +71,8 @@ def to_hounsfield(
     `scale_of` where the caller has it already. An int16 array that can be written is changed in place.
     """
     hu, flags = _as_int16(values)
+    if "clipped" in flags and not trusted and (too_high := np.count_nonzero(hu == INT16.max) / hu.size) > CLIPPED_SHARE:
+        return f"{100 * too_high:.0f} % of the voxels are above {INT16.max}"
     scale = scale or scale_of(hu)
     if scale == "unknown":
         sentence = why_not(hu, sample(hu), trusted=trusted)
@@ -71,18 +80,32 @@ def to_hounsfield(
             return sentence
         flags.add("hu-unverified")
     repairs = []
-    shift_hu = {"intercept-added": -INTERCEPT_HU, "intercept-removed": INTERCEPT_HU}.get(scale, 0)
+    shift_hu = _SHIFT_HU.get(scale, 0)
     where = _padding_mask(hu, padding, shift_hu)
     if shift_hu:
-        hu += np.int16(shift_hu)  # wraps at most where padding lies, and back again in Repair.undo
-        repairs.append(Repair(scale, shift_hu=shift_hu))
-        flags.add(scale)
+        repairs.append(_shift(hu, scale, shift_hu))
+        flags |= {scale} if repairs[0].where is None else {scale, "clipped"}
     if where is not None:
         repairs.append(_pad_with_air(hu, where))
         flags.add("padding")
     if hu.max() > METAL_HU:
         flags.add("metal")
     return hu, tuple(repairs), tuple(sorted(flags))
+
+
+def _shift(hu: np.ndarray, flag: str, shift_hu: int) -> Repair:
+    """Adds `shift_hu` in place. What would leave int16 at its upper end stays there, and is kept for undoing.
+
+    At the lower end only padding does; it wraps, as it does again in Repair.undo.
+    """
+    highest = INT16.max - max(shift_hu, 0)
+    over = hu > np.int16(highest)
+    values = hu[over]
+    hu += np.int16(shift_hu)
+    if not len(values):
+        return Repair(flag, shift_hu=shift_hu)
+    hu[over] = INT16.max
+    return Repair(flag, shift_hu=shift_hu, where=np.packbits(over), values=values)
 
 
 def _as_int16(values: np.ndarray) -> tuple[np.ndarray, set[str]]:
@@ -262,16 +285,21 @@ def _has_modes(blocks: Blocks, shift_hu: int) -> bool:
     around = blocks.density(peak - PEAK_HU // 2, peak + PEAK_HU // 2)
     return (
         blocks.share(SIGNS.air_hu[0] - shift_hu, SIGNS.air_hu[1] - shift_hu) >= SIGNS.air_share
-        and blocks.share(peak - SIGNS.soft_width_hu, peak + SIGNS.soft_width_hu) >= SIGNS.soft_share
+        and _soft_share(blocks, shift_hu) >= SIGNS.soft_share
         and around >= SIGNS.soft_above * blocks.density(peak + 150, peak + 400)
         and around >= SIGNS.soft_below * blocks.density(peak - 400, peak - 200)
     )
 
 
+def _soft_share(blocks: Blocks, shift_hu: int) -> float:
+    """Share of the blocks around the peak of soft tissue in the values plus `shift_hu`."""
+    peak = _soft_peak(blocks, shift_hu)
+    return blocks.share(peak - SIGNS.soft_width_hu, peak + SIGNS.soft_width_hu)
+
+
 def _is_ct(blocks: Blocks, shift_hu: int) -> bool:
     """True where the modes are as strong, narrow and followed by as little bone as those of a patient."""
-    peak = _soft_peak(blocks, shift_hu)
-    soft = blocks.share(peak - SIGNS.soft_width_hu, peak + SIGNS.soft_width_hu)
+    soft = _soft_share(blocks, shift_hu)
     return (
         min(soft, blocks.share(SIGNS.air_hu[0] - shift_hu, SIGNS.air_hu[1] - shift_hu)) >= SIGNS.repair_share
         and soft >= SIGNS.narrow_share * blocks.share(-300 - shift_hu, 300 - shift_hu)
@@ -283,6 +311,74 @@ def _soft_peak(blocks: Blocks, shift_hu: int) -> float:
     return blocks.peak_hu(SIGNS.soft_hu[0] - shift_hu, SIGNS.soft_hu[1] - shift_hu)
 
 
+# Slices on another scale than their volume
+
+
+def strangers(hu: np.ndarray, scale: Scale) -> np.ndarray:
+    """True (slices,) for slices that are on another scale than the volume, of which `scale` is the verdict.
+
+    A slice is one where its own air and soft tissue lie 1024 off and air is not where its neighbours have it, where
+    much of it lies below air or above metal, where neither air nor soft tissue is found, or where there is no air
+    although there is much on either side. A volume of unknown scale has none.
+    """
+    if scale == "unknown":
+        return np.zeros(len(hu), bool)
+    slices = _Slices([sample(plane[None], inside=True) for plane in hu], _SHIFT_HU.get(scale, 0))
+    beyond = slices.have_more_than_any(slices.below) | slices.have_more_than_any(slices.above)
+    too_high, too_low = slices.would_be_ct(-INTERCEPT_HU), slices.would_be_ct(INTERCEPT_HU)
+    sure = ~(beyond | too_high | too_low)
+    air, fallen_air = slices.air(0), slices.air(-INTERCEPT_HU)
+    air_beside, fallen_beside = _beside(air, sure).min(axis=0), _beside(fallen_air, sure).max(axis=0)
+    lost = (air < SIGNS.air_share) & (slices.fill < ALL_PADDED)
+    return np.asarray(
+        beyond
+        | (too_high & (air_beside - air > SIGNS.repair_share))
+        | (too_low & (fallen_air - fallen_beside > SIGNS.repair_share))
+        | (lost & ((slices.soft < SIGNS.soft_share) | (air_beside > MUCH_AIR)))
+    )
+
+
+class _Slices:
+    """What the modes of each slice look like, (slices,) each; shares are of all blocks of a slice."""
+
+    def __init__(self, blocks: Sequence[Blocks], shift_hu: int) -> None:
+        """`shift_hu` brings the volume to its right scale."""
+        self._blocks, self._shift_hu = blocks, shift_hu
+        floor, metal = FLOOR_HU - shift_hu, METAL_HU - shift_hu
+        self.fill = np.array([one.fullest(FIRST_HU, floor) for one in blocks])  # the fullest value below air
+        self.below = np.array([one.share(FIRST_HU, floor) for one in blocks]) - self.fill
+        self.above = np.array([one.share(metal + 1, LAST_HU) for one in blocks])
+        self.soft = np.array([_soft_share(one, shift_hu) for one in blocks])
+
+    def air(self, off_hu: int) -> np.ndarray:
+        """Share of what would be air if a slice were off by so much."""
+        low, high = (end + off_hu - self._shift_hu for end in SIGNS.air_hu)
+        return np.array([one.share(low, high) for one in self._blocks])
+
+    def would_be_ct(self, by_hu: int) -> np.ndarray:
+        """True where air and soft tissue are not in place with the others, but would be if moved by so much."""
+        shift_hu = self._shift_hu
+        moved = [_has_modes(one, shift_hu + by_hu) and _is_ct(one, shift_hu + by_hu) for one in self._blocks]
+        return np.array(moved) & ~np.array([_has_modes(one, shift_hu) for one in self._blocks])
+
+    @staticmethod
+    def have_more_than_any(shares: np.ndarray) -> np.ndarray:
+        """True where there is much more than in the slice with the least: what pads a series is in all of them."""
+        return shares - shares.min() > BELOW_SHARE
+
+
+def _beside(shares: np.ndarray, sure: np.ndarray) -> np.ndarray:
+    """The shares (2, slices) of the nearest sure slice on either side, of the one side where the other has none."""
+    places = np.flatnonzero(sure)
+    if not len(places):
+        return np.stack([shares, shares])
+    here = np.arange(len(shares))
+    before, after = np.searchsorted(places, here, "left") - 1, np.searchsorted(places, here, "right")
+    last = len(places) - 1
+    before, after = np.where(before < 0, after, before), np.where(after > last, before, after)
+    return shares[places[np.clip([before, after], 0, last)]]
+
+
 # What is not Hounsfield units
 
 CUT_SHARE = 0.05
@@ -291,6 +387,12 @@ CUT_SHARE = 0.05
 
 BELOW_SHARE = 0.1
 """Share of blocks below any air, at more than one value, from which on the scale is taken to be another one."""
+
+MUCH_AIR = 0.3
+"""Share of air in the slices on either side from which on a slice cannot be without any."""
+
+ALL_PADDED = 0.9
+"""Share of one value below air from which on a slice is taken to be padding."""
 
 
 def why_not(hu: np.ndarray, blocks: Blocks, *, trusted: bool) -> str:
@@ -310,6 +412,8 @@ def why_not(hu: np.ndarray, blocks: Blocks, *, trusted: bool) -> str:
         return f"{100 * at_low:.0f} % of the voxels are {low}, and none is air: windowed, masked or subtracted"
     if low >= 0:
         return f"values run from {low} to {high}: there is no air at {AIR_HU} HU"
+    if not trusted and blocks.share(*SIGNS.air_hu) < SIGNS.air_share:
+        return f"there is no air at {AIR_HU} HU to check its scale by, and no CT header to vouch for it"
     return ""
 
 

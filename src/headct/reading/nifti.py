@@ -20,9 +20,8 @@ import numpy as np
 from headct.reading import gzip
 from headct.reading.faults import Fault
 from headct.reading.files import Source
-from headct.reading.grids import RawVolume, VolumeLimits, check_shape, stored_values, volume_from_affine
+from headct.reading.grids import LIMITS, RawVolume, VolumeLimits, check_shape, stored_values, volume_from_affine
 
-LIMITS = VolumeLimits()
 DISAGREE_MM = 0.5
 """How far apart sform and qform may put a corner of the volume before they count as different."""
 
@@ -47,7 +46,7 @@ def read_volume(source: Source, limits: VolumeLimits = LIMITS) -> RawVolume:
     affine_ras, flags = _affine(header, shape)
     data = gzip.decompress(stored, limits.volume_bytes + _HEADER_BYTES) if packed else stored
     values = _scaled(stored_values(data, _start_byte(header), dtype, shape), header)
-    return volume_from_affine(values, affine_ras, source_kind="nifti", flags=flags, limits=limits)
+    return volume_from_affine(values, affine_ras, flags=flags, limits=limits)
 
 
 def _header(head: bytes) -> _Header:

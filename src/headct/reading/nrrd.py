@@ -18,6 +18,7 @@ from headct.reading import detached, gzip
 from headct.reading.faults import Fault
 from headct.reading.files import Source
 from headct.reading.grids import (
+    LIMITS,
     RawVolume,
     VolumeLimits,
     check_shape,
@@ -25,8 +26,6 @@ from headct.reading.grids import (
     values_from_text,
     volume_from_affine,
 )
-
-LIMITS = VolumeLimits()
 
 _TO_RAS = {  # signs of x, y, z
     "right-anterior-superior": (1.0, 1.0, 1.0),
@@ -61,9 +60,9 @@ def read_volume(source: Source, limits: VolumeLimits = LIMITS) -> RawVolume:
     affine_ras, flags = _affine(header, spatial)
     named = header.get("data file", header.get("datafile"))
     if named is not None:
-        data, start = detached.read(source.path, source.beside, named, limits.volume_bytes), 0
+        data, start = source.read_beside(named, limits.volume_bytes), 0
     values = _values(data, start, header, dtype, shape, limits)
-    return volume_from_affine(values, affine_ras, source_kind="nrrd", flags=flags, limits=limits)
+    return volume_from_affine(values, affine_ras, flags=flags, limits=limits)
 
 
 def _header(data: bytes) -> tuple[dict[str, Any], int]:

@@ -11,7 +11,7 @@ from typing import Literal
 
 import platformdirs
 
-from headct.failure import Failure
+from headct.failure import Failure, Misuse
 
 Kind = Literal["patient", "study", "series", "scan"]
 
@@ -46,11 +46,15 @@ class Pseudonyms:
 
 
 def user_key(path: Path | None = None) -> bytes:
-    """The key of this user, made at the first call: 32 random bytes, written in hexadecimal, readable by them alone.
+    """The key in the file `path`, else that of this user, `pseudonym-key` in their configuration folder.
 
-    `path` defaults to `pseudonym-key` in the user's configuration folder. Two processes that make it at once agree.
-    Raises Failure where the file holds something else or cannot be made.
+    The latter is made at the first call: 32 random bytes, written in hexadecimal, readable by its user alone; two
+    processes that make it at once agree. Raises Misuse where `path` does not exist: a slip in a name must not give
+    a patient a second pseudonym. Raises Failure where the file holds something else or cannot be made.
     """
+    if path is not None and not path.exists():
+        make = f"make one: python3 -c 'import secrets; print(secrets.token_hex({KEY_BYTES}))' > {path}"
+        raise Misuse(f"there is no key for pseudonyms at {path}", do=f"check the path, or {make}")
     path = path or platformdirs.user_config_path("headct") / "pseudonym-key"
     try:
         if not path.exists():

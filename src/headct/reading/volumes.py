@@ -18,7 +18,8 @@ from headct.reading.instances import GridFile, Instance
 from headct.reading.isolation import announce
 from headct.reading.pixels import Frame, Frames
 from headct.reading.pseudonyms import Pseudonyms
-from headct.reading.series import Slice, Volume
+from headct.reading.series import Volume
+from headct.reading.slices import Slice
 from headct.scan import GeometryError, Header, Rejection, Scan
 
 
@@ -30,6 +31,7 @@ class LoadLimits:
     base_s: float = 8.0
     slice_s: float = 0.25  # a slice of JPEG 2000 takes 0.03 s
     byte_s: float = 1e-7
+    strange_share: float = 0.25  # of slices on another scale than the others, before the others are not believed either
 
 
 LIMITS = LoadLimits()
@@ -57,14 +59,8 @@ def load(volume: Volume, pseudonyms: Pseudonyms) -> tuple[Scan | None, list[Reje
 
 def time_limit_s(volume: Volume) -> float:
     """How long reading a volume may take; generous, since machines are shared."""
-    sources = {source.name: source.size_bytes for source in _sources(volume)}
-    return LIMITS.base_s + LIMITS.slice_s * len(volume.slices) + LIMITS.byte_s * sum(sources.values())
-
-
-def _sources(volume: Volume) -> Iterable[Source]:
-    if volume.grid is not None:
-        return [volume.grid.source]
-    return (image.source for part in volume.slices for image in part.candidates)
+    sizes_bytes = {source.name: source.size_bytes for source in volume.sources}
+    return LIMITS.base_s + LIMITS.slice_s * len(volume.slices) + LIMITS.byte_s * sum(sizes_bytes.values())
 
 
 # Slices
@@ -77,20 +73,50 @@ class _Stack:
     hu: np.ndarray
     images: list[Instance] = field(default_factory=list)
     decoders: list[str] = field(default_factory=list)
-    flags: set[str] = field(default_factory=set)
+    flags_of: list[set[str]] = field(default_factory=list)  # of each image
+    own_flags: set[str] = field(default_factory=set)
     rejections: list[Rejection] = field(default_factory=list)
+
+    @property
+    def flags(self) -> set[str]:
+        """Of the images that are left, and of what became of the others."""
+        return self.own_flags.union(*self.flags_of)
+
+    def leave_out(self, strange: np.ndarray) -> None:
+        """Take out the slices where `strange` (slices,) is True, and reject the files of which no other is used."""
+        names = set(_used(self.images))
+        kept = np.flatnonzero(~strange)
+        self.hu = self.hu[kept]
+        self.images = [self.images[index] for index in kept]
+        self.decoders = [self.decoders[index] for index in kept]
+        self.flags_of = [self.flags_of[index] for index in kept]
+        self.own_flags.add("file-dropped")
+        sentence = "its values are on another scale than those of its series"
+        lost = sorted(names - set(_used(self.images)))
+        self.rejections += [Rejection.because("not-hounsfield", sentence, (name,)) for name in lost]
 
 
 def _load_slices(volume: Volume, pseudonyms: Pseudonyms) -> tuple[Scan | None, list[Rejection]]:
     stack = _decode(volume)
     if not stack.images:
         return None, stack.rejections
-    files = _used(stack.images)
     try:
-        scan = _scan(volume, stack, pseudonyms)
+        stack, scale = _sound_reading(volume, stack)
+        if (strange := hounsfield.strangers(stack.hu, scale)).any():
+            _check_few(strange)
+            stack.leave_out(strange)
+        scan = _scan(volume, stack, scale, pseudonyms)
     except Fault as fault:
-        return None, [*stack.rejections, fault.rejection(*files)]
+        if fault.code == "missing-slices" and "file-dropped" in stack.flags:
+            fault = Fault(fault.code, f"{fault.sentence}; faulty files of the series were left out")
+        return None, [*stack.rejections, fault.rejection(*_used(stack.images))]
     return scan, stack.rejections
+
+
+def _check_few(strange: np.ndarray) -> None:
+    if strange.mean() > LIMITS.strange_share:
+        counts = f"{np.count_nonzero(strange)} of its {len(strange)} slices"
+        raise Fault("not-hounsfield", f"the values of {counts} are on another scale than the others")
 
 
 def _used(images: Iterable[Instance]) -> tuple[str, ...]:
@@ -105,26 +131,32 @@ def _decode(volume: Volume, *, signed: bool | None = None) -> _Stack:
         raise Fault("too-large", f"{shape[0]} slices of {shape[1]} x {shape[2]} are more than {LIMITS.voxels:,} voxels")
     stack = _Stack(np.empty(shape, np.int16))
     faults: dict[str, Fault] = {}
+    rescaled = any(image.rescaled for image in volume.images)
     with Frames() as frames:
         for part in volume.slices:
-            decoded = _decode_slice(part, frames, signed, faults)
+            decoded = _decode_slice(part, frames, signed, faults, rescaled=rescaled)
             if decoded is not None:
                 _take(stack, *decoded)
     stack.hu = stack.hu[: len(stack.images)]
     stack.rejections = _leftovers(volume, stack.images, faults)
     if faults or volume.file_dropped:
-        stack.flags.add("file-dropped")
+        stack.own_flags.add("file-dropped")
     if any(part.doubles for part in volume.slices):
-        stack.flags.add("duplicate-dropped")
+        stack.own_flags.add("duplicate-dropped")
     return stack
 
 
 def _decode_slice(
-    part: Slice, frames: Frames, signed: bool | None, faults: dict[str, Fault]
+    part: Slice, frames: Frames, signed: bool | None, faults: dict[str, Fault], *, rescaled: bool
 ) -> tuple[Instance, Frame] | None:
-    """The first image of a position that can be decoded; what is wrong with those before it goes into `faults`."""
+    """The first image of a position that can be decoded; what is wrong with those before it goes into `faults`.
+
+    `rescaled` says that images of the series state a rescale: one that does not is then not on a known scale.
+    """
     for image in part.candidates:
         try:
+            if rescaled and not image.rescaled:
+                raise Fault("not-hounsfield", "it lacks the Rescale Slope or Intercept that others of its series have")
             return image, frames.decode(image, signed=signed)
         except Fault as fault:
             faults.setdefault(image.source.name, fault)
@@ -135,11 +167,8 @@ def _take(stack: _Stack, image: Instance, frame: Frame) -> None:
     clipped = hounsfield.rescale(frame.stored, image.slope, image.intercept, stack.hu[len(stack.images)])
     stack.images.append(image)
     stack.decoders.append(frame.decoder)
-    stack.flags |= {
-        flag
-        for flag, is_so in (("clipped", clipped), ("sign", frame.sign_disagrees), ("lossy", image.pixels.lossy))
-        if is_so
-    }
+    told = (("clipped", clipped), ("sign", frame.sign_disagrees), ("lossy", image.pixels.lossy))
+    stack.flags_of.append({flag for flag, is_so in told if is_so})
 
 
 def _leftovers(volume: Volume, images: list[Instance], faults: dict[str, Fault]) -> list[Rejection]:
@@ -164,12 +193,11 @@ def _not_needed(image: Instance, kind: str) -> Rejection:
     return Rejection.because(code, sentence, (image.source.name,))
 
 
-def _scan(volume: Volume, stack: _Stack, pseudonyms: Pseudonyms) -> Scan:
+def _scan(volume: Volume, stack: _Stack, scale: Scale, pseudonyms: Pseudonyms) -> Scan:
     images = stack.images
     origins_mm = np.array([image.position_mm for image in images])
     thicknesses_mm = np.array([np.nan if image.thickness_mm is None else image.thickness_mm for image in images])
     shape_flags = geometry.review(origins_mm, volume.across, thicknesses_mm)
-    stack, scale = _sound_reading(volume, stack)
     converted = hounsfield.to_hounsfield(stack.hu, padding=_padding_hu(images), trusted=True, scale=scale)
     if isinstance(converted, str):
         raise Fault("not-hounsfield", converted)
@@ -209,7 +237,7 @@ def _sound_reading(volume: Volume, stack: _Stack) -> tuple[_Stack, Scale]:
     if "sign" in stack.flags or (not pixels.signed and pixels.bits_stored == 16):
         other = _decode(volume, signed=not pixels.signed)
         if len(other.images) == len(stack.images) and _is_sound(other.hu):
-            other.flags.add("sign")
+            other.own_flags.add("sign")
             return other, "sound"
     if pixels.inverted:
         for sum_hu in _mirrors_hu(stack):
@@ -217,7 +245,7 @@ def _sound_reading(volume: Volume, stack: _Stack) -> tuple[_Stack, Scale]:
                 mirrored = np.subtract(np.int32(sum_hu), stack.hu, dtype=np.int32).astype(np.int16)
                 if _is_sound(mirrored):
                     stack.hu = mirrored
-                    stack.flags.add("inverted")
+                    stack.own_flags.add("inverted")
                     return stack, "sound"
     return stack, scale
 
@@ -265,11 +293,17 @@ def _header(stack: _Stack, pseudonyms: Pseudonyms, flags: set[str]) -> Header:
     contrast = True if True in given else False if False in given else None
     if any(image.contrast_in_words for image in images if image.contrast == contrast):
         flags.add("contrast-in-words")
-    if not first.patient_id:
+    patient = next((image.patient_id for image in images if image.patient_id), "")
+    study_uid = next((image.study_uid for image in images if image.study_uid), "")
+    if not patient:
         flags.add("no-patient-id")
+    kernels, voltages = {image.kernel for image in images} - {""}, {image.kvp for image in images} - {None}
+    if max(len(kernels), len(voltages)) > 1:
+        flags.add("mixed-settings")
     content = "\n".join(sorted(f"{image.sop_uid} {image.frame or 0}" for image in images))
-    scan_id = pseudonyms.of("scan", f"{first.series_uid}\n{content}")
-    study = first.study_uid or first.series_uid or scan_id
+    # some exporters number the images of every patient from 1
+    scan_id = pseudonyms.of("scan", "\n".join([patient, study_uid, first.series_uid, content]))
+    study = study_uid or first.series_uid or scan_id
     return Header(
         source="dicom",
         manufacturer=first.manufacturer,
@@ -279,7 +313,7 @@ def _header(stack: _Stack, pseudonyms: Pseudonyms, flags: set[str]) -> Header:
         contrast=contrast,
         age=first.age,
         sex=first.sex,
-        patient_id=pseudonyms.of("patient", first.patient_id or study),
+        patient_id=pseudonyms.of("patient", patient or study),
         study_id=pseudonyms.of("study", study),
         series_id=pseudonyms.of("series", first.series_uid or scan_id),
         scan_id=scan_id,

@@ -172,7 +172,7 @@ def _common(scan: Scan, intercept: int, description: str, series_number: int) ->
     image.PatientName = image.PatientBirthDate = image.StudyDate = image.StudyTime = ""
     image.PatientSex = header.sex
     if header.age is not None:
-        image.PatientAge = f"{round(header.age):03d}Y"
+        image.PatientAge = _age(header.age)
     image.ReferringPhysicianName = image.AccessionNumber = image.StudyID = ""
     image.StudyInstanceUID = _uid(header.study_id, "study", header.patient_id or content)
     image.SeriesInstanceUID = _uid(header.series_id, "series", content, description)
@@ -185,8 +185,8 @@ def _common(scan: Scan, intercept: int, description: str, series_number: int) ->
     image.ManufacturerModelName = header.model
     image.ConvolutionKernel = header.kernel
     image.KVP = None if header.kvp is None else _decimal(header.kvp)
-    if header.contrast:
-        image.ContrastBolusAgent = "contrast agent"
+    if header.contrast is not None:
+        image.ContrastBolusAgent = "contrast agent" if header.contrast else "NONE"  # as consoles write it
     image.PatientPosition = image.Laterality = ""
     image.AcquisitionNumber = 1
     _describe_plane(image, scan)
@@ -217,6 +217,14 @@ def _describe_pixels(image: Dataset, scan: Scan, intercept: int) -> None:
     image.PixelRepresentation = 1
     image.RescaleIntercept, image.RescaleSlope, image.RescaleType = intercept, 1, "HU"
     image.WindowCenter, image.WindowWidth = 40, 80
+
+
+def _age(years: float) -> str:
+    """An Age String (PS3.5 6.2), in years where these are whole, else in the finest unit that three digits allow."""
+    units = {"D": 365.25, "W": 365.25 / 7, "M": 12.0}
+    fitting = (f"{round(years * per_year):03d}{unit}" for unit, per_year in units.items() if years * per_year < 999.5)
+    whole_years = f"{round(years):03d}Y"
+    return whole_years if years >= 1 and float(years).is_integer() else next(fitting, whole_years)
 
 
 def _fingerprint(scan: Scan) -> str:

@@ -1,0 +1,235 @@
+"""A checkpoint in other forms: a folder for the Hub, or a graph that other runtimes run, compared with eager first."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import logging
+import os
+import shutil
+import tempfile
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from headct import __version__
+from headct.checkpoints import exported, folder
+from headct.checkpoints.card import write_up
+from headct.checkpoints.exported import GRAPHS, NEAREST, Run, Runtime
+from headct.checkpoints.pretrained import PretrainedEncoder
+from headct.encoders import Features, as_input
+from headct.failure import Failure, Misuse
+from headct.preparing import Recipe
+
+FORMS = ("hub", "onnx", "openvino")
+PRECISIONS = {"onnx": ("fp32",), "openvino": ("fp32", "bf16", "int8")}
+QUIET = ("nncf", "torch.onnx", "onnxscript", "onnx_ir")
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written, and how near the graph comes to the encoder; `runtime` is None for the Hub."""
+
+    folder: Path
+    runtime: Runtime | None
+
+
+def export(
+    model: PretrainedEncoder, to: str, out: Path, *, precision: str = "fp32", arrays: Sequence[np.ndarray] = ()
+) -> Exported:
+    """Write `model` as a folder for the Hub (`to` hub), or as an onnx or openvino graph, into the new folder `out`.
+
+    `arrays` are prepared scans of the model's recipe, all of one shape, on which the graph is compared with the encoder
+    and, for int8, calibrated; without them simple heads are drawn, which says less. A model card is always written.
+    Raises Misuse where the form or precision does not exist or `out` does, Failure, with nothing left behind, where the
+    graph is not near enough to the encoder (`exported.NEAREST`).
+    """
+    _check(model, to, precision, out)
+    if to == "hub":
+        folder.save(out, model.encoder, model.card)
+        return Exported(out, None)
+    shown = list(arrays) or drawn_heads(model.recipe)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    try:
+        runtime = _write(model, to, precision, shown, partial)
+        partial.chmod(0o755)  # mkdtemp makes folders for one user only
+        os.replace(partial, out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return Exported(out, runtime)
+
+
+def _check(model: PretrainedEncoder, to: str, precision: str, out: Path) -> None:
+    if to not in FORMS:
+        raise Misuse(f"a model is exported to one of {', '.join(FORMS)}, not {to!r}")
+    if out.exists():
+        raise Misuse(f"{out} exists already", do="name another folder, or remove it first")
+    if to != "hub" and precision not in PRECISIONS[to]:
+        raise Misuse(f"{to} takes the precision {' or '.join(PRECISIONS[to])}, not {precision!r}")
+    if isinstance(model.encoder, exported.ExportedEncoder):
+        raise Misuse("this model is an exported one", do="export the checkpoint that it was made from")
+
+
+class _Graph(nn.Module):
+    """What is exported: channels of one scan to its vector and tokens, at the recipe's spacing."""
+
+    def __init__(self, model: PretrainedEncoder, spacing_mm: Sequence[float]) -> None:
+        super().__init__()
+        self.encoder = model.encoder
+        self.register_buffer("spacing_mm", torch.tensor([list(spacing_mm)], dtype=torch.float32))
+
+    def forward(self, channels: Tensor) -> tuple[Tensor, Tensor]:
+        features: Features = self.encoder(channels, self.spacing_mm)
+        return features.scan, features.tokens
+
+
+def _write(model: PretrainedEncoder, to: str, precision: str, arrays: Sequence[np.ndarray], out: Path) -> Runtime:
+    """Fill the folder `out`; gives what was found in comparing."""
+    model = model.eval().cpu()
+    inputs = [as_input(torch.from_numpy(array[None]), list(model.card.windows.values())) for array in arrays]
+    if len({tuple(one.shape) for one in inputs}) != 1:
+        raise Misuse("the scans have several shapes, and a graph is for one", do="name scans of one shape")
+    graph = _Graph(model, spacing_of(model.recipe)).eval()
+    with _quiet(), torch.no_grad():
+        eager = [graph(one) for one in inputs]
+        grid = model.encoder(inputs[0], graph.spacing_mm).grid
+        _convert(graph, to, precision, inputs, out)
+    run = exported.start(out, to, precision, torch.get_num_threads())
+    runtime = _compare(run, eager, inputs, grid, to, precision, out)
+    _describe(model, runtime, run, out)
+    return runtime
+
+
+def _convert(graph: _Graph, to: str, precision: str, inputs: Sequence[Tensor], out: Path) -> None:
+    if to == "onnx":
+        exported.runtime_module("onnxscript")
+        program: Any = torch.onnx.export(graph, (inputs[0],), dynamo=True, input_names=["channels"], verbose=False)
+        program.save(str(out / GRAPHS["onnx"][0]), external_data=False)
+        return
+    openvino: Any = exported.runtime_module("openvino")
+    converted = openvino.convert_model(graph, example_input=inputs[0], input=list(inputs[0].shape))
+    if precision == "int8":
+        nncf: Any = exported.runtime_module("nncf")
+        shown = nncf.Dataset([one.numpy() for one in inputs])
+        converted = nncf.quantize(
+            converted, shown, model_type=nncf.ModelType.TRANSFORMER, subset_size=len(inputs), fast_bias_correction=True
+        )
+    openvino.save_model(converted, str(out / GRAPHS["openvino"][0]), compress_to_fp16=False)
+
+
+def _compare(
+    run: Run,
+    eager: Sequence[tuple[Tensor, Tensor]],
+    inputs: Sequence[Tensor],
+    grid: tuple[int, int, int],
+    to: str,
+    precision: str,
+    out: Path,
+) -> Runtime:
+    """How near the graph is to the encoder. Raises Failure where that is not near enough."""
+    cosines, differences = [], []
+    for channels, (scan, tokens) in zip(inputs, eager, strict=True):
+        given_scan, given_tokens = run(channels.numpy())
+        cosines.append(exported.cosine(given_scan, scan.numpy()))
+        both = ((given_scan, scan), (given_tokens, tokens))
+        differences += [float(np.abs(given - wanted.numpy()).max()) for given, wanted in both]
+    if not min(cosines) >= NEAREST[precision]:
+        raise Failure(
+            f"the {to} graph in {precision} is not near enough to the encoder",
+            why=f"a scan vector has a cosine of {min(cosines):.6f}, allowed is {NEAREST[precision]}",
+            do="take another precision, or calibrate on real scans: --calibrate COHORT",
+        )
+    _, count, x, y, z = inputs[0].shape
+    return Runtime(
+        kind=to,
+        precision=precision,
+        sha256={name: exported.sha256_of(out / name) for name in GRAPHS[to]},
+        shape=(count, x, y, z),
+        grid=grid,
+        cosine=min(cosines),
+        difference=max(differences),
+        compared_on=len(inputs),
+    )
+
+
+def _describe(model: PretrainedEncoder, runtime: Runtime, run: Run, out: Path) -> None:
+    """The configuration, the self-test and the card."""
+    config = {
+        "format": folder.FORMAT,
+        "architecture": model.architecture,
+        "settings": asdict(model.settings),
+        **model.card.to_config(),
+        "runtime": exported.to_config(runtime),
+        "made_from": {"sha256": model.sha256, "source": Path(model.source).name},
+        "written_by": {"headct": __version__, "torch": torch.__version__},
+    }
+    (out / exported.CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    scan, tokens = run(exported.example((1, *runtime.shape)).numpy())
+    save_file({"scan": torch.from_numpy(scan), "tokens": torch.from_numpy(tokens)}, out / exported.SELFTEST)
+    said = (
+        f"\n## This form\n\nA graph for {runtime.kind} in {runtime.precision}, for arrays of {runtime.shape}. On "
+        f"{runtime.compared_on} scans its vectors had a cosine of at least {runtime.cosine:.6f} to those of the "
+        "checkpoint that it was made from.\n"
+    )
+    (out / folder.README).write_text(write_up(model.card, model.encoder, __version__) + said, encoding="utf-8")
+
+
+def spacing_of(recipe: Recipe) -> tuple[float, float, float]:
+    """Voxel size of the arrays that a recipe makes, in mm; 1 mm where it resizes heads, which then have none."""
+    from headct.preparing.recipe import Frame
+
+    frame = recipe.step(Frame)
+    return (1.0, 1.0, 1.0) if frame is None else frame.spacing_mm
+
+
+def drawn_heads(recipe: Recipe, count: int = 8) -> list[np.ndarray]:
+    """Simple heads of the recipe's shape, a skull around a brain with noise, for want of scans.
+
+    Raises Misuse for a recipe whose arrays have no one shape, or are not HU.
+    """
+    from headct.preparing.recipe import Frame, Resize, Windows
+
+    frame, size = recipe.step(Frame), recipe.step(Resize)
+    if frame is None and size is None:
+        raise Misuse(f"recipe {recipe.name} gives arrays of several shapes", do="name scans: --calibrate COHORT")
+    shape = frame.shape if frame is not None else size.shape  # type: ignore[union-attr]
+    generator = np.random.default_rng(0)
+    axes = np.meshgrid(*(np.linspace(-1, 1, n) for n in shape), indexing="ij")
+    heads = []
+    for _ in range(count):
+        radii = generator.uniform(0.6, 0.9, 3)
+        distance = np.sqrt(sum((axis / radius) ** 2 for axis, radius in zip(axes, radii, strict=True)))
+        hu = np.where(distance < 0.85, generator.uniform(25, 40), np.where(distance < 1, 1000.0, -1000.0))
+        hu += generator.normal(0, 4, shape)
+        windows = recipe.step(Windows)
+        heads.append(hu.round().astype(np.int16) if windows is None else _windowed(hu, windows.windows))
+    return heads
+
+
+def _windowed(hu: np.ndarray, windows: Sequence[tuple[float, float]]) -> np.ndarray:
+    channels = [np.clip((hu - (level - width // 2)) / width, 0, 1) for level, width in windows]
+    return np.stack(channels).astype(np.float16)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Converters print bars and warn about their own insides; what matters to a user is compared afterwards."""
+    before = {name: logging.getLogger(name).level for name in QUIET}
+    for name in QUIET:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for name, level in before.items():
+            logging.getLogger(name).setLevel(level)

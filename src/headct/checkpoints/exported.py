@@ -1,0 +1,233 @@
+"""Encoders as compiled graphs: smaller and, where the processor has units for it, several times as fast.
+
+exported/
+  config.json            as a checkpoint's, with `runtime`: which graph, in which precision, how near it came
+  graph.onnx, or graph.xml and graph.bin
+  selftest.safetensors   the features that the graph gave of a closed-form input
+  README.md              the model card
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from headct import encoders
+from headct.checkpoints.card import Card
+from headct.checkpoints.pretrained import PretrainedEncoder
+from headct.checkpoints.strict import CheckpointFailure
+from headct.encoders import Encoder, Features, Grid, Lattice
+from headct.failure import Misuse
+
+CONFIG, SELFTEST = "config.json", "selftest.safetensors"
+GRAPHS: Mapping[str, tuple[str, ...]] = {"onnx": ("graph.onnx",), "openvino": ("graph.xml", "graph.bin")}
+
+NEAREST: Mapping[str, float] = {"fp32": 0.999999, "bf16": 0.9999, "int8": 0.9995}
+"""Least cosine, by precision, between the scan vector of a graph and that of the encoder it was made from."""
+
+Run = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+"""From channels (1, C, X, Y, Z) float32 to scan (1, F) and tokens (1, N, W)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Runtime:
+    """What a graph is, as `config.json` says it."""
+
+    kind: str  # onnx or openvino
+    precision: str  # fp32, bf16 or int8
+    sha256: Mapping[str, str]  # of each file of the graph
+    shape: tuple[int, int, int, int]  # (C, X, Y, Z) of one scan
+    grid: Grid
+    cosine: float  # the least, over the scans that it was compared on
+    difference: float  # the largest of any feature
+    compared_on: int
+
+    @classmethod
+    def from_config(cls, values: Mapping[str, Any]) -> Runtime:
+        """Raises KeyError, TypeError or ValueError where the values are not those of a runtime."""
+        channels, x, y, z = values["shape"]
+        nx, ny, nz = values["grid"]
+        return cls(**{**values, "shape": (channels, x, y, z), "grid": (nx, ny, nz)})
+
+
+class ExportedEncoder(Encoder):
+    """A graph behind the signature of the encoder it was made from. It runs on the CPU, one scan after the other."""
+
+    def __init__(self, twin: Encoder, runtime: Runtime, run: Run) -> None:
+        super().__init__()
+        self.architecture, self.settings, self.runtime = twin.architecture, twin.settings, runtime
+        self._twin, self._run = [twin], run  # in a list, so that its weights, which hold nothing, are not ours
+
+    @property
+    def channels(self) -> int:
+        return self.runtime.shape[0]
+
+    @property
+    def scan_width(self) -> int:
+        return self._twin[0].scan_width
+
+    @property
+    def example_shape(self) -> tuple[int, int, int]:
+        _, x, y, z = self.runtime.shape
+        return x, y, z
+
+    def lattice(self, shape: tuple[int, int, int]) -> Lattice:
+        return self._twin[0].lattice(shape)
+
+    def forward(self, x: Tensor, spacing_mm: Tensor | None = None) -> Features:
+        """Features of x (B, C, X, Y, Z), which must have the shape that the graph was made for."""
+        if tuple(x.shape[1:]) != self.runtime.shape:
+            raise Misuse(
+                f"this graph takes arrays of {self.runtime.shape}, got {tuple(x.shape[1:])}",
+                do="export the model for arrays of that shape, or take the checkpoint itself",
+            )
+        given = [self._run(one[None].float().cpu().numpy()) for one in x]
+        scans, tokens = (torch.from_numpy(np.concatenate(parts)) for parts in zip(*given, strict=True))
+        return Features(scan=scans, tokens=tokens, grid=self.runtime.grid)
+
+
+def is_exported(folder: Path) -> bool:
+    """Whether the configuration in a folder speaks of a graph."""
+    try:
+        return "runtime" in json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError):
+        return False
+
+
+def read(folder: Path, *, threads: int | None = None) -> PretrainedEncoder:
+    """The graph in a folder, behind the encoder's signature.
+
+    Believed only if each file has its SHA-256 and the self-test agrees. `threads` None is as many as PyTorch uses.
+    Raises CheckpointFailure where the folder is not right, Misuse where the runtime is not installed.
+    """
+    config = _config(folder)
+    try:
+        runtime, card = Runtime.from_config(config["runtime"]), Card.from_config(config)
+        with torch.device("meta"):
+            twin = encoders.build(config["architecture"], **config["settings"])
+    except (KeyError, TypeError, ValueError, Misuse) as error:
+        raise _damaged(folder, CONFIG, str(error)) from error
+    for name in GRAPHS.get(runtime.kind, ()):
+        if not (folder / name).is_file():
+            raise CheckpointFailure(f"{folder} lacks {name}", do="copy it again as a whole")
+        if sha256_of(folder / name) != runtime.sha256.get(name):
+            raise _damaged(folder, name, "it is not the file that was exported")
+    run = start(folder, runtime.kind, runtime.precision, threads or torch.get_num_threads())
+    encoder = ExportedEncoder(twin, runtime, run)
+    _self_test(encoder, folder)
+    sha256 = "".join(runtime.sha256[name] for name in GRAPHS[runtime.kind])
+    note = f"an {runtime.kind} graph in {runtime.precision}, at a cosine of {runtime.cosine:.6f} to its checkpoint"
+    return PretrainedEncoder(encoder, card, hashlib.sha256(sha256.encode()).hexdigest(), notes=(note,)).eval()
+
+
+def start(folder: Path, kind: str, precision: str, threads: int) -> Run:
+    """A graph, loaded and compiled for this machine."""
+    if kind == "onnx":
+        return _onnx(folder / GRAPHS["onnx"][0], threads)
+    if kind == "openvino":
+        return _openvino(folder / GRAPHS["openvino"][0], precision, threads)
+    raise CheckpointFailure(f"{folder} is for the runtime {kind!r}, which is not known", do="update headct")
+
+
+def runtime_module(name: str) -> ModuleType:
+    """An optional library, without the telemetry that it would send home. Raises Misuse where it is not installed."""
+    # OpenVINO and NNCF report their use to the vendor where this package is; without it they take an empty stand-in
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise Misuse(f"{name} is not installed", why=str(error), do="pip install 'headct[export]'") from error
+
+
+def example(shape: tuple[int, ...]) -> Tensor:
+    """A closed-form input in 0..1 for self-tests."""
+    count = torch.arange(torch.Size(shape).numel(), dtype=torch.float64)
+    return ((12.9898 * count).sin() * 43758.5453 % 1).reshape(shape).float()
+
+
+def cosine(one: np.ndarray, other: np.ndarray) -> float:
+    """The cosine of two vectors."""
+    a, b = one.ravel().astype(np.float64), other.ravel().astype(np.float64)
+    lengths = float(np.linalg.norm(a)) * float(np.linalg.norm(b))
+    return float(a @ b) / lengths if lengths else 0.0
+
+
+def to_config(runtime: Runtime) -> dict[str, Any]:
+    """Plain values for JSON."""
+    return {**asdict(runtime), "sha256": dict(runtime.sha256)}
+
+
+def _onnx(path: Path, threads: int) -> Run:
+    onnxruntime: Any = runtime_module("onnxruntime")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+    def run(channels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        scan, tokens = session.run(None, {session.get_inputs()[0].name: channels})
+        return scan, tokens
+
+    return run
+
+
+def _openvino(path: Path, precision: str, threads: int) -> Run:
+    openvino: Any = runtime_module("openvino")
+    hint = "bf16" if precision == "bf16" else "f32"
+    settings = {"INFERENCE_PRECISION_HINT": hint, "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1}
+    compiled = openvino.Core().compile_model(str(path), "CPU", settings)
+
+    def run(channels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        given = compiled(channels)
+        return np.array(given[0]), np.array(given[1])
+
+    return run
+
+
+def _self_test(encoder: ExportedEncoder, folder: Path) -> None:
+    try:
+        expected = load_file(folder / SELFTEST)
+        features = encoder(example((1, *encoder.runtime.shape)))
+        near = min(cosine(features.scan.numpy(), expected["scan"].numpy()), _tokens_near(features, expected))
+    except (OSError, KeyError, ValueError) as error:
+        raise _damaged(folder, SELFTEST, str(error)) from error
+    least = NEAREST[encoder.runtime.precision]
+    if not near >= least:
+        raise CheckpointFailure(
+            f"the exported model {folder} fails its self-test",
+            why=f"its features have a cosine of {near:.6f} to those recorded, allowed is {least}",
+            do="export it again on this machine: another processor may compute this precision otherwise",
+        )
+
+
+def _tokens_near(features: Features, expected: Mapping[str, Tensor]) -> float:
+    return cosine(features.tokens.numpy(), expected["tokens"].numpy())
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads((folder / CONFIG).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise _damaged(folder, CONFIG, str(error)) from error
+
+
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _damaged(folder: Path, name: str, why: str) -> CheckpointFailure:
+    return CheckpointFailure(f"{folder / name} is damaged", why=why, do="export it again, or copy it again as a whole")

@@ -1,0 +1,54 @@
+"""`headct export`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from headct.cli.talk import Talk
+
+
+def export(
+    talk: Talk,
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A checkpoint folder, a finished run, or a name.")],
+    *,
+    to: Annotated[str, typer.Option("--to", metavar="FORM", help="hub, onnx or openvino.")],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="The folder to write.")],
+    precision: Annotated[
+        str, typer.Option("--precision", metavar="NAME", help="fp32; for openvino also bf16 or int8.")
+    ] = "fp32",
+    calibrate: Annotated[
+        Path | None,
+        typer.Option("--calibrate", metavar="COHORT", help="Scans to compare on, and to calibrate int8 with."),
+    ] = None,
+    scans: Annotated[int, typer.Option("--scans", min=1, metavar="N", help="How many of them.")] = 16,
+) -> None:
+    """Write a model in another form: a folder for the Hub, or a graph that is faster on a CPU.
+
+    A graph is compared with the model on scans before anything is written, and a model card is always part of it. The
+    folder is a MODEL again: `headct embed --model DIR` runs the graph. Nothing is uploaded.
+
+    Examples:
+        headct export run --to hub --out my-model
+        headct export run --to openvino --precision int8 --calibrate night --out fast
+    """
+    from headct import checkpoints
+    from headct.checkpoints.export import export as write
+    from headct.cohort import Cohort
+
+    encoder = checkpoints.load(model)
+    arrays = []
+    if calibrate is not None:
+        cohort = Cohort(calibrate)
+        arrays = [cohort.array(scan_id) for scan_id in cohort.scans["scan_id"].head(scans)]
+    elif to != "hub":
+        talk.say("no scans to compare on: simple drawn heads are taken, which says less (--calibrate COHORT)")
+    done = write(encoder, to, out, precision=precision, arrays=arrays)
+    if done.runtime is not None:
+        talk.say(
+            f"on {done.runtime.compared_on} scans the cosine to the model is {done.runtime.cosine:.6f} or more, "
+            f"the largest difference of a feature {done.runtime.difference:.2g}"
+        )
+    print(done.folder)

@@ -16,7 +16,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 .PHONY: setup demo test coverage lint docs clean
 
 setup: .venv/ready
-	@:
+	@if [ "$(MAKECMDGOALS)" = setup ]; then echo "ready: source .venv/bin/activate, then headct doctor; or make demo"; fi
 
 # A marker, so that the second time costs nothing; made again when the requirements change. Tests and documentation
 # are part of it: a clone is a working copy, users of the library `pip install` it.
@@ -44,7 +44,8 @@ lint: setup
 	$(BIN)/lint-imports
 
 docs: setup
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "site/index.html (its search needs a server: .venv/bin/mkdocs serve)"
 
 clean:
 	rm -rf .venv demo-output demo-own site

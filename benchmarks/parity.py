@@ -27,9 +27,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 from encoders import ctfm_formula, published  # the formulas, which the tests use too
 
 from headct.checkpoints.published import read, read_head
-from headct.encoders import SegResEncoder, SegResSettings, build, segmentation_network
+from headct.encoders import SegResEncoder, SegResSettings, ViT3D, build, segmentation_network
 from headct.encoders.heads import DinoHead, ProjectionMLP
+from headct.encoders.mae import MaskedDecoder, hide, rebuilding_loss
 from headct.encoders.positions import sincos
+from headct.encoders.vit import cut
 
 POSITIONS = "patch_embedding.position_embeddings"
 NO_ENCODERS = ("g_", "h_", "j_")  # two classifiers, one with LoRA
@@ -72,6 +74,7 @@ def comparisons(fm_hct: Path, ct_fm: Path) -> Iterator[Line]:
     yield from layouts(fm_hct)
     yield from vits(fm_hct, "vit_tiny.npz", 2e-5)
     yield from heads(fm_hct)
+    yield from masked_autoencoding(fm_hct)
     yield from ct_fm_networks(ct_fm)
     yield from vit_base(fm_hct)
     yield from ct_fm_full_size(ct_fm)
@@ -108,6 +111,12 @@ def layouts(fixtures: Path) -> Iterator[Line]:
         x = published.volume(**cases["b_sincos_bias"]["input"])
         difference = gap(encoder.sequence(x)[0], same.sequence(x)[0].numpy())
         yield Line("layout mae_pretrain", "tokens of the same encoder", difference, 2e-5)
+        path = Path(folder) / "bare.pt"
+        torch.save(filled(known["notebook_bare"]["state_dict_full_size"]), path)
+        case = published.cases(fixtures, "vit_base.npz")["base_nobias"]
+        found = read(path).encoder(published.volume(**case["input"])).scan
+        theirs = np.load(fixtures / "vit_base.npz")["base_nobias/cls"]
+        yield Line("layout notebook_bare", "class token of base_nobias", gap(found, theirs), 5e-5)
 
 
 def filled(shapes: dict[str, list[int]]) -> dict[str, Tensor]:
@@ -121,6 +130,8 @@ def filled(shapes: dict[str, list[int]]) -> dict[str, Tensor]:
             weights[name] = sincos((round(shape[1] ** (1 / 3)),) * 3, shape[2])
         elif name.endswith("num_batches_tracked"):
             weights[name] = torch.tensor(0)
+        elif name.endswith("running_var"):
+            weights[name] = torch.ones(shape)
         else:
             weights[name] = published.weight(bare, tuple(shape))
     return weights
@@ -174,6 +185,53 @@ def heads(fixtures: Path) -> Iterator[Line]:
                     module.running_var = torch.from_numpy(stored[f"{name}/{statistics[part].format('var')}"])
             logits = stored[f"{name}/eval_logits" + ("_first4rows" if linear else "")]
             yield Line(f"head {name}", "logits", gap(head(x)[: len(logits)], logits), 2e-5)
+
+
+def masked_autoencoding(fixtures: Path) -> Iterator[Line]:
+    """What is hidden, what the encoder sees, what the decoder makes of it, and the loss."""
+    stored = np.load(fixtures / "mae.npz")
+    for name, case in published.cases(fixtures, "mae.npz").items():
+        if "mask_ratio" not in case.get("params", {}):
+            continue
+        params, patch = case["params"], case["params"]["patch_size"]
+        encoder, decoder = mae_networks(params)
+        x = published.volume("input", case["inputs"]["volume"]["shape"])
+        noise = torch.from_numpy(published.uniform("noise", tuple(case["inputs"]["noise"]["shape"])))
+        hiding = hide(noise, params["mask_ratio"])
+        tokens, grid = encoder.sequence(x, keep=hiding.keep)
+        rebuilt = decoder(tokens, hiding, grid)
+        loss = rebuilding_loss(
+            rebuilt, cut(x, (patch,) * 3)[0], hiding.hidden, standardise=params.get("norm_pix_loss", False)
+        )
+        sample = rebuilt[:, [0, 5, 63]].unflatten(2, (-1, patch**3)).transpose(2, 3).flatten(2)  # channel fastest
+        yield Line(f"MAE {name}", "order of patches", gap(hiding.restore.float(), stored[f"{name}/ids_restore"]), 0)
+        yield Line(f"MAE {name}", "tokens", gap(tokens, stored[f"{name}/latent"]), 3e-5)
+        yield Line(f"MAE {name}", "rebuilt", gap(sample, stored[f"{name}/pred_sample_tokens_0_5_63"]), 3e-5)
+        theirs = float(stored[f"{name}/loss"])
+        yield Line(f"MAE {name}", "loss, relative", abs(loss.item() - theirs) / theirs, 1e-5)
+
+
+def mae_networks(params: dict[str, Any]) -> tuple[ViT3D, MaskedDecoder]:
+    """Encoder and decoder of a fixture's shape, filled by its formula; channels of our patches follow one another."""
+    patch, channels = params["patch_size"], params["in_chans"]
+    names = {"img_size": "input_size", "hidden_size": "encoder_embed_dim", "mlp_dim": "encoder_mlp_dim"}
+    names |= {"num_layers": "encoder_depth", "num_heads": "encoder_num_heads", "qkv_bias": "use_bias"}
+    encoder = published.vit(params | {ours: params[theirs] for ours, theirs in names.items()}, last_norm_eps=1e-5)
+    decoder = MaskedDecoder(
+        params["encoder_embed_dim"],
+        channels * patch**3,
+        encoder.settings.grid,
+        width=params["decoder_embed_dim"],
+        depth=params["decoder_depth"],
+        heads=params["decoder_num_heads"],
+        mlp_width=params["decoder_mlp_dim"],
+        bias=params["use_bias"],
+        positions=published.POSITIONS[params["pos_embed"]],
+    )
+    published.fill(decoder, published.MAE_DECODER)
+    for parameter in decoder.out.parameters():
+        parameter.copy_(parameter.unflatten(0, (patch**3, channels)).transpose(0, 1).flatten(0, 1).clone())
+    return encoder, decoder
 
 
 def dino_head(case: dict[str, Any]) -> DinoHead:
@@ -234,10 +292,11 @@ def ct_fm_full_size(fixtures: Path) -> Iterator[Line]:
     encoder = ctfm_formula.fill(build("segresenc")).eval()
     for case, shape, seed in (("a", (1, 1, 32, 48, 48), 2001), ("b", (1, 1, 24, 128, 128), 2002)):
         x = ctfm_formula.volume(shape, seed)
-        vector = encoder(x).scan
-        yield Line(
-            f"SegResEncoder, full size, {case}", "vector", gap(vector, stored[f"full_encoder/{case}/pooled"]), 1e-3
-        )
+        name, levels = f"SegResEncoder, full size, {case}", encoder.levels(x)
+        means = [stored[f"full_encoder/{case}/level{index}_channel_mean"] for index in range(len(levels))]
+        worst = max(gap(level.mean((2, 3, 4)), mean) for level, mean in zip(levels, means, strict=True))
+        yield Line(name, "means of all maps", worst, 1e-3)
+        yield Line(name, "vector", gap(encoder(x).scan, stored[f"full_encoder/{case}/pooled"]), 1e-3)
     network = ctfm_formula.fill(segmentation_network(SegResSettings(), outputs=2)).eval()
     logits = network(ctfm_formula.volume((1, 1, 32, 64, 64), 2003))[:, :, ::4, ::4, ::4]
     yield Line("SegResNetDS, full size", "logits", gap(logits, stored["full_segresnetds/logits_stride4"]), 1e-3)

@@ -29,7 +29,7 @@ from headct.reading import read
 from headct.scan import Scan
 from headct.virtual.phantom import Phantom
 
-REAL = "nifti/ge_hispeed_dcm2niix_tilt_eq_1mm.nii.gz"
+REAL = "data/nifti/ge_hispeed_dcm2niix_tilt_eq_1mm.nii.gz"
 ROUNDS = 5
 
 Read = Callable[[int], np.ndarray]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import os
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -13,6 +14,8 @@ from unittest import mock
 import headct
 from headct.cli.app import run
 from headct.cli.commands import COMMANDS
+from headct.preparing.prepared import MIN_COVERAGE
+from headct.reading import CRITERIA, Criteria
 from headct.scan import FLAGS, REASONS
 
 REFERENCE = Path(__file__).parent / "reference"
@@ -22,8 +25,8 @@ def commands() -> str:
     """Every command's help text."""
     parts = [
         "# Commands",
-        "Data go to files or stdout, messages to stderr. Exit codes: 0 done, 1 nothing usable came out (the reasons "
-        "are printed), 2 wrong usage, 130 interrupted.",
+        "Data go to files or stdout, messages to stderr. Exit codes: 0 done, 1 nothing usable came out or could be "
+        "written (the reasons are printed), 2 wrong usage or a missing input, 130 interrupted.",
         _help(),
     ]
     for name, command in COMMANDS.items():
@@ -87,11 +90,48 @@ def recipes() -> str:
     return "\n\n".join(parts) + "\n"
 
 
+ABOUT_CRITERIA = {
+    "check_head": ("skull and brain must be seen in the pixels; false takes phantoms and other body parts", ""),
+    "min_coverage": ("the least share of the brain that must be covered", "0 to 1"),
+    "contrast": ('"none": no agent is known to be given; "any"; "only": one is known to be given', ""),
+    "min_slices": ("fewer are rejected; below 3 no spacing can be measured", "slices"),
+    "max_slices": ("more are rejected", "slices"),
+    "thickness_mm": ("`[least, most]`, both included, for the stated thickness of every slice", "mm"),
+    "repeated_positions": ("false rejects a series with more images than positions", ""),
+    "kvp": ("tube voltages that are taken", "kV"),
+    "kernels": ('patterns of kernels that are taken, such as "Hr4*", without regard to case', ""),
+    "descriptions": ("patterns; a study, series or protocol description must match one, without regard to case", ""),
+    "prefer": ('which series of a study comes first: "thin" or "thick"', ""),
+}
+
+
+def criteria() -> str:
+    """Every field of a criteria file, and the named ones."""
+    defaults = {**Criteria().to_dict(), "min_coverage": MIN_COVERAGE}  # None there stands for this
+    parts = [
+        "# Criteria",
+        "Which series are taken: the fields of a file that `--criteria FILE.toml` names, and of "
+        "`headct.reading.Criteria`. What a file leaves out keeps its default; an unknown field or a value of another "
+        "kind is an error. [Choose which series are taken](../how-to/choose-series.md) has examples.",
+        _table(
+            ("field", "what it asks", "unit", "default"),
+            {name: (*ABOUT_CRITERIA[name], _default(value)) for name, value in defaults.items()},
+        ),
+    ]
+    for name, named in CRITERIA.items():
+        parts += [f"## `--criteria {name}`", f"```toml\n{named.to_toml()}```"]
+    return "\n\n".join(parts) + "\n"
+
+
+def _default(value: object) -> str:
+    return f"`{json.dumps(value)}`" if value not in (None, []) else "asks nothing"
+
+
 def _sizes(values: tuple[float, ...]) -> str:
     return " × ".join(f"{value:g}" for value in values)
 
 
-PAGES = {"commands.md": commands, "rejections.md": rejections, "recipes.md": recipes}
+PAGES = {"commands.md": commands, "criteria.md": criteria, "rejections.md": rejections, "recipes.md": recipes}
 
 
 def _help(*words: str) -> str:

@@ -25,7 +25,7 @@ def generator() -> ModuleType:
     return module
 
 
-@pytest.mark.parametrize("page", ["commands.md", "rejections.md", "recipes.md"])
+@pytest.mark.parametrize("page", ["commands.md", "criteria.md", "rejections.md", "recipes.md"])
 def test_generated_pages_are_up_to_date(page):
     written = (DOCS / "reference" / page).read_text()
     assert written == generator().PAGES[page](), "run `python docs/generate.py`"
@@ -69,7 +69,7 @@ def test_the_tree_of_the_readme_is_the_tree():
     listed = [line.split()[0] for line in tree.splitlines() if line.strip()]
     source = REPOSITORY / "src" / "headct"
     there = {f"{path.parent.name}/" for path in source.glob("*/*.py")}
-    there |= {path.name for path in source.glob("*.py") if path.name != "__init__.py"}
+    there |= {path.name for path in source.glob("*.py") if not path.name.startswith("__")}
     assert sorted(listed) == sorted(there)
 
 

@@ -64,11 +64,17 @@ REASONS: Mapping[str, Reason] = _reasons(
         "no installed codec decodes its compression",
         "run `headct doctor`; decompress with dcmdjpeg or gdcmconv",
     ),
-    too_large=("its size is beyond what a head CT can need", "raise the limit if it is a real scan"),
-    time_limit=("reading it took longer than the limit", "look at the file; raise the limit if it is a real scan"),
+    too_large=(
+        "its size is beyond what a head CT can need",
+        "cut it to the head if it is a real scan; else leave it out",
+    ),
+    time_limit=(
+        "reading it took longer than the limit",
+        "ingest a copy on a faster disk, decompressed with dcmdjpeg or gdcmconv; else leave it out",
+    ),
     memory_limit=(
         "reading it needed more memory than the limit",
-        "look at the file; raise the limit if it is a real scan",
+        "ingest a copy cut to the head, or decompressed with dcmdjpeg or gdcmconv; else leave it out",
     ),
     crashed=("the decoder crashed on it", "decompress it with another tool, or leave it out"),
     # what it is
@@ -124,7 +130,14 @@ REASONS: Mapping[str, Reason] = _reasons(
 
 @dataclass(frozen=True)
 class Rejection:
-    """Why an input did not become a scan. Always names its files; never raised."""
+    """Why an input did not become a scan. Always names its files; never raised.
+
+    Attributes:
+        code: One of `REASONS`, the documented list.
+        sentence: What was seen in this input, without names, dates or free text.
+        remedy: What can be done about it.
+        files: Paths below the input that was named; empty where a scan in memory was rejected.
+    """
 
     code: str
     sentence: str
@@ -167,18 +180,34 @@ class Repair:
 class Header:
     """What is known about a scan besides its voxels; no names, dates or free text.
 
-    Identifiers are pseudonyms unless the reader was told to keep them. `contrast` is True, False or None (not
-    said). `flags` are sorted words from `FLAGS`.
+    Identifiers are pseudonyms unless the reader was told to keep them. Empty texts and None: the file does not say.
+
+    Attributes:
+        source: `dicom`, `nifti`, `nrrd` or `metaimage`.
+        manufacturer: Manufacturer (0008,0070).
+        model: Manufacturer's Model Name (0008,1090).
+        kernel: Convolution Kernel (0018,1210).
+        kvp: KVP (0018,0060), in kV.
+        contrast: Whether a contrast agent was given.
+        age: In years.
+        sex: F, M, O, or empty.
+        patient_id: The same for all scans of a patient.
+        study_id: The same for all scans of a study.
+        series_id: The same for all scans of a series.
+        scan_id: Names this scan in every table.
+        transfer_syntax: UID of how the DICOM files were encoded.
+        decoder: What decoded them.
+        flags: Sorted words from `FLAGS`.
     """
 
-    source: str = ""  # dicom, nifti, nrrd, metaimage
+    source: str = ""
     manufacturer: str = ""
     model: str = ""
     kernel: str = ""
     kvp: float | None = None
     contrast: bool | None = None
-    age: float | None = None  # years
-    sex: str = ""  # F, M, O, or empty
+    age: float | None = None
+    sex: str = ""
     patient_id: str = ""
     study_id: str = ""
     series_id: str = ""
@@ -221,10 +250,19 @@ FLAGS: Mapping[str, str] = MappingProxyType(
 class Scan:
     """One CT volume in Hounsfield units, on the grid on which it was acquired.
 
-    `hu` is int16 (slices, rows, cols). The centre of voxel (s, r, c) lies at
-    `origins_mm[s] + r * row_step_mm + c * col_step_mm` in RAS millimetres: a tilted or unevenly spaced acquisition is
-    a scan whose origins say so. Nothing has been resampled. Slices are ordered along `normal`.
+    The centre of voxel (s, r, c) lies at `origins_mm[s] + r * row_step_mm + c * col_step_mm` in RAS millimetres: a
+    tilted or unevenly spaced acquisition is a scan whose origins say so. Nothing has been resampled. Slices are
+    ordered along `normal`.
     Raises GeometryError where the arrays do not fit each other, two slices share a position, or a step is zero.
+
+    Attributes:
+        hu: int16 (slices, rows, cols).
+        origins_mm: (slices, 3), the centre of each slice's first voxel.
+        row_step_mm: (3,), from one row to the next.
+        col_step_mm: (3,), from one column to the next.
+        thickness_mm: Of the slices as stated (the lower median), else of the gaps; 0 where nothing tells it.
+        header: What else is known.
+        repairs: Changes of Hounsfield values that reading made, in order; `as_read` undoes them.
     """
 
     hu: np.ndarray
@@ -249,6 +287,12 @@ class Scan:
             raise GeometryError("row and column steps must be finite, not zero and not parallel")
         if np.any(self.gaps_mm <= 0):
             raise GeometryError("slices must be ordered along their normal, one at each position")
+
+    def __repr__(self) -> str:
+        slices, rows, cols = self.hu.shape
+        size = f"{slices} slices of {rows} × {cols}, {self.thickness_mm:g} mm thick, pixel {self.pixel_mm[0]:.3g} mm"
+        flags = f", flags {' '.join(self.header.flags)}" if self.header.flags else ""
+        return f"Scan({self.header.scan_id or 'without id'}: {size}{flags})"
 
     @property
     def normal(self) -> np.ndarray:

@@ -63,6 +63,15 @@ def test_round_trip_gives_the_same_bits(tmp_path: Path, settings: dict[str, Any]
     assert not loaded.training
 
 
+def test_a_convolutional_encoder_comes_back_too(tmp_path: Path) -> None:
+    encoder = encoders.build("segresenc", init_filters=2, blocks_down=(1, 1)).eval()
+    save(tmp_path / "c", encoder, Card(recipe=recipes["ct-fm-pretrain"], windows={}))
+    loaded, x = load(tmp_path / "c"), torch.rand(1, 1, 5, 6, 7)
+    assert loaded.settings == encoder.settings
+    with torch.no_grad():
+        assert torch.equal(loaded(x).tokens, encoder(x).tokens)
+
+
 def test_half_precision_weights_stay_half(tmp_path: Path) -> None:
     save(tmp_path / "c", small().to(torch.bfloat16), CARD)
     assert {weight.dtype for weight in load(tmp_path / "c").parameters()} == {torch.bfloat16}
@@ -138,6 +147,14 @@ def cut(name: str) -> Callable[[Path], None]:
     return edit
 
 
+def put_folder(name: str) -> Callable[[Path], None]:
+    def edit(checkpoint: Path) -> None:
+        (checkpoint / name).unlink()
+        (checkpoint / name).mkdir()
+
+    return edit
+
+
 def rename(old: str, new: str) -> Callable[[dict[str, torch.Tensor]], None]:
     def edit(weights: dict[str, torch.Tensor]) -> None:
         weights[new] = weights.pop(old)
@@ -164,6 +181,19 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "changed recipe": (edit_config(recipe__as_read=True), "the recipe was changed"),
     "no recipe": (edit_config(recipe={}), "config.json is damaged"),
     "no licence": (lambda c: (c / "config.json").write_text(_without(c, "licence")), "config.json is damaged"),
+    "no hash": (
+        lambda c: (c / "config.json").write_text(_without(c, "model_sha256")),
+        "is not the file that was saved",
+    ),
+    "weights a folder": (put_folder("model.safetensors"), "model.safetensors is damaged"),
+    "a setting of another kind": (edit_config(settings__norm_eps="small"), "config.json or selftest.safetensors"),
+    "a size beyond memory": (
+        edit_config(settings__width=10_000_000),
+        r"expected \(10000000,\)",
+    ),
+    "air treated otherwise": (edit_config(settings__drop_air=True), "fails its self-test"),
+    "a window less": (edit_config(windows={"brain": [40, 80]}), "takes 3 channels, its card gives it 1"),
+    "a window of no width": (edit_config(windows__brain=[40, 0]), "the window brain is 40/0"),
     "other hash": (edit_config(model_sha256="0" * 64), "is not the file that was saved"),
     "dropped": (edit_weights(lambda w: w.pop(OUT)), f"{OUT} is missing"),
     "extra": (edit_weights(lambda w: w.update(more=torch.ones(2))), "more is not expected"),

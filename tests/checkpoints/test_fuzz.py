@@ -91,7 +91,7 @@ def fm_hct(place: Path) -> Path:
     shape = {"depth": 1, "width": 64, "heads": 1, "mlp_width": 8, "patch": (12, 12, 12), "grid": (2, 2, 2)}
     encoder = encoders.build("vit-tiny", **shape, registers=0, qkv_bias=False, positions="learned")
     weights = {name: one for name, one in encoder.state_dict().items() if one.numel()}
-    for theirs, ours in NAMES.items():
+    for ours, theirs in NAMES.items():
         weights = {name.replace(ours, theirs): one for name, one in weights.items()}
     kernel = "patch_embedding.patch_embeddings.weight"
     weights[kernel] = weights[kernel].reshape(64, 3, 12, 12, 12)

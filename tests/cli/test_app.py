@@ -79,10 +79,9 @@ def test_help_of_everything_loads_nothing_heavy():
     assert not loaded & heavy
 
 
-def test_the_installed_command_answers():
-    done = subprocess.run(
-        [sys.executable, "-c", "from headct.cli import main; main()", "--version"], capture_output=True
-    )
+@pytest.mark.parametrize("start", [["-c", "from headct.cli import main; main()"], ["-m", "headct"]])
+def test_the_installed_command_answers(start):
+    done = subprocess.run([sys.executable, *start, "--version"], capture_output=True)
     assert done.returncode == 0
     assert done.stdout.decode().startswith("headct ")
 

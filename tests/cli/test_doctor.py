@@ -54,7 +54,7 @@ def test_a_missing_extra_is_no_error_and_names_its_install_line(monkeypatch, cap
     monkeypatch.setattr(importlib, "import_module", missing)
     finding = findings(capsys)["--cluster"]
     assert not finding["works"]
-    assert finding["do"] == "pip install 'headct[cluster]'"
+    assert finding["do"] == "pip install 'dask[distributed]'"
 
 
 TWELVE_BIT_LOSSY = "1.2.840.10008.1.2.4.51"  # pydicom gives it to no decoder that is permissively licensed
@@ -85,6 +85,15 @@ def test_little_memory_is_turned_into_workers(monkeypatch, capsys):
     monkeypatch.setattr(doctor, "memory_bytes", lambda: (8_000_000_000, 5_000_000_000))
     monkeypatch.setattr(doctor, "usable_cores", lambda: 16)
     assert findings(capsys)["memory"]["do"] == "use --workers 2: 2 GB for each"
+
+
+def test_a_home_that_cannot_be_written_names_the_key_and_the_place(monkeypatch, capsys, tmp_path):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "file"))
+    finding = findings(capsys)["pseudonyms"]
+    assert not finding["works"]
+    assert finding["found"].endswith(f"headct/pseudonym-key cannot be made: {tmp_path / 'file'} is not writable")
+    assert "--key FILE" in finding["do"]
 
 
 def test_the_key_is_looked_for_where_ingest_makes_it(monkeypatch, capsys, tmp_path):

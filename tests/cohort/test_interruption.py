@@ -162,7 +162,7 @@ def test_control_c_ends_with_130_and_can_be_resumed(
         assert process.poll() is None
     os.killpg(process.pid, signal.SIGINT)
     _, said = process.communicate(timeout=60)
-    assert process.returncode == 130
+    assert process.returncode == 130, said
     assert "goes on where it stopped" in said
     assert "Traceback" not in said
     with pytest.raises(Failure, match="not finished"):

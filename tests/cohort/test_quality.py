@@ -6,6 +6,7 @@ Oracles: the tables of the cohort, and for the pictures the plane of the array t
 from __future__ import annotations
 
 import base64
+import errno
 import io
 import json
 import re
@@ -22,6 +23,7 @@ from headct.cohort.publish import Content
 from headct.cohort.quality import seen, write_page
 from headct.cohort.shards import pack, shard_bytes
 from headct.cohort.tables import SCANS
+from headct.failure import Failure
 from headct.preparing import windows
 from headct.preparing.recipe import Recipe, recipes
 from headct.scan import FLAGS, Rejection
@@ -113,6 +115,10 @@ def test_everything_is_on_the_page(tmp_path: Path, heads: list[np.ndarray]) -> N
     assert recipes["head"].id in html
 
 
+def test_a_cohort_that_is_called_so_is_not_called_so_twice(tmp_path: Path) -> None:
+    assert "<h1>Cohort</h1>" in page(cohort(tmp_path / "cohort", []), tmp_path / "page.html")
+
+
 def test_hostile_names_stay_names(tmp_path: Path, heads: list[np.ndarray]) -> None:
     html = page(cohort(tmp_path / NASTY.replace("/", ":"), heads), tmp_path / "page.html")
     assert html.count("<script>") == 1  # the page's own
@@ -201,3 +207,42 @@ def test_the_command_writes_the_same_page(
     assert run(["qc", str(tmp_path), "--out", str(tmp_path / "none.html")]) == 1
     assert "is not a cohort" in capsys.readouterr().err
     assert not (tmp_path / "none.html").exists()
+
+
+def test_a_page_replaces_a_page_of_ours_and_nothing_else(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    night = str(cohort(tmp_path / "night", []).path)
+    (tmp_path / "report.html").write_text("<h1>My report</h1>")
+    (tmp_path / "t.py").write_text("print('mine')")
+    (tmp_path / "folder.html").mkdir()
+    for name, says in (("report.html", "did not write it"), ("t.py", "name"), ("folder.html", "is a folder")):
+        assert run(["qc", night, "--out", str(tmp_path / name)]) == 2
+        assert says in capsys.readouterr().err
+    assert (tmp_path / "report.html").read_text() == "<h1>My report</h1>"
+    assert (tmp_path / "t.py").read_text() == "print('mine')"
+    for _ in range(2):
+        assert run(["qc", night, "--out", str(tmp_path / "ours.html")]) == 0
+
+
+def test_a_missing_cohort_is_wrong_usage_and_a_place_that_cannot_be_written_is_not(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["qc", str(tmp_path / "typo"), "--out", str(tmp_path / "page.html")]) == 2
+    assert f"there is no {tmp_path / 'typo'}" in capsys.readouterr().err
+    night = str(cohort(tmp_path / "night", []).path)
+    (tmp_path / "file").write_text("")
+    out = tmp_path / "file" / "page.html"
+    assert run(["qc", night, "--out", str(out)]) == 1
+    assert re.search(f"cannot write {out}\n  why: .*Not a directory\n  do:  ", capsys.readouterr().err)
+
+
+def test_a_disk_that_fills_up_meanwhile_is_told_in_the_same_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    night = cohort(tmp_path / "night", [])
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(Failure, match=r"(?s)page.html.*No space left.*free some space"):
+        write_page(night, tmp_path / "page.html")
+    assert [path.name for path in tmp_path.iterdir()] == ["night"]

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from pretraining.memory_cohort import MemoryCohort, heads
@@ -149,9 +150,34 @@ def test_vectors_of_other_terms_are_not_kept(model: PretrainedEncoder, tmp_path:
     assert run(model, MemoryCohort(heads(2)), tmp_path / "out.parquet").kept == 0
 
 
-def test_a_file_that_is_no_table_is_replaced(model: PretrainedEncoder, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["out.parquet", "out.rejections.parquet", "tokens/tokens.npy"])
+def test_what_headct_did_not_write_is_not_replaced(model: PretrainedEncoder, tmp_path: Path, name: str) -> None:
+    mine = tmp_path / name
+    mine.parent.mkdir(exist_ok=True)
+    if mine.suffix == ".npy":
+        np.save(mine, np.arange(3))
+    else:
+        pq.write_table(pa.table({"scan_id": ["a"]}), mine)
+    before = mine.read_bytes()
+    with pytest.raises(Misuse, match=f"{name} is there already"):
+        run(model, MemoryCohort(heads(1)), tmp_path / "out.parquet", tokens=tmp_path / "tokens")
+    assert mine.read_bytes() == before
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [mine]
+
+
+def test_vectors_in_memory_are_as_careful(model: PretrainedEncoder, scans: list[Scan], tmp_path: Path) -> None:
     (tmp_path / "out.parquet").write_text("notes")
-    assert run(model, MemoryCohort(heads(2)), tmp_path / "out.parquet").scans == 2
+    found = embed(scans[0], model)
+    with pytest.raises(Misuse, match="is there already"):
+        found.write(tmp_path / "out.parquet")
+    with pytest.raises(Misuse, match="Parquet"):
+        found.write(tmp_path / "out.csv")
+
+
+def test_tokens_of_ours_are_replaced(model: PretrainedEncoder, tmp_path: Path) -> None:
+    for number in (2, 1):
+        run(model, MemoryCohort(heads(number)), tmp_path / "out.parquet", tokens=tmp_path / "tokens")
+    assert len(np.load(tmp_path / "tokens" / "tokens.npy")) == 1
 
 
 def test_nothing_leaves_empty_tables(model: PretrainedEncoder, tmp_path: Path) -> None:

@@ -201,6 +201,18 @@ def test_any_scan_at_all_is_an_array_or_a_rejection(shape, spacing_mm, turn_deg,
         assert prepared.code in {"no-head", "cropped", "recipe-unfit"}
 
 
+def test_a_sliver_between_the_points_of_the_coarse_grid_is_framed_too():
+    affine = np.eye(4)
+    affine[:3, :3] = Rotation.from_euler("z", 2, degrees=True).as_matrix() @ np.array(
+        [[0.1015625, 0, 0], [0, 4, 2], [0, 0, 1]]
+    )
+    scan = scan_of(np.full((1, 1, 3), 40, np.int16), affine)
+    prepared = prepare(scan, "head", check_head=False)
+    assert isinstance(prepared, Prepared)
+    middle = np.linalg.inv(prepared.affine) @ [*scan.origins_mm.mean(axis=0), 1]
+    assert np.all((middle[:3] > 0) & (middle[:3] < prepared.array.shape))
+
+
 def test_flags_and_recipe_come_along():
     scan = replace(SCANNER.scan(Anatomy()), header=Header(flags=("metal", "tilt")))
     prepared = of(scan, "head-axial")

@@ -20,7 +20,7 @@ def svg(figure: str) -> ElementTree.Element:
     return ElementTree.fromstring(re.search(r"<svg.*</svg>", figure, re.DOTALL)[0])
 
 
-@given(st.lists(st.floats(0.3, 8).map(lambda v: round(v, 2)), min_size=1, max_size=40))
+@given(st.lists(st.floats(0.3, 8).map(lambda v: round(v, 2)), min_size=2, max_size=40).filter(lambda v: len({*v}) > 1))
 def test_bars_count_every_value_once_and_are_as_high_as_their_count(values: list[float]) -> None:
     bars = svg(histogram(values, title="Gap", unit="mm")).findall("rect")
     counts = np.array([int(bar.find("title").text.rsplit(" ", 2)[1]) for bar in bars])
@@ -37,7 +37,12 @@ def test_missing_values_are_said() -> None:
 
 
 def test_one_value_for_all() -> None:
-    assert "all 5 mm" in histogram([5.0] * 7, title="Thickness", unit="mm")
+    same = histogram([5.0] * 7 + [np.nan], title="Thickness", unit="mm")
+    assert '<p class="same">all 5 mm</p>' in same
+    assert "n\u00a0=\u00a07; not stated for 1" in same
+    assert "<svg" not in same, "a bar for one value says nothing"
+    assert '<p class="same">30</p>' in histogram([30], title="Slices")
+    assert "<svg" in histogram([5.0, 5.1], title="Thickness", unit="mm")
 
 
 def test_tallies_rank_words_and_put_the_silent_last() -> None:

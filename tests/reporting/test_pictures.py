@@ -156,6 +156,8 @@ def test_a_montage_has_a_strip_for_each_window_at_one_scale() -> None:
     captions = re.findall(r"<figcaption>(.*?)</figcaption>", html)
     assert captions == ["brain 40/80", "subdural 80/200", "bone 600/2800"]
     assert set(re.findall(r'width="(\d+)" height="(\d+)"', html)) == {("52", "24")}
+    assert re.findall(r'type="checkbox" aria-label="Enlarge scan a, (\w+) ', html) == ["brain", "subdural", "bone"]
+    assert "checkbox" not in montage(views[:1], (2, 2, 2), subject="scan a", mm_per_pixel=1, limit_bytes=9_000)
     encoded = re.findall(r"base64,([^\"]+)", html)
     assert sum(len(base64.b64decode(part)) for part in encoded) <= 9_000
     assert html == montage(views, (2, 2, 2), subject="scan a", mm_per_pixel=1, limit_bytes=9_000)

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from headct import __version__
@@ -28,6 +28,8 @@ from headct.checkpoints.pretrained import PretrainedEncoder
 from headct.encoders import Features, as_input
 from headct.failure import Failure, Misuse
 from headct.preparing import Recipe
+from headct.preparing.recipe import Windows
+from headct.preparing.windows import apply
 
 FORMS = ("hub", "onnx", "openvino")
 PRECISIONS = {"onnx": ("fp32",), "openvino": ("fp32", "bf16", "int8")}
@@ -47,10 +49,11 @@ def export(
 ) -> Exported:
     """Write `model` as a folder for the Hub (`to` hub), or as an onnx or openvino graph, into the new folder `out`.
 
-    `arrays` are prepared scans of the model's recipe, all of one shape, on which the graph is compared with the encoder
-    and, for int8, calibrated; without them simple heads are drawn, which says less. A model card is always written.
-    Raises Misuse where the form or precision does not exist or `out` does, Failure, with nothing left behind, where the
-    graph is not near enough to the encoder (`exported.NEAREST`).
+    `arrays` are prepared scans of the model's recipe, all of one shape, on which the graph is compared with the
+    encoder; for int8 every other one calibrates it instead. Without them simple heads are drawn, which says less. A
+    model card is always written. Raises Misuse where the form or precision does not exist, `out` does, or the encoder
+    measures in millimetres and its recipe has no one spacing; Failure, with nothing left behind, where the graph is
+    not near enough to the encoder (`exported.NEAREST`).
     """
     _check(model, to, precision, out)
     if to == "hub":
@@ -80,15 +83,21 @@ def _check(model: PretrainedEncoder, to: str, precision: str, out: Path) -> None
 
 
 class _Graph(nn.Module):
-    """What is exported: channels of one scan to its vector and tokens, at the recipe's spacing."""
+    """What is exported: channels of one scan to its vector and tokens, at the recipe's spacing if it has one.
 
-    def __init__(self, model: PretrainedEncoder, spacing_mm: Sequence[float]) -> None:
+    Without, an encoder that measures in millimetres refuses, as it must: its scans differ in what a graph would fix.
+    """
+
+    def __init__(self, model: PretrainedEncoder) -> None:
         super().__init__()
-        self.encoder = model.encoder
-        self.register_buffer("spacing_mm", torch.tensor([list(spacing_mm)], dtype=torch.float32))
+        self.encoder, self.made_for_mm = model.encoder, model.recipe.spacing_mm
+        self.register_buffer("spacing_mm", None if self.made_for_mm is None else torch.tensor([self.made_for_mm]))
+
+    def features(self, channels: Tensor) -> Features:
+        return self.encoder(channels, self.spacing_mm)
 
     def forward(self, channels: Tensor) -> tuple[Tensor, Tensor]:
-        features: Features = self.encoder(channels, self.spacing_mm)
+        features = self.features(channels)
         return features.scan, features.tokens
 
 
@@ -98,13 +107,15 @@ def _write(model: PretrainedEncoder, to: str, precision: str, arrays: Sequence[n
     inputs = [as_input(torch.from_numpy(array[None]), list(model.card.windows.values())) for array in arrays]
     if len({tuple(one.shape) for one in inputs}) != 1:
         raise Misuse("the scans have several shapes, and a graph is for one", do="name scans of one shape")
-    graph = _Graph(model, spacing_of(model.recipe)).eval()
+    calibrating, compared = inputs[::2], inputs
+    if precision == "int8":
+        compared = inputs[1::2] or inputs  # what it was calibrated with would flatter it
+    graph = _Graph(model).eval()
     with _quiet(), torch.no_grad():
-        eager = [graph(one) for one in inputs]
-        grid = model.encoder(inputs[0], graph.spacing_mm).grid
-        _convert(graph, to, precision, inputs, out)
+        graph(inputs[0])  # what the encoder refuses is said in its own words, not in a converter's
+        _convert(graph, to, precision, calibrating, out)
     run = exported.start(out, to, precision, torch.get_num_threads())
-    runtime = _compare(run, eager, inputs, grid, to, precision, out)
+    runtime = _compare(run, graph, compared, to, precision, out)
     _describe(model, runtime, run, out)
     return runtime
 
@@ -126,22 +137,17 @@ def _convert(graph: _Graph, to: str, precision: str, inputs: Sequence[Tensor], o
     openvino.save_model(converted, str(out / GRAPHS["openvino"][0]), compress_to_fp16=False)
 
 
-def _compare(
-    run: Run,
-    eager: Sequence[tuple[Tensor, Tensor]],
-    inputs: Sequence[Tensor],
-    grid: tuple[int, int, int],
-    to: str,
-    precision: str,
-    out: Path,
-) -> Runtime:
-    """How near the graph is to the encoder. Raises Failure where that is not near enough."""
-    cosines, differences = [], []
-    for channels, (scan, tokens) in zip(inputs, eager, strict=True):
-        given_scan, given_tokens = run(channels.numpy())
-        cosines.append(exported.cosine(given_scan, scan.numpy()))
-        both = ((given_scan, scan), (given_tokens, tokens))
-        differences += [float(np.abs(given - wanted.numpy()).max()) for given, wanted in both]
+def _compare(run: Run, graph: _Graph, inputs: Sequence[Tensor], to: str, precision: str, out: Path) -> Runtime:
+    """How near what runs is to the encoder. Raises Failure where that is not near enough."""
+    given, right, differences = [], [], []
+    for channels in inputs:
+        with torch.no_grad():
+            wanted = graph.features(channels)
+        scan, tokens = run(channels.numpy())
+        given.append(scan)
+        right.append(wanted.scan.numpy())
+        differences += [np.abs(scan - right[-1]).max(), np.abs(tokens - wanted.tokens.numpy()).max()]
+    cosines = [exported.cosine(one, other) for one, other in zip(given, right, strict=True)]
     if not min(cosines) >= NEAREST[precision]:
         raise Failure(
             f"the {to} graph in {precision} is not near enough to the encoder",
@@ -154,11 +160,21 @@ def _compare(
         precision=precision,
         sha256={name: exported.sha256_of(out / name) for name in GRAPHS[to]},
         shape=(count, x, y, z),
-        grid=grid,
+        spacing_mm=graph.made_for_mm,
+        grid=wanted.grid,
         cosine=min(cosines),
-        difference=max(differences),
+        centred=_centred(given, right),
+        difference=float(max(differences)),
         compared_on=len(inputs),
     )
+
+
+def _centred(given: Sequence[np.ndarray], right: Sequence[np.ndarray]) -> float | None:
+    """The least cosine once the mean of the right vectors is taken from all: whether what tells scans apart is kept."""
+    if len(right) < 2:
+        return None
+    mean = np.mean(right, axis=0)
+    return min(exported.cosine(one - mean, other - mean) for one, other in zip(given, right, strict=True))
 
 
 def _describe(model: PretrainedEncoder, runtime: Runtime, run: Run, out: Path) -> None:
@@ -174,34 +190,27 @@ def _describe(model: PretrainedEncoder, runtime: Runtime, run: Run, out: Path) -
     }
     (out / exported.CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     scan, tokens = run(exported.example((1, *runtime.shape)).numpy())
-    save_file({"scan": torch.from_numpy(scan), "tokens": torch.from_numpy(tokens)}, out / exported.SELFTEST)
+    features = to_bytes({"scan": torch.from_numpy(scan), "tokens": torch.from_numpy(tokens)})
+    (out / exported.SELFTEST).write_bytes(features)  # safetensors' own writer makes files for one user only
     said = (
         f"\n## This form\n\nA graph for {runtime.kind} in {runtime.precision}, for arrays of {runtime.shape}. On "
         f"{runtime.compared_on} scans its vectors had a cosine of at least {runtime.cosine:.6f} to those of the "
-        "checkpoint that it was made from.\n"
+        "checkpoint that it was made from"
+        + ("" if runtime.centred is None else f", and {runtime.centred:.3f} without what these scans have in common")
+        + ".\n"
     )
     (out / folder.README).write_text(write_up(model.card, model.encoder, __version__) + said, encoding="utf-8")
 
 
-def spacing_of(recipe: Recipe) -> tuple[float, float, float]:
-    """Voxel size of the arrays that a recipe makes, in mm; 1 mm where it resizes heads, which then have none."""
-    from headct.preparing.recipe import Frame
-
-    frame = recipe.step(Frame)
-    return (1.0, 1.0, 1.0) if frame is None else frame.spacing_mm
-
-
 def drawn_heads(recipe: Recipe, count: int = 8) -> list[np.ndarray]:
-    """Simple heads of the recipe's shape, a skull around a brain with noise, for want of scans.
+    """Simple heads as the recipe's arrays, a skull around a brain with noise, for want of scans.
 
-    Raises Misuse for a recipe whose arrays have no one shape, or are not HU.
+    Raises Misuse for a recipe whose arrays have no one shape, or other axes than RAS.
     """
-    from headct.preparing.recipe import Frame, Resize, Windows
-
-    frame, size = recipe.step(Frame), recipe.step(Resize)
-    if frame is None and size is None:
-        raise Misuse(f"recipe {recipe.name} gives arrays of several shapes", do="name scans: --calibrate COHORT")
-    shape = frame.shape if frame is not None else size.shape  # type: ignore[union-attr]
+    if recipe.shape is None or recipe.axes != "RAS":
+        raise Misuse(f"no heads can be drawn for recipe {recipe.name}", do="name scans: --calibrate COHORT")
+    windows = recipe.step(Windows)
+    shape = recipe.shape[-3:]
     generator = np.random.default_rng(0)
     axes = np.meshgrid(*(np.linspace(-1, 1, n) for n in shape), indexing="ij")
     heads = []
@@ -210,14 +219,8 @@ def drawn_heads(recipe: Recipe, count: int = 8) -> list[np.ndarray]:
         distance = np.sqrt(sum((axis / radius) ** 2 for axis, radius in zip(axes, radii, strict=True)))
         hu = np.where(distance < 0.85, generator.uniform(25, 40), np.where(distance < 1, 1000.0, -1000.0))
         hu += generator.normal(0, 4, shape)
-        windows = recipe.step(Windows)
-        heads.append(hu.round().astype(np.int16) if windows is None else _windowed(hu, windows.windows))
+        heads.append((hu.round() if windows is None else apply(hu, windows.windows)).astype(recipe.dtype))
     return heads
-
-
-def _windowed(hu: np.ndarray, windows: Sequence[tuple[float, float]]) -> np.ndarray:
-    channels = [np.clip((hu - (level - width // 2)) / width, 0, 1) for level, width in windows]
-    return np.stack(channels).astype(np.float16)
 
 
 @contextlib.contextmanager

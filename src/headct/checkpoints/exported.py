@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
+import os
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -49,8 +50,10 @@ class Runtime:
     precision: str  # fp32, bf16 or int8
     sha256: Mapping[str, str]  # of each file of the graph
     shape: tuple[int, int, int, int]  # (C, X, Y, Z) of one scan
+    spacing_mm: tuple[float, float, float] | None  # the graph was made for; None: of no matter
     grid: Grid
     cosine: float  # the least, over the scans that it was compared on
+    centred: float | None  # the same without what these scans have in common; None for one scan
     difference: float  # the largest of any feature
     compared_on: int
 
@@ -59,7 +62,8 @@ class Runtime:
         """Raises KeyError, TypeError or ValueError where the values are not those of a runtime."""
         channels, x, y, z = values["shape"]
         nx, ny, nz = values["grid"]
-        return cls(**{**values, "shape": (channels, x, y, z), "grid": (nx, ny, nz)})
+        spacing_mm = None if values["spacing_mm"] is None else tuple(values["spacing_mm"])
+        return cls(**{**values, "shape": (channels, x, y, z), "spacing_mm": spacing_mm, "grid": (nx, ny, nz)})
 
 
 class ExportedEncoder(Encoder):
@@ -87,11 +91,17 @@ class ExportedEncoder(Encoder):
         return self._twin[0].lattice(shape)
 
     def forward(self, x: Tensor, spacing_mm: Tensor | None = None) -> Features:
-        """Features of x (B, C, X, Y, Z), which must have the shape that the graph was made for."""
+        """Features of x (B, C, X, Y, Z). Raises Misuse for another shape or spacing than the graph was made for."""
         if tuple(x.shape[1:]) != self.runtime.shape:
             raise Misuse(
                 f"this graph takes arrays of {self.runtime.shape}, got {tuple(x.shape[1:])}",
                 do="export the model for arrays of that shape, or take the checkpoint itself",
+            )
+        made_for_mm = self.runtime.spacing_mm
+        if spacing_mm is not None and made_for_mm and not np.allclose(spacing_mm.cpu(), made_for_mm, rtol=1e-3):
+            raise Misuse(
+                f"this graph takes voxels of {made_for_mm} mm, got {spacing_mm.tolist()}",
+                do="prepare the scans by the model's recipe, or take the checkpoint itself",
             )
         given = [self._run(one[None].float().cpu().numpy()) for one in x]
         scans, tokens = (torch.from_numpy(np.concatenate(parts)) for parts in zip(*given, strict=True))
@@ -142,7 +152,12 @@ def start(folder: Path, kind: str, precision: str, threads: int) -> Run:
 
 
 def runtime_module(name: str) -> ModuleType:
-    """An optional library, without the telemetry that it would send home. Raises Misuse where it is not installed."""
+    """An optional library, without the telemetry that it would send home. Raises Misuse where it is not installed.
+
+    The switches work before a library is imported: a program that has imported one itself has decided for itself.
+    """
+    # ONNX Runtime sends events over HTTPS from native code, and keeps an identifier of the machine below ~/.cache
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
     # OpenVINO and NNCF report their use to the vendor where this package is; without it they take an empty stand-in
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     try:
@@ -171,6 +186,7 @@ def to_config(runtime: Runtime) -> dict[str, Any]:
 
 def _onnx(path: Path, threads: int) -> Run:
     onnxruntime: Any = runtime_module("onnxruntime")
+    onnxruntime.disable_telemetry_events()  # most of it, where it was imported before with telemetry on
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3

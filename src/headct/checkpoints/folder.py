@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -74,14 +75,14 @@ def load(model: str | Path) -> PretrainedEncoder:
     config = _read_config(folder)
     weights = _read(folder, MODEL)
     sha256 = hashlib.sha256(weights).hexdigest()
-    if sha256 != config["model_sha256"]:
+    recorded = str(config.get("model_sha256"))
+    if sha256 != recorded:
         raise CheckpointFailure(
             f"{folder / MODEL} is not the file that was saved",
-            why=f"its SHA-256 is {sha256[:12]}..., {CONFIG} records {str(config['model_sha256'])[:12]}...",
+            why=f"its SHA-256 is {sha256[:12]}..., {CONFIG} records {recorded[:12]}...",
             do="copy the checkpoint again from where it came",
         )
-    encoder, card = _rebuild(folder, config)
-    _fill(encoder, _tensors(folder, MODEL, weights), folder)
+    encoder, card = _rebuild(folder, config, _tensors(folder, MODEL, weights))
     _self_test(encoder, _tensors(folder, SELFTEST, _read(folder, SELFTEST)), folder)
     return PretrainedEncoder(encoder, card, sha256).eval()
 
@@ -141,16 +142,21 @@ def _check_card(encoder: Encoder, card: Card) -> None:
             f"the encoder takes {encoder.channels} channels, its card gives it {channels}",
             do="state the windows it was trained with",
         )
+    for name, (level, width) in card.windows.items():
+        if not (math.isfinite(level) and 0 < width < math.inf):
+            raise Misuse(f"the window {name} is {level:g}/{width:g}", do="state level and width in HU")
 
 
 def _example(encoder: Encoder) -> dict[str, Tensor]:
-    """The self-test's input, closed-form and in 0..1, and the features that it gives."""
+    """The self-test's input, closed-form and in 0..1 with air in its last third, and the features that it gives."""
     shape = (1, encoder.channels, *encoder.example_shape)
     count = torch.arange(torch.Size(shape).numel(), dtype=torch.float64)
     x = ((12.9898 * count).sin() * 43758.5453 % 1).reshape(shape).to(_dtype(encoder))
+    x[:, :, :, -(shape[3] // 3) :] = 0  # else a setting of how air is treated would make no difference
     spacing_mm = torch.tensor([[1.5, 2.0, 3.0]])  # three different ones, for encoders that measure in mm
     features = _features(encoder, x, spacing_mm)
-    return {"input": x, "spacing_mm": spacing_mm, "scan": features.scan, "tokens": features.tokens}
+    found = {"scan": features.scan.contiguous(), "tokens": features.tokens.contiguous()}  # else safetensors refuses
+    return {"input": x, "spacing_mm": spacing_mm, **found}
 
 
 def _features(encoder: Encoder, x: Tensor, spacing_mm: Tensor) -> Features:
@@ -169,12 +175,14 @@ def _read(folder: Path, name: str) -> bytes:
         raise CheckpointFailure(
             f"{folder} lacks {name}", why="a checkpoint is complete or none", do="copy it again from where it came"
         ) from None
+    except OSError as error:
+        raise _damaged(folder, name, error) from error
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
     try:
         config = json.loads(_read(folder, CONFIG))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise _damaged(folder, CONFIG, error) from error
     found = config.get("format") if isinstance(config, dict) else None
     if found != FORMAT:
@@ -185,15 +193,23 @@ def _read_config(folder: Path) -> dict[str, Any]:
     return dict(config)
 
 
-def _rebuild(folder: Path, config: Mapping[str, Any]) -> tuple[Encoder, Card]:
+def _rebuild(folder: Path, config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> tuple[Encoder, Card]:
+    """The encoder with its weights, and its card; made on the device "meta" first, so that no size takes memory."""
     try:
-        encoder = encoders.build(config["architecture"], **config["settings"]).eval()
-        return encoder, Card.from_config(config)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        architecture, settings = config["architecture"], config["settings"]
+        with torch.device("meta"):
+            expected = encoders.build(architecture, **settings)
+        card = Card.from_config(config)
+        _check_card(expected, card)
+        dtype = _compare(expected, weights, folder)
+        encoder = encoders.build(architecture, **settings).to(dtype)
+        encoder.load_state_dict(weights)
+        return encoder.eval(), card
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise _damaged(folder, CONFIG, error) from error
     except Misuse as error:
         raise CheckpointFailure(
-            f"{folder / CONFIG} describes an encoder that cannot be built: {error.what}",
+            f"{folder / CONFIG} describes an encoder that cannot be: {error.what}",
             do="update headct, or copy it again from where it came",
         ) from error
 
@@ -205,9 +221,9 @@ def _tensors(folder: Path, name: str, content: bytes) -> dict[str, Tensor]:
         raise _damaged(folder, name, error) from error
 
 
-def _fill(encoder: Encoder, weights: Mapping[str, Tensor], folder: Path) -> None:
-    """Put the weights into the encoder, if each key, shape and dtype is the expected one."""
-    wrong = differences(encoder, weights)
+def _compare(encoder: Encoder, weights: Mapping[str, Tensor], folder: Path) -> torch.dtype:
+    """The dtype of the weights. Raises CheckpointFailure unless each key, shape and dtype is the encoder's."""
+    wrong = differences(encoder.state_dict(), weights)
     dtypes = {tensor.dtype for tensor in weights.values() if tensor.is_floating_point()}
     if len(dtypes) != 1 or not dtypes <= TOLERANCE.keys():
         wrong.append(f"weights must share one of {', '.join(map(str, TOLERANCE))}, got {', '.join(map(str, dtypes))}")
@@ -217,7 +233,7 @@ def _fill(encoder: Encoder, weights: Mapping[str, Tensor], folder: Path) -> None
             why=some(wrong),
             do=f"check architecture and settings in {CONFIG}, or copy the checkpoint again",
         )
-    encoder.to(dtypes.pop()).load_state_dict(weights)
+    return dtypes.pop()
 
 
 def _self_test(encoder: Encoder, example: Mapping[str, Tensor], folder: Path) -> None:
@@ -226,7 +242,10 @@ def _self_test(encoder: Encoder, example: Mapping[str, Tensor], folder: Path) ->
     x, spacing_mm, dtype = example["input"], example["spacing_mm"], _dtype(encoder)
     if x.ndim != 5 or x.shape[1] != encoder.channels or x.dtype != dtype or spacing_mm.shape != (len(x), 3):
         raise _damaged(folder, SELFTEST, f"its input is {x.dtype} {tuple(x.shape)}")
-    features = _features(encoder, x, spacing_mm)
+    try:
+        features = _features(encoder, x, spacing_mm)
+    except (TypeError, ValueError, RuntimeError) as error:  # a setting of the wrong kind, or an input of no size
+        raise _damaged(folder, f"{CONFIG} or {SELFTEST}", error) from error
     for name, given in (("scan", features.scan), ("tokens", features.tokens)):
         same_shape = given.shape == example[name].shape
         gap = float((given.float() - example[name].float()).abs().max()) if same_shape else float("inf")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from headct.failure import Failure
 
@@ -16,9 +17,11 @@ class CheckpointFailure(Failure):
     """A folder or file is no checkpoint, is damaged, or does not give what it promises."""
 
 
-def differences(network: nn.Module, weights: Mapping[str, Tensor]) -> list[str]:
-    """What is wrong with the weights of a network: names that are missing or not expected, shapes, kinds, values."""
-    expected = network.state_dict()
+def differences(expected: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> list[str]:
+    """What is wrong with weights: names that are missing or not expected, shapes, kinds, values that cannot be.
+
+    Of what is expected only names, shapes and kinds are looked at, so that a network on the device "meta" will do.
+    """
     wrong = [f"{name} is missing" for name in expected if name not in weights]
     wrong += [f"{name} is not expected" for name in weights if name not in expected]
     for name in expected.keys() & weights.keys():
@@ -29,7 +32,23 @@ def differences(network: nn.Module, weights: Mapping[str, Tensor]) -> list[str]:
             wrong.append(f"{name} is {given.dtype}, expected {wanted.dtype}")
         elif given.is_floating_point() and not torch.isfinite(given).all():
             wrong.append(f"{name} holds values that are not finite")
+        elif name.endswith("running_var") and (given < 0).any():
+            wrong.append(f"{name} holds negative variances")
     return sorted(wrong)
+
+
+def counted(names: Iterable[str], prefix: str) -> int:
+    """How many parts `prefix0.`, `prefix1.`, ... these names have, so that a network can be built to fit them.
+
+    It is a count, never a number that was read: no name can ask for a network larger than its file. Raises KeyError,
+    with the first part that is missing, where they are not numbered without a gap.
+    """
+    found = {name.removeprefix(prefix).partition(".")[0] for name in names if name.startswith(prefix)}
+    numbers = {number for number in found if re.fullmatch(r"0|[1-9][0-9]*", number)}
+    for number in range(max(1, len(numbers))):
+        if str(number) not in numbers:
+            raise KeyError(f"{prefix}{number}")
+    return len(numbers)
 
 
 def some(wrong: list[str]) -> str:

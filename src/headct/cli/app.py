@@ -25,7 +25,7 @@ from headct.failure import Failure, Misuse
 
 NOTHING_USABLE, WRONG_USAGE, INTERRUPTED = 1, 2, 130
 
-Quiet = Annotated[bool, typer.Option("--quiet", help="No messages and no progress; data and errors only.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress and no summary; data, warnings and errors only.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 

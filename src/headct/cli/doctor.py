@@ -208,7 +208,7 @@ def _cluster() -> Iterator[Finding]:
         importlib.import_module("distributed")
         yield Finding("--cluster", True, f"dask {metadata.version('distributed')}", needed=False)
     except ImportError:
-        yield Finding("--cluster", False, "dask is not installed", "pip install 'headct[cluster]'", needed=False)
+        yield Finding("--cluster", False, "dask is not installed", "pip install 'dask[distributed]'", needed=False)
 
 
 def _key() -> Iterator[Finding]:
@@ -216,16 +216,16 @@ def _key() -> Iterator[Finding]:
     import platformdirs
 
     path = platformdirs.user_config_path("headct") / "pseudonym-key"  # as in headct.reading.pseudonyms.user_key
-    if path.exists():
+    if os.path.exists(path):  # False, and no error, where the way to it is closed
         readable = os.access(path, os.R_OK)
         yield Finding("pseudonyms", readable, f"key {path}", "" if readable else f"chmod u+r {path}")
         return
-    place = next(folder for folder in path.parents if folder.exists())
-    writable = os.access(place, os.W_OK)
+    place = next(folder for folder in path.parents if os.path.exists(folder))
+    writable = place.is_dir() and os.access(place, os.W_OK)
     yield Finding(
         "pseudonyms",
         writable,
-        f"no key yet; the first ingest makes {path}" if writable else f"{place} cannot be written to",
+        f"no key yet; the first ingest makes {path}" if writable else f"{path} cannot be made: {place} is not writable",
         "" if writable else "name a key of your own: headct ingest --key FILE",
         needed=False,
     )

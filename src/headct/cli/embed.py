@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from headct.cli.options import CriteriaName, Inputs, Key
+from headct.cli.options import CriteriaName, Inputs, Key, criteria_of
 from headct.cli.talk import Talk
 
 
@@ -49,13 +49,16 @@ def embed(
         headct embed /data/ct scan.nii.gz --model run/checkpoint --out vectors.parquet
     """
     from headct import checkpoints
+    from headct.cli.rejected import nothing, reasons
+    from headct.embedding.embeddings import rejections_path
     from headct.embedding.inputs import Reading
-    from headct.embedding.job import embed_into
+    from headct.embedding.job import check, embed_into
     from headct.embedding.machine import choose
-    from headct.failure import Failure
-    from headct.reading.criteria import named
     from headct.reading.pseudonyms import user_key
+    from headct.reporting.words import count
 
+    check(out, inputs, tokens)
+    wanted = criteria_of(criteria)
     machine = choose(precision, device)
     encoder = checkpoints.load(model)
     for note in encoder.notes:
@@ -63,7 +66,7 @@ def embed(
     talk.say(f"embedding on {machine}")
     reading = Reading(
         recipe=encoder.recipe,
-        criteria=named(criteria),
+        criteria=wanted,
         key=None if key is None else user_key(key),
         keep_ids=keep_ids,
     )
@@ -71,9 +74,12 @@ def embed(
         done = embed_into(
             out, inputs, encoder, reading, machine, batch_size=batch, workers=workers, tokens=tokens, progress=progress
         )
-    talk.table([{"rejected because": code, "inputs": number} for code, number in done.rejected.items()], to_stderr=True)
-    before = f", {done.kept} of them before" if done.kept else ""
-    talk.say(f"{done.scans} scans embedded in {done.width} numbers each{before}: {out}")
+    talk.table(reasons(done.rejected), to_stderr=True)
+    before = f", {done.kept:,} of them before" if done.kept else ""
+    talk.say(f"{count(done.scans, 'scan')} embedded in {done.width:,} numbers each{before}: {out}")
+    sentences = rejections_path(out)
     if not done.scans:
-        why = ", ".join(f"{code} ({number})" for code, number in done.rejected.items())
-        raise Failure("nothing could be embedded", why=why, do=f"see the sentences beside {out}")
+        counted = {code: f"{number:,}" for code, number in done.rejected.items()}
+        raise nothing("nothing could be embedded", inputs, counted, do=f"see the sentences in {sentences}")
+    if done.rejected:
+        talk.say(f"what was seen in the others: {sentences}")

@@ -9,6 +9,9 @@ import typer
 
 from headct.cli.talk import Talk
 
+BLURRED = 0.95
+"""A cosine of centred vectors below this is told: about a tenth of what tells scans apart is then noise."""
+
 
 def export(
     talk: Talk,
@@ -21,7 +24,7 @@ def export(
     ] = "fp32",
     calibrate: Annotated[
         Path | None,
-        typer.Option("--calibrate", metavar="COHORT", help="Scans to compare on, and to calibrate int8 with."),
+        typer.Option("--calibrate", metavar="COHORT", help="Scans to compare on; for int8 half of them calibrate."),
     ] = None,
     scans: Annotated[int, typer.Option("--scans", min=1, metavar="N", help="How many of them.")] = 16,
 ) -> None:
@@ -37,12 +40,20 @@ def export(
     from headct import checkpoints
     from headct.checkpoints.export import export as write
     from headct.cohort import Cohort
+    from headct.failure import Misuse
 
     encoder = checkpoints.load(model)
     arrays = []
     if calibrate is not None:
         cohort = Cohort(calibrate)
-        arrays = [cohort.array(scan_id) for scan_id in cohort.scans["scan_id"].head(scans)]
+        if cohort.recipe.id != encoder.recipe.id:
+            raise Misuse(
+                f"cohort {calibrate} uses recipe {cohort.recipe.name} ({cohort.recipe.id}), "
+                f"the model {encoder.recipe.name} ({encoder.recipe.id})",
+                do=f"ingest with --recipe {encoder.recipe.name}, or choose another cohort",
+            )
+        taken = list(cohort)[:: max(1, len(cohort) // scans)][:scans]  # from all of it: neighbours are alike
+        arrays = [cohort.array(scan_id) for scan_id in taken]
     elif to != "hub":
         talk.say("no scans to compare on: simple drawn heads are taken, which says less (--calibrate COHORT)")
     done = write(encoder, to, out, precision=precision, arrays=arrays)
@@ -51,4 +62,9 @@ def export(
             f"on {done.runtime.compared_on} scans the cosine to the model is {done.runtime.cosine:.6f} or more, "
             f"the largest difference of a feature {done.runtime.difference:.2g}"
         )
+        if done.runtime.centred is not None and done.runtime.centred < BLURRED:
+            talk.warn(
+                f"without what these scans have in common the cosine is {done.runtime.centred:.2f}: their vectors are "
+                "almost the same, and this precision loses part of what tells them apart"
+            )
     print(done.folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from headct.cli.options import CriteriaName, Inputs, Json, Key, Workers
+from headct.cli.options import CriteriaName, Inputs, Json, Key, Workers, criteria_of
 from headct.cli.talk import Talk
 
 if TYPE_CHECKING:
@@ -27,14 +28,19 @@ def ingest(
     inputs: Inputs,
     *,
     out: Annotated[Path, typer.Option("--out", metavar="COHORT", help="The cohort to make, go on with, or add to.")],
-    recipe: Annotated[str, typer.Option("--recipe", metavar="NAME", help="How scans are prepared.")] = "head",
+    recipe: Annotated[
+        str, typer.Option("--recipe", metavar="NAME", help="How scans are prepared; the names are above.")
+    ] = "head",
     criteria: CriteriaName = "default",
     workers: Workers = None,
     cluster: Annotated[
         str | None,
         typer.Option("--cluster", metavar="ADDRESS", help="Let the workers of a Dask scheduler do the work."),
     ] = None,
-    site: Annotated[str, typer.Option("--site", metavar="NAME", help="Written into the column `site`.")] = "",
+    site: Annotated[
+        str,
+        typer.Option("--site", metavar="NAME", help="Written into the column `site` of new scans; others keep theirs."),
+    ] = "",
     keep_ids: Annotated[bool, typer.Option("--keep-ids", help="Keep identifiers instead of pseudonyms.")] = False,
     key: Key = None,
     hash_paths: Annotated[bool, typer.Option("--hash-paths", help="Write hashes of paths into the tables.")] = False,
@@ -45,20 +51,24 @@ def ingest(
     Called again with the same line it goes on where it was stopped, or adds what is new. The cohort holds no names,
     dates or free text; its bytes depend on the input only, not on the number of workers.
 
+    \b
+    Recipes: head (2 mm), head-axial (finer in the plane), head-fine (1 mm);
+    as published: fm-hct, fm-hct-notebook, ct-fm-pretrain, ct-fm-hub, ct-fm-head.
+
     Examples:
         headct ingest /data/ct --out night
         headct ingest /data/a /data/b.zip --out night --recipe head-fine --site north
     """
+    from headct.cli.rejected import nothing
     from headct.cohort.ingest import ingest as run
-    from headct.failure import Failure
-    from headct.reading.criteria import named
+    from headct.reporting.words import count
 
     with _progress(talk) as progress:
         summary = run(
             inputs,
             out,
             recipe,
-            named(criteria),
+            criteria_of(criteria),
             workers=workers,
             cluster=cluster,
             site=site,
@@ -69,10 +79,16 @@ def ingest(
         )
     if as_json:
         talk.json(summary.as_dict())
-    _tell(talk, summary, out)
+    else:
+        _show(talk, summary)
+    _warn(talk, summary, site)
+    page = shlex.join(["headct", "qc", str(out), "--out", f"{out.resolve().name}.html"])
     if not summary.scans:
-        why = ", ".join(f"{code} ({files} files)" for code, files in summary.rejected_files.items())
-        raise Failure("no usable head CT was found", why=why, do=f"see the sentences in {out / 'rejections.parquet'}")
+        counted = {code: count(files, "file") for code, files in summary.rejected_files.items()}
+        do = f"see every one with its sentence: {page} (or read {out / 'rejections.parquet'})"
+        raise nothing("no usable head CT was found", inputs, counted, do)
+    if not as_json:
+        talk.say(f"the cohort is in {out}; look at it: {page}")
 
 
 @contextmanager
@@ -105,9 +121,9 @@ def _line(what: str, done: int, total: int | None, seconds: float) -> str:
     return f"{what}: {done:,} of {total:,}, {rate:.3g} per second, {(total - done) / rate / 60:.0f} min left"
 
 
-def _tell(talk: Talk, summary: Summary, out: Path) -> None:
-    """The table at the end, and what the user should know besides."""
-    from headct.scan import REASONS
+def _show(talk: Talk, summary: Summary) -> None:
+    """The tables at the end."""
+    from headct.cli.rejected import reasons
 
     counts = {
         "files found": summary.files_found,
@@ -119,24 +135,25 @@ def _tell(talk: Talk, summary: Summary, out: Path) -> None:
         "scans per second": round(summary.scans_per_s, 2),
         "size in MB": round(summary.cohort_bytes / 1e6, 1),
     }
-    talk.table([{"cohort": name, str(out): number} for name, number in counts.items()], to_stderr=True)
-    reasons = [
-        {
-            "code": code,
-            "rejected because": REASONS[code].meaning,
-            "series or files": number,
-            "files": summary.rejected_files.get(code, 0),
-            "what to do": REASONS[code].remedy,
-        }
-        for code, number in summary.rejected.items()
-    ]
-    talk.table(reasons, to_stderr=True)
+    talk.table([{"cohort": name, "number": number} for name, number in counts.items()], to_stderr=True)
+    talk.table(reasons(summary.rejected, files=summary.rejected_files), to_stderr=True)
+
+
+def _warn(talk: Talk, summary: Summary, site: str) -> None:
+    """What the user should know although all went well."""
+    from headct.reporting.words import count
+
     if summary.changed:
         some = ", ".join(summary.changed[:3]) + (", …" if len(summary.changed) > 3 else "")
-        talk.say(
-            f"warning: {len(summary.changed)} files changed since their scans were read ({some});\n"
-            "  the cohort keeps what it read; ingest into a new folder to read them again;\n"
+        talk.warn(
+            f"{count(len(summary.changed), 'file')} changed since being read ({some});\n"
+            "  the cohort keeps what it read; ingest into a new folder to read again;\n"
             "  if they are other files of the same name, name the folder above them as the input"
         )
+    if summary.other_site:
+        talk.warn(
+            f"--site {site} is written for new scans only; {count(summary.other_site, 'scan')} of these inputs came "
+            "into the cohort before, without it;\n  ingest into a new folder to write it for all"
+        )
     if summary.gone:
-        talk.say(f"note: {summary.gone} files read before are no longer there; their scans stay in the cohort")
+        talk.say(f"note: no longer there: {count(summary.gone, 'file')} read before; their scans stay in the cohort")

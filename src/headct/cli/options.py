@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from headct.failure import Misuse
+
+if TYPE_CHECKING:
+    from headct.reading import Criteria
 
 Inputs = Annotated[list[Path], typer.Argument(metavar="INPUT", help="Files, folders or archives, in any mix.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
@@ -19,3 +24,13 @@ Key = Annotated[
 Workers = Annotated[
     int | None, typer.Option("--workers", min=1, metavar="N", help="Processes; all cores if not given.")
 ]
+
+
+def criteria_of(option: str) -> Criteria:
+    """The criteria that `--criteria` names. Raises Misuse where there are none, or no file of that name."""
+    from headct.reading.criteria import named
+
+    path = Path(option)
+    if (path.suffix == ".toml" or len(path.parts) > 1) and not path.is_file():
+        raise Misuse(f"there is no file {option}", do="check the path")
+    return named(option)

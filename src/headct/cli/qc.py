@@ -12,7 +12,12 @@ from headct.cli.talk import Talk
 
 def qc(
     cohort: Annotated[Path, typer.Argument(metavar="COHORT", help="A folder made by `headct ingest`.")],
-    out: Annotated[Path, typer.Option("--out", metavar="PAGE.html", help="The page to write.")],
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out", metavar="PAGE.html", help="The page to write; a page that headct wrote there before is replaced."
+        ),
+    ],
     talk: Talk,
 ) -> None:
     """Write one HTML page about a cohort: slices of every scan, every rejection, histograms.

@@ -79,7 +79,7 @@ def cluster(address: str, witness: Path | None) -> Iterator[Crew]:
         from distributed import Client
         from distributed.scheduler import KilledWorker
     except ModuleNotFoundError as error:
-        raise Failure("--cluster needs Dask", do="pip install 'headct[cluster]'") from error
+        raise Failure("--cluster needs Dask", do="pip install 'dask[distributed]'") from error
     try:
         client: Any = Client(address, set_as_default=False, timeout=CONNECT_S)  # type: ignore[no-untyped-call]
     except (OSError, ValueError) as error:

@@ -33,7 +33,7 @@ from headct import __version__
 from headct.cohort import executors, publish
 from headct.cohort.commit import shard_number
 from headct.cohort.inputs import Input, Paths, take_stock
-from headct.cohort.journal import Journal, only_writer
+from headct.cohort.journal import Journal, expect_writable, only_writer
 from headct.cohort.publish import Content
 from headct.cohort.roots import Roots
 from headct.cohort.rounds import Progress, Round, Runner
@@ -65,12 +65,14 @@ def ingest(
     """Read files, folders and archives into the cohort `out`; go on with it, or add to it, where it is there.
 
     `criteria` None: the default ones. `workers` None: one for each core; with `cluster`, the address of a Dask
-    scheduler, its workers do the work. `key`: a file with the secret of the pseudonyms, the user's own if None.
+    scheduler, its workers do the work. `site` is written for the scans that are new. `key`: a file with the secret of
+    the pseudonyms, the user's own if None.
     Raises Misuse where the call cannot work or contradicts what is in `out`, Failure where the system refuses.
     """
     started_s = time.monotonic()
     places, folder = [Path(place) for place in inputs], Path(out)
     _check_places(places, folder)
+    expect_writable(folder / publish.COHORT_JSON)
     secret = user_key(Path(key) if key is not None else None)
     terms = Terms(
         named(recipe), criteria or Criteria(), Pseudonyms(None if keep_ids else secret), site, limits or Limits()
@@ -104,7 +106,7 @@ def ingest(
         if job := home.next_round(content, stock, paths):
             run(job)
             content = home.content()
-        return _summary(folder, before, content, again, time.monotonic() - started_s)
+        return _summary(folder, before, content, again, site, time.monotonic() - started_s)
 
 
 def _check_places(places: Sequence[Path], out: Path) -> None:
@@ -239,10 +241,19 @@ def _is_due(path: str, stamp: str, stamps: Mapping[str, str], outcome_of: Mappin
 def _agree(what: str, theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
     for name, mine in ours.items():
         if theirs.get(name) != mine:
-            why = f"it has {name} {_brief(theirs.get(name))}, this call has {_brief(mine)}"
+            theirs_of, mine_of = _where_they_differ(theirs.get(name), mine)
+            why = f"it has {name} {_brief(theirs_of)}, this call has {_brief(mine_of)}"
             raise Misuse(
                 f"{what} was begun differently", why=why, do="call with the same options, or choose another --out"
             )
+
+
+def _where_they_differ(theirs: Any, ours: Any) -> tuple[Any, Any]:
+    """Two values, or of two sets of criteria only the fields that differ."""
+    if not (isinstance(theirs, Mapping) and isinstance(ours, Mapping)) or "id" in ours:  # a recipe has a name
+        return theirs, ours
+    fields = [field for field in {**ours, **theirs} if theirs.get(field) != ours.get(field)]
+    return tuple({field: one.get(field) for field in fields} for one in (theirs, ours))  # type: ignore[return-value]
 
 
 def _brief(value: Any) -> str:
@@ -258,7 +269,9 @@ def _crew(workers: int | None, cluster: str | None, stock: Iterable[Input]) -> c
     return executors.cluster(cluster, witness)
 
 
-def _summary(folder: Path, before: Content, after: Content, again: Mapping[str, Input], seconds: float) -> Summary:
+def _summary(
+    folder: Path, before: Content, after: Content, again: Mapping[str, Input], site: str, seconds: float
+) -> Summary:
     counts = publish.counts(after)
     place_before = {row["scan_id"]: (row["shard"], row["index"]) for row in before.scans}
     place_after = {row["scan_id"]: (row["shard"], row["index"]) for row in after.scans}
@@ -268,6 +281,7 @@ def _summary(folder: Path, before: Content, after: Content, again: Mapping[str, 
         row["path"] for row in after.seen if row["path"] in again and again[row["path"]].stamp != row["stamp"]
     )
     roots = {row["root"] for row in after.seen if row["path"] in again}
+    here = {after.outcome_of.get(path) for path in again}
     return Summary(
         files_found=counts["files"],
         files_read=counts["files_read"],
@@ -281,6 +295,7 @@ def _summary(folder: Path, before: Content, after: Content, again: Mapping[str, 
         replaced_scans=replaced,
         added_files=len(after.files) - len(before.files),
         changed=changed,
+        other_site=sum(site not in ("", row["site"]) and row["scan_id"] in here for row in after.scans),
         gone=sum(row["root"] in roots and row["path"] not in again for row in after.seen),
         seconds=seconds,
         scans_per_s=len(moved) / seconds,

@@ -62,6 +62,18 @@ def refused(path: Path, error: OSError) -> Failure:
     )
 
 
+def expect_writable(path: Path) -> None:
+    """Raises Failure where a file at `path` could not be made, so that a long job says so before it begins.
+
+    Folders that are missing will be made. The disk may still fill up meanwhile.
+    """
+    folder = next(folder for folder in path.absolute().parents if os.path.exists(folder))  # False where it is closed
+    refusal = 0 if os.access(folder, os.W_OK | os.X_OK) else errno.EACCES
+    refusal = refusal if os.path.isdir(folder) else errno.ENOTDIR
+    if refusal:
+        raise refused(path, OSError(refusal, f"{folder}: {os.strerror(refusal)}"))
+
+
 def _sync_folder(folder: Path) -> None:
     """A new name in a folder survives a power cut only when the folder itself was flushed."""
     descriptor = os.open(folder, os.O_RDONLY)

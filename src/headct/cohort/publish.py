@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -12,7 +13,7 @@ from typing import Any
 
 from headct.cohort.journal import write_atomically
 from headct.cohort.tables import FILES, REJECTIONS, SCANS, SEEN, Row, digest, parquet_bytes, read_table
-from headct.failure import Failure
+from headct.failure import Failure, Misuse
 from headct.reading.criteria import Criteria, preferred
 from headct.scan import REASONS
 
@@ -111,12 +112,18 @@ def counts(content: Content) -> dict[str, int]:
 
 
 def read_about(out: Path) -> dict[str, Any]:
-    """`cohort.json`. Raises Failure where it is no cohort, not finished, damaged, or newer than this program."""
+    """`cohort.json`.
+
+    Raises Misuse where nothing is there, Failure where it is no cohort, not finished, damaged, or newer than this
+    program.
+    """
     try:
         about = json.loads((out / COHORT_JSON).read_bytes())
         known = about["format"] == FORMAT
         newer = about["format_version"] > FORMAT_VERSION
     except (FileNotFoundError, NotADirectoryError):
+        if not os.path.lexists(out):
+            raise Misuse(f"there is no {out}", do="check the path") from None
         if (out / ".ingest").is_dir():
             raise Failure(f"the cohort {out} is not finished", do="call the same `headct ingest` line again") from None
         raise Failure(

@@ -12,15 +12,16 @@ import pandas as pd
 from markupsafe import Markup
 
 from headct.cohort.cohort import Cohort
+from headct.cohort.journal import expect_writable, refused
 from headct.preparing import windows
 from headct.preparing.recipe import Recipe, Windows
 from headct.reading.pixels import CODECS
 from headct.reporting.charts import histogram, tallies
 from headct.reporting.intake import Intake, flow_of_files, rejections_by_reason, what_to_do, what_was_found
-from headct.reporting.page import Page, Provenance, Section, software_versions
+from headct.reporting.page import Page, Provenance, Section, check_place, software_versions
 from headct.reporting.pictures import View, Window, montage
 from headct.reporting.tables import Column, table
-from headct.reporting.words import NOT_STATED, count, is_missing, joined, number, visible
+from headct.reporting.words import NOT_STATED, count, is_missing, joined, number, sentence_case, visible
 from headct.scan import FLAGS
 
 PICTURES_BYTES = 8_000_000
@@ -38,11 +39,14 @@ NAMED_WINDOWS = [Window(name, *levels) for name, levels in windows.WINDOWS.items
 def write_page(cohort: Cohort, out: Path, *, virtual: bool = False) -> None:
     """Write the page to `out`: one self-contained HTML file that depends on nothing but the cohort.
 
-    `virtual` says that its patients are, on the page and under every figure.
+    `virtual` says that its patients are, on the page and under every figure. Raises Misuse where `out` is not the
+    place for a page, Failure where it cannot be written.
     """
+    check_place(out)
+    expect_writable(out)
     intake = Intake(cohort.scans, cohort.rejections, cohort.files)
     page = Page(
-        title=f"Cohort {visible(cohort.path.resolve().name)}",
+        title=_title(visible(cohort.path.resolve().name)),
         kind="quality of a cohort",
         answer=[*what_was_found(intake), *_worth_a_look(intake.scans)],
         to_do=what_to_do(intake),
@@ -62,7 +66,15 @@ def write_page(cohort: Cohort, out: Path, *, virtual: bool = False) -> None:
         provenance=_provenance(cohort),
         virtual=virtual,
     )
-    page.write(out)
+    try:
+        page.write(out)
+    except OSError as error:
+        raise refused(out, error) from error
+
+
+def _title(name: str) -> str:
+    """`Cohort night`; a folder that is called cohort says so itself."""
+    return sentence_case(name) if name.lower().startswith("cohort") else f"Cohort {name}"
 
 
 def _of_scans(cohort: Cohort) -> Iterator[Section]:
@@ -77,7 +89,7 @@ def _of_scans(cohort: Cohort) -> Iterator[Section]:
     yield Section(
         title="How the scans look",
         lead="The three middle slices of every prepared array, all at one scale. The patient's right is on your left "
-        "in axial and coronal slices; sagittal slices look to your left.",
+        "in axial and coronal slices; sagittal slices look to your left. Select a strip to enlarge it.",
         body=_gallery(cohort),
     )
     yield Section(

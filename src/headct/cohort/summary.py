@@ -23,6 +23,7 @@ class Summary:
     replaced_scans: int
     added_files: int
     changed: tuple[str, ...] = ()  # files of scans that differ from what was read; the cohort keeps what it read
+    other_site: int  # scans of these inputs that came in before, with another site than this call names
     gone: int  # files that were read before and are not in these inputs
     seconds: float
     scans_per_s: float

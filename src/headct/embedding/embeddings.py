@@ -17,6 +17,10 @@ import pyarrow.parquet as pq
 
 from headct.cohort.journal import refused
 from headct.encoders import Grid
+from headct.failure import Misuse
+
+TOKENS, ABOUT_TOKENS = "tokens.npy", "tokens.json"
+"""Files of a folder of tokens; the latter is written last."""
 
 
 @dataclass(frozen=True)
@@ -38,9 +42,15 @@ class Embeddings:
     def __len__(self) -> int:
         return len(self.vectors)
 
+    def __repr__(self) -> str:
+        tokens = "" if self.tokens is None else f", tokens {self.tokens.shape}"
+        made_by = f"{self.model['architecture']} {self.model['sha256'][:8]}"
+        return f"Embeddings({self.vectors.shape}{tokens}, {len(self.rejections)} rejected, by {made_by})"
+
     def write(self, path: str | os.PathLike[str]) -> None:
-        """Write NAME.parquet (scan_id, vector) and NAME.rejections.parquet beside it."""
+        """Write NAME.parquet (scan_id, vector) and NAME.rejections.parquet beside it; `check_place` says where not."""
         path = Path(path)
+        check_place(path)
         with Tables(path, self.model) as tables:
             tables.add_vectors(self.table["scan_id"], self.vectors)
             tables.add_rejections(self.rejections.to_dict("records"))
@@ -51,7 +61,7 @@ class Embeddings:
         assert self.token_affines is not None
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        np.save(folder / "tokens.npy", self.tokens)
+        np.save(folder / TOKENS, self.tokens)
         write_places(folder, self.table["scan_id"], self.token_affines, self.grid, self.model)
 
 
@@ -69,6 +79,30 @@ REJECTIONS = pa.schema(
 def rejections_path(path: Path) -> Path:
     """NAME.rejections.parquet of NAME.parquet."""
     return path.with_name(f"{path.stem}.rejections.parquet")
+
+
+def check_place(path: Path) -> None:
+    """Raises Misuse where tables at `path` would bear a wrong name, or replace what headct did not write."""
+    if path.suffix.lower() != ".parquet":
+        raise Misuse(
+            f"vectors are a Parquet table, and {path} is not called so", do=f"name {path.with_suffix('.parquet')}"
+        )
+    for final in (path, rejections_path(path)):
+        if final.is_dir():
+            raise Misuse(f"{final} is a folder", do="name another file")
+        if final.exists() and model_of(final) is None:
+            do = "name another file, or move that one away"
+            raise Misuse(f"{final} is there already, and headct did not write it", do=do)
+
+
+def model_of(path: Path) -> Mapping[str, str] | None:
+    """What a table of ours says of the model that made it; None for any other file, or none."""
+    try:
+        metadata = pq.read_schema(path).metadata or {}
+        about = json.loads(metadata.get(b"headct", b"null"))
+    except (pa.ArrowInvalid, ValueError, FileNotFoundError):
+        return None
+    return about if isinstance(about, dict) else None
 
 
 VECTORS = pa.schema([("scan_id", pa.string()), ("vector", pa.list_(pa.float32()))])
@@ -126,9 +160,9 @@ def write_places(
 ) -> None:
     """Beside tokens.npy: tokens.json (grid, model) and tokens.parquet (scan_id, affine: 16 numbers, row by row)."""
     about = {"grid": grid, "model": dict(model)}
-    (folder / "tokens.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
     rows = [pa.array(list(scan_ids), pa.string()), flat(affines.reshape(len(affines), 16), pa.float64())]
     pq.write_table(pa.table(rows, schema=PLACES), folder / "tokens.parquet")
+    (folder / ABOUT_TOKENS).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
 
 
 def flat(rows: np.ndarray, kind: pa.DataType) -> pa.Array:

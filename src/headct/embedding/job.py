@@ -10,7 +10,7 @@ import os
 import shutil
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,8 @@ import pyarrow.parquet as pq
 
 from headct import __version__
 from headct.checkpoints import PretrainedEncoder
-from headct.cohort.journal import Journal, only_writer
-from headct.embedding.embeddings import Tables, write_places, writing
+from headct.cohort.journal import Journal, expect_writable, only_writer
+from headct.embedding.embeddings import ABOUT_TOKENS, TOKENS, Tables, check_place, model_of, write_places, writing
 from headct.embedding.inputs import Inputs, Reading
 from headct.embedding.machine import Machine
 from headct.embedding.vectors import Looked, Progress, about, look
@@ -60,14 +60,15 @@ def embed_into(
 
     Called again with the same arguments it goes on where it stopped, after a kill too. Where the output is there
     already, made by the same model in the same way, a scan of a cohort that is in it is not embedded again. Raises
-    Misuse where an unfinished job at this place was another one, Failure where nothing can be written.
+    Misuse where an unfinished job at this place was another one, or `check` does; Failure where nothing can be written.
     """
+    check(out, inputs, tokens)
     terms = _terms(encoder, reading, machine, tokens)
-    home = out.with_name(f".{out.name}.embedding")
+    home = _home(out)
     with only_writer(home):
         parts = _Parts(Journal(home / "journal"), terms, out)
         kept = _Kept(out, terms) if tokens is None else _Kept(None, terms)
-        file = None if tokens is None else _TokenFile(tokens / "tokens.npy", parts.scans)
+        file = None if tokens is None else _TokenFile(tokens / TOKENS, parts.scans)
         batches = look(
             encoder,
             inputs,
@@ -99,6 +100,34 @@ def embed_into(
         parts.journal.remove()
     shutil.rmtree(home, ignore_errors=True)
     return Summary(parts.scans + kept.count, kept.count, encoder.scan_width, rejected)
+
+
+def check(out: Path, inputs: Inputs, tokens: Path | None = None) -> None:
+    """What can be known before the model is there.
+
+    Raises Misuse where an input is missing, or the output would replace what headct did not write; Failure where it
+    cannot be written.
+    """
+    listed = [inputs] if isinstance(inputs, str | os.PathLike) else inputs
+    for one in listed if isinstance(listed, Sequence) else ():  # an iterator can be gone through only once
+        if isinstance(one, str | os.PathLike) and not os.path.lexists(one):
+            raise Misuse(f"there is no {one}", do="check the path")
+    check_place(out)
+    expect_writable(out)
+    if tokens is None:
+        return
+    ours = (tokens / ABOUT_TOKENS).exists() or _home(out).exists()
+    if (tokens / TOKENS).exists() and not ours:
+        raise Misuse(
+            f"{tokens / TOKENS} is there already, and headct did not write it",
+            do="name another folder, or move that file away",
+        )
+    expect_writable(tokens / TOKENS)
+
+
+def _home(out: Path) -> Path:
+    """Where an unfinished job keeps what is done."""
+    return out.with_name(f".{out.name}.embedding")
 
 
 def _terms(encoder: PretrainedEncoder, reading: Reading, machine: Machine, tokens: Path | None) -> dict[str, str]:
@@ -184,7 +213,7 @@ class _Kept:
     """The vectors of an earlier output, if it was made on the same terms; those whose names are `seen` stay."""
 
     def __init__(self, path: Path | None, terms: Mapping[str, str]) -> None:
-        self._path = path if path is not None and _made_on(path, terms) else None
+        self._path = path if path is not None and model_of(path) == dict(terms) else None
         self.names: frozenset[str] = frozenset()
         if self._path is not None:
             self.names = frozenset(pq.read_table(self._path, columns=["scan_id"])["scan_id"].to_pylist())
@@ -206,16 +235,6 @@ class _Kept:
                 if len(chosen):
                     vectors = chosen["vector"].flatten().to_numpy(zero_copy_only=False)
                     yield chosen["scan_id"].to_pylist(), vectors.reshape(len(chosen), -1)
-
-
-def _made_on(path: Path, terms: Mapping[str, str]) -> bool:
-    if not path.is_file():
-        return False
-    try:
-        metadata = pq.read_schema(path).metadata or {}
-        return bool(json.loads(metadata.get(b"headct", b"null")) == dict(terms))
-    except (pa.ArrowInvalid, ValueError):  # some other file of that name, which is about to be replaced
-        return False
 
 
 class _TokenFile:

@@ -84,7 +84,8 @@ def frame_object(scan: Scan, frame: Frame) -> Grid:
     """The grid of a recipe, placed by whatever is not air, for scans without a head (phantoms)."""
     view = CoarseView.of(scan)
     solid = (view.hu > SOLID_HU) & view.acquired
-    x, y, z = view.patient_mm(solid if solid.any() else view.acquired).T
+    seen = next((mask for mask in (solid, view.acquired) if mask.any()), None)
+    x, y, z = (scan.origins_mm if seen is None else view.patient_mm(seen)).T  # as a sliver is
     return _grid((float(x.min() + x.max()) / 2, float(y.min() + y.max()) / 2, float(z.max())), frame)
 
 
@@ -141,8 +142,8 @@ def _along(mask: np.ndarray, axis: int) -> np.ndarray:
 
 
 def _range_mm(positions_mm: np.ndarray, inside: np.ndarray) -> tuple[float, float]:
-    """From the outer face of the first voxel inside to that of the last."""
-    (within,) = np.nonzero(inside)
+    """From the outer face of the first voxel inside to that of the last; of all, for a sliver that is in none."""
+    (within,) = np.nonzero(inside if inside.any() else np.ones_like(inside, dtype=bool))
     return float(positions_mm[within[0]] - COARSE_MM / 2), float(positions_mm[within[-1]] + COARSE_MM / 2)
 
 

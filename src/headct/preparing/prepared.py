@@ -40,6 +40,10 @@ class Prepared:
     flags: tuple[str, ...]
     """Those of the scan."""
 
+    def __repr__(self) -> str:
+        shape = " × ".join(map(str, self.array.shape))
+        return f"Prepared({self.array.dtype} {shape}, recipe {self.recipe.name} ({self.recipe.id}))"
+
 
 def prepare(
     scan: Scan, recipe: str | Recipe = "head", *, check_head: bool = True, min_coverage: float | None = None

@@ -94,15 +94,18 @@ def histogram(
 ) -> Markup:
     """How often each value occurs; missing values (NaN) are counted in words. A figure with its caption.
 
-    No value can exceed `highest`, if given (100 %).
+    Where all are equal, the value is written and nothing drawn. No value can exceed `highest`, if given (100 %).
     """
     given = np.asarray(values, dtype=np.float64)
     known = np.round(given[np.isfinite(given)], 6)  # positions carry rounding errors, which are no spread
     if known.size == 0:
         return figure(Markup(""), title, f"not stated for any of {count(given.size, noun)}")
+    cases = f"n\u00a0=\u00a0{known.size:,}{_silent(given.size - known.size)}"
+    if known.min() == known.max():
+        return figure(Markup('<p class="same">{}</p>').format(_span(known, unit)), title, cases)
     bins = edges(known, highest=highest)
     counts = np.histogram(known, np.append(bins[:-1], np.inf))[0]
-    caption = f"{_span(known, unit)}; n\u00a0=\u00a0{known.size:,}{_silent(given.size - known.size)}"
+    caption = f"{_span(known, unit)}; {cases}"
     bottom, top, left, right = 112.0, 20.0, 34.0, WIDTH - 10.0
     upward = _counts_axis(int(counts.max()), bottom, top)
     across = Axis(float(bins[0]), float(bins[-1]), left, right, tuple(float(edge) for edge in bins))
@@ -121,7 +124,8 @@ def histogram(
 def _span(known: np.ndarray, unit: str) -> str:
     low, high = short_number(float(known.min())), short_number(float(known.max()))
     unit = f" {unit}" if unit and unit != "°" else unit
-    return f"all {low}{unit}" if low == high else f"{low} to {high}{unit}"
+    alike = "" if known.size == 1 else "all "
+    return f"{alike}{low}{unit}" if low == high else f"{low} to {high}{unit}"
 
 
 def _silent(number: int) -> str:

@@ -52,13 +52,15 @@ def _box(stage: Stage) -> Markup:
 def _lost(stage: Stage, noun: str) -> Markup:
     total = sum(loss.count for loss in stage.losses)
     if total == 0:
-        return Markup('<div class="lost"><div><p class="none">none lost</p></div></div>')
+        return Markup('<div class="lost"><div><p class="none">none left out</p></div></div>')
     reasons = Markup("").join(
         Markup("<li>{} {}</li>").format(f"{loss.count:,}", _linked(loss))
         for loss in sorted(stage.losses, key=lambda loss: (-loss.count, loss.reason))
         if loss.count
     )
-    return Markup('<div class="lost"><div><p>{} lost</p><ul>{}</ul></div></div>').format(count(total, noun), reasons)
+    return Markup('<div class="lost"><div><p>{} left out</p><ul>{}</ul></div></div>').format(
+        count(total, noun), reasons
+    )
 
 
 def _linked(loss: Loss) -> Markup:

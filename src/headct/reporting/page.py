@@ -14,9 +14,14 @@ from pathlib import Path
 import jinja2
 from markupsafe import Markup
 
+from headct.failure import Misuse
 from headct.reporting.tables import pairs
 
 NOT_A_DEVICE = "Research software, not a medical device"
+SUFFIXES = (".html", ".htm")
+GENERATED = b'<meta name="generator" content="headct">'
+"""By which a page of ours is known again; it stands within the first `HEAD_BYTES` of the file."""
+HEAD_BYTES = 4096
 VIRTUAL = "Every patient on this page is virtual: made by a computer, from no real person."
 
 
@@ -86,6 +91,23 @@ class Page:
             draft.replace(path)
         finally:
             draft.unlink(missing_ok=True)
+
+
+def check_place(path: Path) -> None:
+    """Raises Misuse where a page at `path` would bear a wrong name, or replace what is not a page of ours."""
+    if path.suffix.lower() not in SUFFIXES:
+        raise Misuse(f"a page is an HTML file, and {path} is not called so", do=f"name {path.with_suffix('.html')}")
+    if path.is_dir():
+        raise Misuse(f"{path} is a folder", do=f"name a file in it: {path / 'page.html'}")
+    if path.exists() and not _is_ours(path):
+        raise Misuse(
+            f"{path} is there already, and headct did not write it", do="name another file, or move that one away"
+        )
+
+
+def _is_ours(path: Path) -> bool:
+    with path.open("rb") as file:
+        return GENERATED in file.read(HEAD_BYTES)
 
 
 def software_versions(*packages: str) -> dict[str, str]:

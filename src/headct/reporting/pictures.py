@@ -169,12 +169,18 @@ def slice_picture(
     return Markup('<figure class="slice">{}<figcaption>{}</figcaption></figure>').format(image, str(window))
 
 
+def _enlarge(subject: str, window: Window) -> Markup:
+    """A check box that lies over its figure; the style sheet gives a checked one the whole width."""
+    named = f"Enlarge {subject}, {window}"
+    return Markup('<label class="enlarge"><input type="checkbox" aria-label="{}"></label>').format(named)
+
+
 def montage(
     views: Sequence[View], spacing_mm: Sequence[float], *, subject: str, mm_per_pixel: float, limit_bytes: int
 ) -> Markup:
     """The three mid-slices of each view: a strip a window, all at one scale and together within `limit_bytes`.
 
-    Views have one shape; most often they are one volume in several windows.
+    Views have one shape; most often they are one volume in several windows. A strip of several grows when clicked.
     """
     strips, widths = [], [0, 0, 0]
     for window, hu in views:
@@ -183,10 +189,11 @@ def montage(
         strips.append(shades(side_by_side(slices), window))
     letters = sides(PLANES, widths)
     figures = [
-        Markup('<figure class="strip w-{}">{}<figcaption>{}</figcaption></figure>').format(
+        Markup('<figure class="strip w-{}">{}<figcaption>{}</figcaption>{}</figure>').format(
             window.name,
             framed(picture, strip.shape[1], strip.shape[0], letters, alt_text(subject, PLANES, window)),
             str(window),
+            _enlarge(subject, window) if len(views) > 1 else "",
         )
         for (window, _), strip, picture in zip(views, strips, fitting(strips, limit_bytes), strict=True)
     ]

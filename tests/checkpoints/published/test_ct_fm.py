@@ -18,7 +18,7 @@ from encoders import ctfm_formula as formula
 from safetensors.torch import save_file
 
 from headct.checkpoints import CheckpointFailure, load
-from headct.checkpoints.published import read, recognise
+from headct.checkpoints.published import read, read_segmentation, recognise
 from headct.encoders import SegResEncoder, SegResSettings, segmentation_network
 from headct.failure import Failure, Misuse
 
@@ -70,6 +70,12 @@ def assert_loaded(path: Path, weights: Table, said: str = "") -> None:
     assert found.card.recipe.name == "ct-fm-pretrain"
 
 
+def assert_holds(network: torch.nn.Module, weights: Table) -> None:
+    state = network.state_dict()
+    assert all(torch.equal(state[name], one) for name, one in weights.items())
+    assert not network.training
+
+
 @contextmanager
 def refused(words: str, kind: type[Failure] = CheckpointFailure) -> Iterator[None]:
     with pytest.raises(kind) as caught:
@@ -94,13 +100,50 @@ def _(place: Path, encoder: Table, segmentation: Table) -> None:
     assert_loaded(put(place / "a", encoder), encoder, "leaves out the resampling")
 
 
-@case("L02", "L04", "L05", "L06", "S01")
+@case("L04", "L06", "S01")
 def _(place: Path, encoder: Table, segmentation: Table) -> None:
     """Whatever else is in a file, what is asked for is its encoder, and the rest is named."""
     inside = {name.removeprefix("encoder."): one for name, one in segmentation.items() if name.startswith("encoder.")}
     assert_loaded(put(place / "a", segmentation, out_channels=2, dsdepth=1), inside, "left out: up_layers")
     torch.save(segmentation, place / "loose.pt")
-    assert_loaded(place / "loose.pt", inside, "taken off every name: encoder.")
+    assert_loaded(place / "loose.pt", inside, "prefixes taken off: encoder.")
+
+
+@case("L02")
+def _(place: Path, encoder: Table, segmentation: Table) -> None:
+    found = read_segmentation(put(place / "a", segmentation, out_channels=2, dsdepth=1))
+    assert_holds(found.network, segmentation)
+    assert found.untrained == ()
+
+
+@case("L05", "A02")
+def _(place: Path, encoder: Table, segmentation: Table) -> None:
+    """A decoder that no file gives is named as random; how many classes it has must be said."""
+    for path in (put(place / "a", encoder), lightning(encoder, place / "last.ckpt")):
+        with refused("outputs=", Misuse):
+            read_segmentation(path)
+        found = read_segmentation(path, outputs=2)
+        assert_holds(found.network, prefixed(encoder, "encoder."))
+        assert set(found.untrained) == {name for name in segmentation if name.startswith("up_layers.")}
+        assert "random until trained: the whole decoder" in found.notes
+
+
+@case("L21")
+def _(place: Path, encoder: Table, segmentation: Table) -> None:
+    found = read_segmentation(put(place / "a", segmentation), outputs=5)
+    assert_holds(found.network, without(segmentation, ".head."))
+    assert found.untrained == ("up_layers.3.head.bias", "up_layers.3.head.weight")
+    assert "random until trained: up_layers.3.head" in found.notes
+    assert found.network(torch.zeros(1, 1, 16, 16, 16)).shape == (1, 5, 16, 16, 16)
+
+
+@case("L22")
+def _(place: Path, encoder: Table, segmentation: Table) -> None:
+    found = read_segmentation(put(place / "a", segmentation), depths=4)
+    assert_holds(found.network, segmentation)
+    assert "random until trained: up_layers.0.head, up_layers.1.head, up_layers.2.head" in found.notes
+    fewer = put(place / "b", formula.weights(segmentation_network(SETTINGS, outputs=2, depths=2).state_dict()))
+    assert any("left out: up_layers.2.head.bias" in note for note in read_segmentation(fewer, depths=1).notes)
 
 
 @case("L07", "L08", "L29", "L30")
@@ -214,8 +257,6 @@ def _(place: Path, encoder: Table, segmentation: Table) -> None:
 
 CANNOT_BE_SAID = {
     "L03": "weights are loaded by a function, not through an instance that could be kept without them",
-    "L21": "fine-tuning to other classes belongs to segmentation, not to loading",
-    "L22": "as L21",
     "L27": "there is no head_module",
     "L28": "headct.load never gives an encoder without weights",
 }
@@ -230,6 +271,60 @@ def test_every_published_case_is_here(shared: Path) -> None:
 @pytest.mark.parametrize("name", sorted(CASES))
 def test_a_case_loads_wholly_or_is_refused(name: str, tmp_path: Path, encoder: Table, segmentation: Table) -> None:
     CASES[name](tmp_path, encoder, segmentation)
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ({"out_channels": 118, "dsdepth": 1}, "out_channels is 118, the weights have 2"),
+        ({"out_channels": 2, "dsdepth": 4}, "dsdepth is 4, the weights have 1"),
+        ({"blocks_down": 5}, "blocks_down is 5"),
+        ({"spatial_dims": 2}, "spatial_dims is 2"),
+    ],
+)
+def test_a_config_that_says_otherwise_is_refused(
+    tmp_path: Path, segmentation: Table, config: dict[str, Any], words: str
+) -> None:
+    for reader in (read, read_segmentation):
+        with refused(words):
+            reader(put(tmp_path / reader.__name__, segmentation, **config))
+
+
+def test_an_encoder_alone_has_no_classes(tmp_path: Path, encoder: Table) -> None:
+    with refused("out_channels is 2, the weights have none"):
+        read(put(tmp_path / "a", encoder, out_channels=2))
+
+
+def test_a_decoder_with_gaps_is_refused(tmp_path: Path, segmentation: Table) -> None:
+    for number, part in enumerate(("up_layers.2.blocks", "up_layers.3.head.bias", "up_layers.3.head")):
+        with refused(part):
+            read_segmentation(put(tmp_path / str(number), without(segmentation, part)))
+
+
+def test_no_name_asks_for_a_network_larger_than_its_file(tmp_path: Path, encoder: Table) -> None:
+    for number, name in enumerate(("layers.300.blocks.0.x", "layers.0.blocks.100000000.x")):
+        with refused("is missing"):
+            read(put(tmp_path / str(number), encoder | {name: torch.zeros(1)}))
+
+
+def test_a_variance_below_zero_is_refused(tmp_path: Path, encoder: Table) -> None:
+    name = "layers.0.blocks.0.norm1.running_var"
+    with refused(f"{name} holds negative variances"):
+        read(put(tmp_path / "a", encoder | {name: -encoder[name]}))
+
+
+def test_other_sizes_than_the_published_one_are_said(tmp_path: Path, encoder: Table) -> None:
+    """A loose file that has lost the last block of a level as a whole is a smaller network, and looks like one."""
+    torch.save(without(encoder, "layers.4.blocks.3."), tmp_path / "a.pt")
+    assert any("not the published size" in note and "(1, 2, 2, 4, 3)" in note for note in read(tmp_path / "a.pt").notes)
+
+
+def test_words_for_the_other_family_are_refused(tmp_path: Path, encoder: Table) -> None:
+    folder = put(tmp_path / "a", encoder)
+    with refused("no attention heads", Misuse):
+        read(folder, heads=4)
+    with refused("teacher or student", Misuse):
+        read(folder, weights="techer")
 
 
 def test_a_folder_is_loaded_by_its_path(tmp_path: Path, encoder: Table) -> None:

@@ -49,6 +49,8 @@ def table(shapes: dict[str, list[int]]) -> Table:
             filled[name] = sincos((round(shape[1] ** (1 / 3)),) * 3, shape[2])
         elif name.endswith("num_batches_tracked"):
             filled[name] = torch.tensor(0)
+        elif name.endswith("running_var"):
+            filled[name] = torch.ones(shape)
         else:
             filled[name] = formula.weight(bare(name), tuple(shape))
     return filled
@@ -122,7 +124,7 @@ def test_trained_positions_are_kept(layouts: dict[str, Any], tmp_path: Path) -> 
     found = read(tmp_path / "a.pt", heads=4)
     assert found.encoder.settings.positions == "learned"
     torch.testing.assert_close(found.encoder.positions.table, weights[name])
-    assert any("trained" in note for note in found.notes)
+    assert any("by up to 0.1, and is kept as learned" in note for note in found.notes)
 
 
 def test_half_precision_is_cast_and_said(layouts: dict[str, Any], tmp_path: Path) -> None:
@@ -181,6 +183,22 @@ def _integers(weights: Table) -> None:
     weights["_orig_mod.norm.weight"] = weights["_orig_mod.norm.weight"].to(torch.int64)
 
 
+def _lost_attention(weights: Table) -> None:
+    del weights["_orig_mod.blocks.1.attn.qkv.bias"]
+
+
+def _our_name_beside_theirs(weights: Table) -> None:
+    weights["_orig_mod.class_token"] = torch.zeros(1, 1, 48)
+
+
+def _far_block(weights: Table) -> None:
+    weights["_orig_mod.blocks.20000.norm.bias"] = torch.zeros(48)
+
+
+def _flat_kernel(weights: Table) -> None:
+    weights["_orig_mod.patch_embedding.patch_embeddings.weight"] = torch.zeros(48, 3 * 12**3)
+
+
 def _another_prefix(weights: Table) -> None:
     weights["module.norm.weight"] = weights.pop("_orig_mod.norm.weight")
 
@@ -189,8 +207,12 @@ def _another_prefix(weights: Table) -> None:
     ("damage", "named"),
     [
         (_without, "norm"),
-        (_renamed, "blocks.1.attention.out"),
-        (_transposed, "blocks.0.mlp.0.weight"),
+        (_renamed, "blocks.1.attn.proj.bias is missing"),
+        (_transposed, "blocks.0.mlp.linear1.weight is (48, 96)"),
+        (_lost_attention, "blocks.1.attn.qkv.bias is missing"),
+        (_our_name_beside_theirs, "class_token is not expected"),
+        (_far_block, "blocks.2 is missing"),
+        (_flat_kernel, "patch_embedding.patch_embeddings.weight is (48, 5184)"),
         (_not_finite, "not finite"),
         (_lora, "lora"),
         (_integers, "norm.weight"),
@@ -206,6 +228,45 @@ def test_what_does_not_fit_is_refused_by_name(
     with pytest.raises(CheckpointFailure) as refused:
         read(tmp_path / "a.pt", heads=4)
     assert named in str(refused.value)
+
+
+def test_a_prefix_on_some_of_the_encoder_only_is_refused(layouts: dict[str, Any], tmp_path: Path) -> None:
+    weights = table(layouts["dino_pretrain"]["state_dict"])
+    torch.save({"state_dict": weights | {"module.cls_token": torch.zeros(1, 1, 48)}}, tmp_path / "a.pt")
+    with pytest.raises(CheckpointFailure, match=r"beside backbone\.\* it has cls_token"):
+        read(tmp_path / "a.pt", heads=4)
+
+
+def test_what_the_shapes_were_taken_for_is_said(layouts: dict[str, Any], tmp_path: Path) -> None:
+    weights = table(layouts["dino_pretrain"]["state_dict"])
+    torch.save({"state_dict": weights}, tmp_path / "a.pt")
+    said = "; ".join(read(tmp_path / "a.pt", heads=4).notes)
+    assert "it holds no teacher" in said
+    assert "read as 2 blocks of width 48 with LayerNorm, 4 registers, a bias on qkv" in said
+    assert "not the published size" in said
+    path = written(layouts["mae_pretrain"], tmp_path / "mae.pt")
+    assert any("1e-5" in note for note in read(path, heads=4).notes)
+
+
+@pytest.mark.parametrize(
+    ("layout", "name", "shape"),
+    [("linear", "linear.weight", (3,)), ("attentive", "cls_token", (48,)), ("linear", "lora_q.x", (2, 2))],
+)
+def test_a_head_of_another_shape_is_refused(
+    layouts: dict[str, Any], tmp_path: Path, layout: str, name: str, shape: tuple[int, ...]
+) -> None:
+    weights = table(layouts[f"downstream_classifier_{layout}"]["state_dict"])
+    torch.save({"state_dict": weights | {f"_orig_mod.{name}": torch.zeros(shape)}}, tmp_path / "a.pt")
+    with pytest.raises(CheckpointFailure):
+        read_head(tmp_path / "a.pt", heads=4)
+
+
+@pytest.mark.parametrize("container", [[1, 2], torch.zeros(3), {}, {"state_dict": 1}, {1: torch.zeros(2)}, {"a": "b"}])
+def test_a_pickle_of_something_else_is_refused(tmp_path: Path, container: Any) -> None:
+    torch.save(container, tmp_path / "a.pt")
+    for reader in (read, read_head):
+        with pytest.raises(CheckpointFailure):
+            reader(tmp_path / "a.pt")
 
 
 def test_heads_that_no_file_tells_must_be_said(layouts: dict[str, Any], tmp_path: Path) -> None:

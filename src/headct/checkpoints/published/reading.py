@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 from headct.checkpoints.card import Card
 from headct.checkpoints.published import ct_fm, fm_hct
-from headct.checkpoints.published.tensors import content, strip
+from headct.checkpoints.published.tensors import content
 from headct.checkpoints.strict import CheckpointFailure
 from headct.encoders import Encoder
 from headct.failure import Misuse
@@ -40,26 +41,26 @@ def read(path: Path, *, weights: str = "teacher", heads: int | None = None) -> P
     names of what does not fit, and Misuse where something has to be said that no file says.
     """
     path = Path(path)
+    if weights not in ("teacher", "student"):
+        raise Misuse(f"weights must be teacher or student, got {weights!r}")
     if path.is_dir():
-        encoder, notes = ct_fm.read_folder(path)
-        return Published(encoder, _ct_fm_card(), (*notes, HUB_CARD))
+        return _ct_fm(path, heads, HUB_CARD)
     container = content(path)
     if not isinstance(container, Mapping):
         raise CheckpointFailure(
             f"{path} holds no weights", why=f"it is a {type(container).__name__}", do="name another"
         )
     if ct_fm.is_ours(inner := _names(container)):
-        encoder, notes = ct_fm.read(ct_fm.of_container(container, path), path)
-        return Published(encoder, _ct_fm_card(), notes)
-    if any(name.endswith("patch_embedding.patch_embeddings.weight") for name in inner):
+        return _ct_fm(path, heads)
+    if any(str(name).endswith("patch_embedding.patch_embeddings.weight") for name in inner):
         found, chosen = fm_hct.choose(container, weights, path)
         encoder, notes = fm_hct.read(found, path, heads=heads)
         return Published(encoder, _fm_hct_card(encoder, path), (*chosen, *notes))
-    if "linear.weight" in strip(dict(inner), fm_hct.PREFIXES).weights:
+    if any(re.fullmatch(r"(_orig_mod\.)?linear\.weight", str(name)) for name in inner):
         raise Misuse(f"{path} is a classifier, not an encoder", do="read it by checkpoints.published.read_head")
     raise CheckpointFailure(
         f"{path} is of no known layout",
-        why=f"its names begin so: {', '.join(list(inner)[:3])}",
+        why=f"its names begin so: {', '.join(map(str, list(inner)[:3]))}" if inner else "it holds no named weights",
         do="see `headct models`",
     )
 
@@ -67,6 +68,13 @@ def read(path: Path, *, weights: str = "teacher", heads: int | None = None) -> P
 def _names(container: Mapping[str, Any]) -> Mapping[str, Any]:
     inner = container.get("state_dict", container)
     return inner if isinstance(inner, Mapping) else {}
+
+
+def _ct_fm(path: Path, heads: int | None, *more: str) -> Published:
+    if heads is not None:
+        raise Misuse(f"{path} is a CT-FM encoder, which has no attention heads", do="leave out heads")
+    encoder, notes = ct_fm.read(path)
+    return Published(encoder, _ct_fm_card(), (*notes, *more))
 
 
 def _ct_fm_card() -> Card:

@@ -28,7 +28,7 @@ class Stripped:
     def note(self) -> tuple[str, ...]:
         """A sentence about it, if there is anything to say."""
         taken = " and ".join(self.prefixes)
-        return (f"taken off every name: {taken}",) if taken else ()
+        return (f"prefixes taken off: {taken}",) if taken else ()
 
 
 def content(path: Path) -> Any:
@@ -52,12 +52,17 @@ def content(path: Path) -> Any:
 def part(container: Any, name: str, path: Path) -> Weights:
     """The named tensors under `name` in a container, or all of it if `name` is empty."""
     found = container.get(name) if name else container
-    if not isinstance(found, Mapping) or not found or not all(isinstance(value, Tensor) for value in found.values()):
+    if not isinstance(found, Mapping) or not found or not all(map(_is_named_tensor, found.items())):
         where = f"its {name}" if name else "it"
         raise CheckpointFailure(
-            f"{path} holds no weights", why=f"{where} is no table of tensors", do="name another file"
+            f"{path} holds no weights", why=f"{where} is no table of named tensors", do="name another file"
         )
     return dict(found)
+
+
+def _is_named_tensor(item: tuple[Any, Any]) -> bool:
+    name, value = item
+    return isinstance(name, str) and isinstance(value, Tensor) and value.layout == torch.strided and not value.is_meta
 
 
 def strip(weights: Weights, prefixes: Sequence[str]) -> Stripped:

@@ -55,7 +55,7 @@ def test_unknown_public_name_says_what_there_is():
 def rooms() -> set[str]:
     """Names of the rooms that exist: folders with code, and modules, directly under the package."""
     folders = {path.parent.name for path in SOURCE.glob("*/*.py")}
-    return folders | {path.stem for path in SOURCE.glob("*.py") if path.stem != "__init__"}
+    return folders | {path.stem for path in SOURCE.glob("*.py") if path.stem not in ("__init__", "__main__")}
 
 
 def contracts() -> dict[str, dict]:

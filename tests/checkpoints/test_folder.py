@@ -194,6 +194,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "air treated otherwise": (edit_config(settings__drop_air=True), "fails its self-test"),
     "a window less": (edit_config(windows={"brain": [40, 80]}), "takes 3 channels, its card gives it 1"),
     "a window of no width": (edit_config(windows__brain=[40, 0]), "the window brain is 40/0"),
+    "another window": (edit_config(windows__brain=[50, 90]), "is not what it was when the checkpoint was saved"),
     "other hash": (edit_config(model_sha256="0" * 64), "is not the file that was saved"),
     "dropped": (edit_weights(lambda w: w.pop(OUT)), f"{OUT} is missing"),
     "extra": (edit_weights(lambda w: w.update(more=torch.ones(2))), "more is not expected"),

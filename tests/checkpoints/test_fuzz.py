@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from headct import encoders
 from headct.checkpoints import Card, load, save
+from headct.checkpoints.strict import sha256_of
 from headct.encoders import Encoder, SegResEncoder, SegResSettings
 from headct.failure import Failure
 from headct.preparing import recipes
@@ -110,9 +111,7 @@ def rehash(model: Path) -> None:
     """So that it is not the checksum alone that protects our own folder."""
     config = model / "config.json"
     if model.is_dir() and "model_sha256" in (about := json.loads(config.read_text())):
-        from headct.checkpoints import registry
-
-        config.write_text(json.dumps(about | {"model_sha256": registry.sha256_of(weights_file(model))}))
+        config.write_text(json.dumps(about | {"model_sha256": sha256_of(weights_file(model))}))
 
 
 def state(encoder: Any) -> Table:

@@ -8,6 +8,7 @@ import torch
 from pretraining.memory_cohort import MemoryCohort, heads
 
 from headct.checkpoints import PretrainedEncoder
+from headct.checkpoints.exported import Runtime
 from headct.embedding import embed, machine
 from headct.embedding.machine import choose
 from headct.failure import Misuse
@@ -46,6 +47,30 @@ def test_bf16_stays_near_and_is_recorded(model: PretrainedEncoder) -> None:
 def test_what_is_not_there_is_said(precision: str, device: str | None, message: str) -> None:
     with pytest.raises(Misuse, match=message):
         choose(precision, device)
+
+
+def test_a_graph_keeps_its_own_precision() -> None:
+    graph = Runtime(
+        kind="openvino",
+        precision="int8",
+        sha256={},
+        shape=(3, 8, 8, 8),
+        spacing_mm=None,
+        grid=(1, 1, 1),
+        cosine=1.0,
+        centred=None,
+        difference=0.0,
+        compared_on=1,
+    )
+    for precision in (None, "auto", "int8"):
+        machine_of_it = choose(precision, graph=graph)
+        assert str(machine_of_it) == "cpu in int8 (by openvino)"
+        with machine_of_it.arithmetic():
+            assert not torch.is_autocast_enabled("cpu")
+    with pytest.raises(Misuse, match="computes in int8, not in fp32"):
+        choose("fp32", graph=graph)
+    with pytest.raises(Misuse, match="not on cuda"):
+        choose(None, "cuda", graph=graph)
 
 
 def test_the_gpu_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,6 +25,7 @@ from headct.checkpoints import exported, folder
 from headct.checkpoints.card import write_up
 from headct.checkpoints.exported import GRAPHS, NEAREST, Run, Runtime
 from headct.checkpoints.pretrained import PretrainedEncoder
+from headct.checkpoints.strict import sha256_of
 from headct.encoders import Features, as_input
 from headct.failure import Failure, Misuse
 from headct.preparing import Recipe
@@ -158,7 +159,7 @@ def _compare(run: Run, graph: _Graph, inputs: Sequence[Tensor], to: str, precisi
     return Runtime(
         kind=to,
         precision=precision,
-        sha256={name: exported.sha256_of(out / name) for name in GRAPHS[to]},
+        sha256={name: sha256_of(out / name) for name in GRAPHS[to]},
         shape=(count, x, y, z),
         spacing_mm=graph.made_for_mm,
         grid=wanted.grid,

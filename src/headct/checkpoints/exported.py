@@ -28,7 +28,7 @@ from torch import Tensor
 from headct import encoders
 from headct.checkpoints.card import Card
 from headct.checkpoints.pretrained import PretrainedEncoder
-from headct.checkpoints.strict import CheckpointFailure
+from headct.checkpoints.strict import CheckpointFailure, sha256_of
 from headct.encoders import Encoder, Features, Grid, Lattice
 from headct.failure import Misuse
 
@@ -112,7 +112,7 @@ def is_exported(folder: Path) -> bool:
     """Whether the configuration in a folder speaks of a graph."""
     try:
         return "runtime" in json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, RecursionError):
         return False
 
 
@@ -237,12 +237,6 @@ def _config(folder: Path) -> dict[str, Any]:
         return dict(json.loads((folder / CONFIG).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError) as error:
         raise _damaged(folder, CONFIG, str(error)) from error
-
-
-def sha256_of(path: Path) -> str:
-    """The SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _damaged(folder: Path, name: str, why: str) -> CheckpointFailure:

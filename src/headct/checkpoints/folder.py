@@ -36,6 +36,9 @@ from headct.failure import Misuse
 FORMAT = 1
 CONFIG, MODEL, SELFTEST, README = "config.json", "model.safetensors", "selftest.safetensors", "README.md"
 
+DECISIVE = "decisive_sha256"
+"""Where the self-test's file keeps the hash of what decides the vectors."""
+
 TOLERANCE: Mapping[torch.dtype, float] = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 """Largest difference of a feature in the self-test, by the dtype of the weights. Normalised features are of size 1;
 between machines, sums in another order move them by about 1e-5 in float32, and by one rounding step in the others."""
@@ -83,7 +86,9 @@ def load(model: str | Path) -> PretrainedEncoder:
             do="copy the checkpoint again from where it came",
         )
     encoder, card = _rebuild(folder, config, _tensors(folder, MODEL, weights))
-    _self_test(encoder, _tensors(folder, SELFTEST, _read(folder, SELFTEST)), folder)
+    example = _read(folder, SELFTEST)
+    _self_test(encoder, _tensors(folder, SELFTEST, example), folder)
+    _check_unchanged(config, example, folder)
     return PretrainedEncoder(encoder, card, sha256).eval()
 
 
@@ -117,10 +122,27 @@ def _files(encoder: Encoder, card: Card) -> dict[str, bytes]:
     }
     return {
         MODEL: model,
-        SELFTEST: to_bytes(_example(encoder)),
+        SELFTEST: to_bytes(_example(encoder), {DECISIVE: _decisive(config)}),
         CONFIG: (json.dumps(config, indent=2) + "\n").encode(),
         README: write_up(card, encoder, __version__).encode(),
     }
+
+
+def _decisive(config: Mapping[str, Any]) -> str:
+    """SHA-256 of what decides how a scan becomes a vector, the weights apart."""
+    decisive = [config[name] for name in ("architecture", "settings", "recipe", "windows")]
+    return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
+
+
+def _check_unchanged(config: Mapping[str, Any], example: bytes, folder: Path) -> None:
+    """No self-test of the encoder sees a window, which is applied before it: so their hash is part of the test."""
+    header = json.loads(example[8 : 8 + int.from_bytes(example[:8], "little")])  # the tensors could be read: it is one
+    if header.get("__metadata__", {}).get(DECISIVE) != _decisive(config):
+        raise CheckpointFailure(
+            f"{folder / CONFIG} is not what it was when the checkpoint was saved",
+            why="its settings, recipe or windows were changed, and other vectors would come out",
+            do="copy the checkpoint again from where it came",
+        )
 
 
 def _put_in_place(partial: Path, folder: Path) -> None:

@@ -27,7 +27,7 @@ from huggingface_hub.errors import (  # type: ignore[attr-defined]  # HTTPError 
 )
 
 from headct import __version__
-from headct.checkpoints.registry import sha256_of
+from headct.checkpoints.strict import sha256_of
 from headct.failure import Failure, Misuse
 
 SCHEME = "hub:"

@@ -17,6 +17,7 @@ from pathlib import Path
 from headct.checkpoints import exported, folder, published, registry
 from headct.checkpoints.pretrained import PretrainedEncoder
 from headct.checkpoints.registry import Entry
+from headct.checkpoints.strict import sha256_of
 from headct.failure import Misuse
 
 
@@ -80,8 +81,7 @@ def _from_disk(path: Path, *, source: str, entry: Entry | None) -> PretrainedEnc
 
 def _published(path: Path, weights: Path) -> PretrainedEncoder:
     found = published.read(path)
-    sha256 = registry.sha256_of(weights)
-    return PretrainedEncoder(found.encoder, found.card, sha256, notes=found.notes).eval()
+    return PretrainedEncoder(found.encoder, found.card, sha256_of(weights), notes=found.notes).eval()
 
 
 def _unambiguous(entry: Entry, path: Path) -> str:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from torch import Tensor
 
 from headct.checkpoints.card import Card
 from headct.encoders import Encoder, Features, Lattice, as_input
 from headct.preparing import Recipe
+
+if TYPE_CHECKING:
+    from headct.checkpoints.exported import Runtime
 
 
 class PretrainedEncoder(Encoder):
@@ -40,6 +45,11 @@ class PretrainedEncoder(Encoder):
     @property
     def example_shape(self) -> tuple[int, int, int]:
         return self.encoder.example_shape
+
+    @property
+    def runtime(self) -> Runtime | None:
+        """What graph it is, if it was exported; None for one that PyTorch computes."""
+        return getattr(self.encoder, "runtime", None)
 
     def lattice(self, shape: tuple[int, int, int]) -> Lattice:
         return self.encoder.lattice(shape)

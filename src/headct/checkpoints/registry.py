@@ -6,7 +6,6 @@ are ours and random until they are trained.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from difflib import get_close_matches
@@ -18,7 +17,7 @@ import torch
 
 from headct import encoders
 from headct.checkpoints.folder import describe, find
-from headct.checkpoints.strict import CheckpointFailure
+from headct.checkpoints.strict import CheckpointFailure, sha256_of
 from headct.failure import Misuse
 
 UNTRAINED = "nothing: random until trained"
@@ -72,7 +71,6 @@ PUBLISHED = (
     replace(
         CT_FM,
         name="ct-fm-whole-body",
-        recipe="ct-fm-hub",
         size_bytes=348_968_896,
         trained_on="what ct-fm was, then TotalSegmentator's 117 structures with labels",
         where="hub:project-lighter/whole_body_segmentation",
@@ -181,12 +179,6 @@ def check(entry: Entry, weights: Path) -> None:
             why=f"its SHA-256 is {sha256[:12]}..., recorded is {entry.sha256[:12]}...",
             do="fetch or copy it again; if you mean another file, give its folder another name",
         )
-
-
-def sha256_of(path: Path) -> str:
-    """The SHA-256 of a file, as 64 hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _fact(entry: Entry, value: str | int | None) -> str:

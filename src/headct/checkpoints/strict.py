@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -49,6 +51,12 @@ def counted(names: Iterable[str], prefix: str) -> int:
         if str(number) not in numbers:
             raise KeyError(f"{prefix}{number}")
     return len(numbers)
+
+
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file, as 64 hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def some(wrong: list[str]) -> str:

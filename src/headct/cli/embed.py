@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from headct.cli.options import CriteriaName, Inputs, Key, criteria_of
+from headct.cli.options import CriteriaName, Inputs, Key, criteria_of, tell_new_key
 from headct.cli.talk import Talk
 
 
@@ -59,8 +59,9 @@ def embed(
 
     check(out, inputs, tokens)
     wanted = criteria_of(criteria)
-    machine = choose(precision, device)
+    tell_new_key(talk, key)
     encoder = checkpoints.load(model)
+    machine = choose(precision, device, graph=encoder.runtime)
     for note in encoder.notes:
         talk.say(note)
     talk.say(f"embedding on {machine}")

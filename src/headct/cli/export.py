@@ -40,22 +40,18 @@ def export(
     from headct import checkpoints
     from headct.checkpoints.export import export as write
     from headct.cohort import Cohort
-    from headct.failure import Misuse
 
     encoder = checkpoints.load(model)
     arrays = []
     if calibrate is not None:
         cohort = Cohort(calibrate)
-        if cohort.recipe.id != encoder.recipe.id:
-            raise Misuse(
-                f"cohort {calibrate} uses recipe {cohort.recipe.name} ({cohort.recipe.id}), "
-                f"the model {encoder.recipe.name} ({encoder.recipe.id})",
-                do=f"ingest with --recipe {encoder.recipe.name}, or choose another cohort",
-            )
+        cohort.expect(encoder.recipe)
         taken = list(cohort)[:: max(1, len(cohort) // scans)][:scans]  # from all of it: neighbours are alike
         arrays = [cohort.array(scan_id) for scan_id in taken]
     elif to != "hub":
-        talk.say("no scans to compare on: simple drawn heads are taken, which says less (--calibrate COHORT)")
+        talk.warn("no scans to compare on: simple drawn heads are taken, which says less (--calibrate COHORT)")
+    if to != "hub":
+        talk.say(f"writing an {to} graph in {precision}; of a large model this takes minutes")
     done = write(encoder, to, out, precision=precision, arrays=arrays)
     if done.runtime is not None:
         talk.say(

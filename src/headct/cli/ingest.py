@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from headct.cli.options import CriteriaName, Inputs, Json, Key, Workers, criteria_of
+from headct.cli.options import CriteriaName, Inputs, Json, Key, Workers, criteria_of, tell_new_key
 from headct.cli.talk import Talk
 
 if TYPE_CHECKING:
@@ -63,6 +63,7 @@ def ingest(
     from headct.cohort.ingest import ingest as run
     from headct.reporting.words import count
 
+    tell_new_key(talk, key)
     with _progress(talk) as progress:
         summary = run(
             inputs,

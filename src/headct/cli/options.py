@@ -10,6 +10,7 @@ import typer
 from headct.failure import Misuse
 
 if TYPE_CHECKING:
+    from headct.cli.talk import Talk
     from headct.reading import Criteria
 
 Inputs = Annotated[list[Path], typer.Argument(metavar="INPUT", help="Files, folders or archives, in any mix.")]
@@ -19,11 +20,21 @@ CriteriaName = Annotated[
 ]
 Key = Annotated[
     Path | None,
-    typer.Option("--key", metavar="FILE", help="File with the secret for pseudonyms; made once per user otherwise."),
+    typer.Option(
+        "--key",
+        metavar="FILE",
+        help="Secret of the pseudonyms, made if not there; else the user's own.",
+    ),
 ]
 Workers = Annotated[
     int | None, typer.Option("--workers", min=1, metavar="N", help="Processes; all cores if not given.")
 ]
+
+
+def tell_new_key(talk: Talk, key: Path | None) -> None:
+    """Warn where `--key` names no file: it will be made, and a slip in its name would change every pseudonym."""
+    if key is not None and not key.exists():
+        talk.warn(f"there is no {key}: a new key is made there, whose pseudonyms match those of no other")
 
 
 def criteria_of(option: str) -> Criteria:

@@ -74,6 +74,16 @@ class Cohort:
         """The (4, 4) matrix from voxel (i, j, k) of the array to RAS mm. Raises Misuse for an unknown id."""
         return np.array(self._row(scan_id)["affine"]).reshape(4, 4)
 
+    def expect(self, recipe: Recipe) -> None:
+        """Raises Misuse, naming both, where the arrays were prepared by another recipe than a model's."""
+        if self.recipe.id != recipe.id:
+            raise Misuse(
+                f"cohort {self.path.name} uses recipe {self.recipe.name} ({self.recipe.id}), "
+                f"the model uses {recipe.name} ({recipe.id})",
+                why="features of differently prepared scans cannot be compared",
+                do=f"prepare the cohort again with recipe {recipe.name}, or choose another model",
+            )
+
     def __iter__(self) -> Iterator[str]:
         """The ids of the scans, in the order of the table."""
         return iter(self._rows)

@@ -15,7 +15,6 @@ from typing import TypeVar
 import numpy as np
 
 from headct.cohort import Cohort
-from headct.failure import Misuse
 from headct.preparing import Prepared, Recipe, prepare
 from headct.reading import Criteria, finish, survey
 from headct.reading.pseudonyms import Pseudonyms, user_key
@@ -119,7 +118,7 @@ def _jobs(inputs: Inputs, reading: Reading) -> Iterator[Job]:
 
 
 def _jobs_of_cohort(cohort: Cohort, index: int, reading: Reading) -> Iterator[Job]:
-    _check_recipe(cohort, reading.recipe)
+    cohort.expect(reading.recipe)
     scans = cohort.scans
     columns = [scans[name].fillna("").astype(str) if name in scans else [""] * len(scans) for name in IDS]
     for ids in zip(*columns, strict=True):
@@ -146,16 +145,6 @@ def _sizes(volume: Volume) -> list[str]:
 
 def _digest(*parts: str) -> str:
     return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogateescape")).hexdigest()[:32]
-
-
-def _check_recipe(cohort: Cohort, recipe: Recipe) -> None:
-    if cohort.recipe.id != recipe.id:
-        raise Misuse(
-            f"cohort {cohort.path.name} uses recipe {cohort.recipe.name} ({cohort.recipe.id}), "
-            f"the checkpoint uses {recipe.name} ({recipe.id})",
-            why="features of differently prepared scans cannot be compared",
-            do=f"prepare the cohort again with recipe {recipe.name}, or choose another checkpoint",
-        )
 
 
 def _from_cohort(cohort: Cohort, ids: dict[str, str]) -> Items:

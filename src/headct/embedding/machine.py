@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from headct.checkpoints.exported import Runtime
 from headct.failure import Misuse
 
 PRECISIONS = ("auto", "fp32", "bf16")
@@ -18,25 +19,30 @@ class Machine:
     """A device and a precision. `why` is half a sentence for the user."""
 
     device: torch.device
-    precision: str  # fp32 or bf16
+    precision: str  # fp32 or bf16; of a graph also int8
     why: str
+    of_graph: bool = False  # whose precision is its own affair
 
     def __str__(self) -> str:
         return f"{self.device.type} in {self.precision} ({self.why})"
 
     def arithmetic(self) -> AbstractContextManager[object]:
         """The context in which the encoder computes. Weights and results stay float32."""
-        if self.precision == "bf16":
+        if self.precision == "bf16" and not self.of_graph:
             return torch.autocast(self.device.type, dtype=torch.bfloat16)
         return nullcontext()
 
 
-def choose(precision: str, device: str | None = None) -> Machine:
-    """The device that is there, a GPU before the CPU, and the precision asked for.
+def choose(precision: str | None = "auto", device: str | None = None, *, graph: Runtime | None = None) -> Machine:
+    """The device that is there, a GPU before the CPU, and the precision asked for (None: fp32).
 
-    "auto" is bf16 where the device multiplies bf16 matrices in hardware, for then it is two to four times as fast at a
-    cosine above 0.9999, and fp32 elsewhere. Raises Misuse for a precision or a device that is not there.
+    "auto" is bf16 where the device multiplies bf16 matrices in hardware, for speed (`benchmarks/embed.py`), and fp32
+    elsewhere. A `graph` runs on the CPU in the precision that it was exported in.
+    Raises Misuse for a precision or a device that is not there, or that is not the graph's.
     """
+    if graph is not None:
+        return _of_graph(graph, precision, device)
+    precision = precision or "fp32"
     if precision not in PRECISIONS:
         raise Misuse(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
     place = _device(device)
@@ -45,6 +51,19 @@ def choose(precision: str, device: str | None = None) -> Machine:
     fast = _multiplies_bf16(place)
     found = "has" if fast else "has no"
     return Machine(place, "bf16" if fast else "fp32", f"the {NAMES[place.type]} {found} bf16 units")
+
+
+def _of_graph(graph: Runtime, precision: str | None, device: str | None) -> Machine:
+    if precision not in (None, "auto", graph.precision):
+        raise Misuse(
+            f"this {graph.kind} graph computes in {graph.precision}, not in {precision}",
+            do=f"leave out the precision, or export the model again: --precision {precision}",
+        )
+    if device not in (None, "cpu"):
+        raise Misuse(
+            f"an exported graph runs on the CPU, not on {device}", do="name the checkpoint that it was made from"
+        )
+    return Machine(torch.device("cpu"), graph.precision, f"by {graph.kind}", of_graph=True)
 
 
 def _device(name: str | None) -> torch.device:

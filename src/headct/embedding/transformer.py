@@ -33,7 +33,7 @@ class HeadCTEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # s
         *,
         batch_size: int = 8,
         workers: int = 1,
-        precision: str = "fp32",
+        precision: str | None = None,
         device: str | None = None,
         criteria: Criteria | None = None,
     ) -> None:

@@ -31,7 +31,7 @@ def embed(
     batch_size: int = 8,
     tokens: bool = False,
     workers: int = 1,
-    precision: str = "fp32",
+    precision: str | None = None,
     device: str | None = None,
     criteria: Criteria | None = None,
     key: bytes | None = None,
@@ -47,12 +47,13 @@ def embed(
     pseudonyms as in `headct.read`, so that they are those of a cohort that was ingested with the same `key` or
     `keep_ids`. What cannot be embedded is in `rejections`, never a row of zeros.
 
-    The encoder runs on `device` (None: a GPU if there is one) in `precision`: fp32, bf16, or "auto", which takes bf16
-    where the machine has units for it. Vectors do not depend on `batch_size` (beyond the last bits) or `workers`. All
-    are held in memory; `headct embed` writes them as they come. Raises Misuse where a cohort has another recipe.
+    The encoder runs on `device` (None: a GPU if there is one) in `precision`: fp32 (None), bf16, or "auto", which takes
+    bf16 where the machine has units for it; an exported graph runs on the CPU in its own. Vectors do not depend on
+    `batch_size` (beyond the last bits) or `workers`. All are held in memory; `headct embed` writes them as they come.
+    Raises Misuse where a cohort has another recipe.
     """
     encoder = model if isinstance(model, PretrainedEncoder) else checkpoints.load(model)
-    machine = choose(precision, device)
+    machine = choose(precision, device, graph=encoder.runtime)
     reading = Reading(recipe=encoder.recipe, criteria=criteria or Criteria(), key=key, keep_ids=keep_ids)
     seen = list(
         look(

@@ -11,7 +11,7 @@ from typing import Literal
 
 import platformdirs
 
-from headct.failure import Failure, Misuse
+from headct.failure import Failure
 
 Kind = Literal["patient", "study", "series", "scan"]
 
@@ -48,13 +48,9 @@ class Pseudonyms:
 def user_key(path: Path | None = None) -> bytes:
     """The key in the file `path`, else that of this user, `pseudonym-key` in their configuration folder.
 
-    The latter is made at the first call: 32 random bytes, written in hexadecimal, readable by its user alone; two
-    processes that make it at once agree. Raises Misuse where `path` does not exist: a slip in a name must not give
-    a patient a second pseudonym. Raises Failure where the file holds something else or cannot be made.
+    Either is made at the first call: 32 random bytes, written in hexadecimal, readable by its user alone; two
+    processes that make it at once agree. Raises Failure where the file holds something else or cannot be made.
     """
-    if path is not None and not path.exists():
-        make = f"make one: python3 -c 'import secrets; print(secrets.token_hex({KEY_BYTES}))' > {path}"
-        raise Misuse(f"there is no key for pseudonyms at {path}", do=f"check the path, or {make}")
     path = path or platformdirs.user_config_path("headct") / "pseudonym-key"
     try:
         if not path.exists():
@@ -62,7 +58,8 @@ def user_key(path: Path | None = None) -> bytes:
         text = path.read_text(encoding="ascii").strip()
     except (OSError, UnicodeDecodeError) as error:
         what = f"the key for pseudonyms, {path}, cannot be used"
-        raise Failure(what, type(error).__name__, "name another file: --key FILE") from error
+        why = getattr(error, "strerror", None) or type(error).__name__
+        raise Failure(what, why, "name another file: --key FILE") from error
     try:
         key = bytes.fromhex(text)
     except ValueError:

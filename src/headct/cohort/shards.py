@@ -26,7 +26,7 @@ from headct.failure import Failure
 SHARD_BYTES = 128 << 20
 """A shard is closed with the scan that brings its compressed bytes to this."""
 ZSTD_LEVEL = 3
-"""On a real head 10 % smaller than 1 for 10 ms more; 5 wins 2 % more for another 10 ms."""
+"""On a real head 6 % smaller than 1 for 8 ms more; 5 wins 2 % more for another 9 ms (`benchmarks/store.py`)."""
 BLOCK_BYTES = 32 << 20
 """Blosc2 works on a block with three buffers of its size."""
 OPEN_SHARDS = 32

@@ -97,7 +97,7 @@ def case(*names: str) -> Callable[[Case], Case]:
 
 @case("L01")
 def _(place: Path, encoder: Table, segmentation: Table) -> None:
-    assert_loaded(put(place / "a", encoder), encoder, "leaves out the resampling")
+    assert_loaded(put(place / "a", encoder), encoder, "leave out the resampling")
 
 
 @case("L04", "L06", "S01")

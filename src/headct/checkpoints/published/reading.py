@@ -16,7 +16,10 @@ from headct.encoders import Encoder
 from headct.failure import Misuse
 from headct.preparing import recipes
 
-HUB_CARD = "its card on the Hub leaves out the resampling that it was trained with; the recipe here has it"
+HUB_CARD = (
+    "the recipe is that of CT-FM's pre-training; its cards on the Hub leave out the resampling, and weights that were "
+    "trained further, such as the whole-body ones, saw another grid"
+)
 
 
 @dataclass(frozen=True)

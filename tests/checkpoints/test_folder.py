@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from headct import encoders
-from headct.checkpoints import Card, CheckpointFailure, folder, load, save
+from headct.checkpoints import Card, CheckpointFailure, PretrainedEncoder, load, registry, save
 from headct.encoders import Encoder
 from headct.failure import Misuse
 from headct.preparing import recipes
@@ -72,9 +75,33 @@ def test_a_convolutional_encoder_comes_back_too(tmp_path: Path) -> None:
         assert torch.equal(loaded(x).tokens, encoder(x).tokens)
 
 
-def test_half_precision_weights_stay_half(tmp_path: Path) -> None:
-    save(tmp_path / "c", small().to(torch.bfloat16), CARD)
-    assert {weight.dtype for weight in load(tmp_path / "c").parameters()} == {torch.bfloat16}
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_weights_are_used_in_float32(tmp_path: Path, dtype: torch.dtype) -> None:
+    """Oracle: the same weights put into a float32 network, whose table of positions was never rounded."""
+    save(tmp_path / "c", small().to(dtype), CARD)
+    model, expected = load(tmp_path / "c"), small()
+    expected.load_state_dict(small().to(dtype).state_dict())
+    hu = torch.randint(-1000, 2000, (1, 8, 12, 8), dtype=torch.int16)
+    with torch.no_grad():
+        features = expected(encoders.apply_windows(hu, list(WINDOWS.values())))
+        assert torch.equal(model.see(hu).tokens, features.tokens)
+    assert model.notes == (f"weights in {str(dtype)[6:]} were cast to float32",)
+
+
+def test_what_decides_the_vectors_is_hashed_with_the_weights(checkpoint: Path, tmp_path: Path) -> None:
+    model = load(checkpoint)
+    swapped = Card(recipe=CARD.recipe, windows=dict(reversed(WINDOWS.items())))
+    finer = Card(recipe=recipes["head-fine"], windows=CARD.windows)
+    renamed = Card(recipe=replace(CARD.recipe, name="ours"), windows=CARD.windows, licence="MIT")
+    others = {"pooling": (small(pooling="mean"), CARD), "order": (small(), swapped), "recipe": (small(), finer)}
+    for name, (encoder, card) in others.items():
+        save(tmp_path / name, encoder, card)
+        other = load(tmp_path / name)
+        assert other.sha256 == model.sha256, name
+        assert other.decisive_sha256 != model.decisive_sha256, name
+    save(tmp_path / "same", small(), renamed)
+    assert load(tmp_path / "same").decisive_sha256 == model.decisive_sha256
+    assert PretrainedEncoder(model.encoder, model.card, "0" * 64).decisive_sha256 != model.decisive_sha256
 
 
 def test_see_windows_prepared_arrays(checkpoint: Path) -> None:
@@ -126,7 +153,7 @@ def edit_weights(change: Callable[[dict[str, torch.Tensor]], Any]) -> Callable[[
         weights = load_file(checkpoint / "model.safetensors")
         change(weights)
         save_file(weights, checkpoint / "model.safetensors")
-        sha256 = folder.hashlib.sha256((checkpoint / "model.safetensors").read_bytes()).hexdigest()
+        sha256 = hashlib.sha256((checkpoint / "model.safetensors").read_bytes()).hexdigest()
         edit_config(model_sha256=sha256)(checkpoint)
 
     return edit
@@ -172,6 +199,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "config a list": (lambda c: (c / "config.json").write_text("[]"), "has the format None"),
     "weights cut": (cut("model.safetensors"), "is not the file that was saved"),
     "self-test cut": (cut("selftest.safetensors"), "selftest.safetensors is damaged"),
+    "older format": (edit_config(format=1), "do:  write it again with this version"),
     "newer format": (edit_config(format=99), "do:  update headct"),
     "unknown architecture": (edit_config(architecture="vit-huge"), "no encoder is called 'vit-huge'"),
     "unknown setting": (edit_config(settings__rotary=True), "no setting 'rotary'"),
@@ -195,6 +223,10 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "a window less": (edit_config(windows={"brain": [40, 80]}), "takes 3 channels, its card gives it 1"),
     "a window of no width": (edit_config(windows__brain=[40, 0]), "the window brain is 40/0"),
     "another window": (edit_config(windows__brain=[50, 90]), "is not what it was when the checkpoint was saved"),
+    "windows in another order": (
+        edit_config(windows=dict(reversed(CARD.to_config()["windows"].items()))),
+        "is not what it was when the checkpoint was saved",
+    ),
     "other hash": (edit_config(model_sha256="0" * 64), "is not the file that was saved"),
     "dropped": (edit_weights(lambda w: w.pop(OUT)), f"{OUT} is missing"),
     "extra": (edit_weights(lambda w: w.update(more=torch.ones(2))), "more is not expected"),
@@ -241,6 +273,64 @@ def test_an_existing_folder_is_not_replaced_unless_asked(checkpoint: Path) -> No
     save(checkpoint, small(depth=1), CARD, replace_existing=True)
     assert load(checkpoint).settings.depth == 1
     assert [path.name for path in checkpoint.parent.iterdir()] == ["checkpoint"]
+
+
+class Killed(BaseException):
+    """Ends the process here: nothing is cleaned up after it."""
+
+
+@pytest.mark.parametrize("moment", range(3))
+def test_a_kill_while_replacing_leaves_the_old_or_the_new_checkpoint(checkpoint: Path, moment: int) -> None:
+    """Killed before the rename of this number, or, with the last one, before the old one is removed."""
+    renamed, rename = [], os.replace
+
+    def replace_or_die(old: Path, new: Path) -> None:
+        if len(renamed) == moment:
+            raise Killed
+        renamed.append(new)
+        rename(old, new)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(os, "replace", replace_or_die)
+        patched.setattr(shutil, "rmtree", lambda *_, **__: None)
+        if moment < 2:
+            with pytest.raises(Killed):
+                save(checkpoint, small(depth=1), CARD, replace_existing=True)
+        else:
+            save(checkpoint, small(depth=1), CARD, replace_existing=True)
+    depth = 2 if moment < 2 else 1
+    assert load(checkpoint).settings.depth == depth
+    assert load(checkpoint.parent).settings.depth == depth
+    assert registry.about(str(checkpoint))["settings"]["depth"] == depth
+    with pytest.raises(Misuse, match="exists already"):
+        save(checkpoint, small(depth=3), CARD)
+    assert load(checkpoint).settings.depth == depth
+    save(checkpoint, small(depth=3), CARD, replace_existing=True)
+    assert load(checkpoint).settings.depth == 3
+    assert not (checkpoint.parent / ".checkpoint.old").exists()
+
+
+def test_what_was_written_is_on_the_disk_before_the_old_is_removed(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A rename survives a power cut once the folder around it is flushed, and a file once it is itself."""
+    done, names = [], {path.name for path in checkpoint.iterdir()}
+    sync, rename, remove = os.fsync, os.replace, shutil.rmtree
+
+    def told(what: str, call: Callable[..., Any], path_of: Callable[..., Path]) -> Callable[..., None]:
+        def doing(*arguments: Any, **options: Any) -> None:
+            done.append((what, path_of(*arguments).name))
+            call(*arguments, **options)
+
+        return doing
+
+    monkeypatch.setattr(os, "fsync", told("flush", sync, lambda number: Path(f"/proc/self/fd/{number}").readlink()))
+    monkeypatch.setattr(os, "replace", told("rename", rename, lambda old, new: new))
+    monkeypatch.setattr(shutil, "rmtree", told("remove", remove, lambda path: path))
+    save(checkpoint, small(depth=1), CARD, replace_existing=True)
+    placed = done.index(("rename", "checkpoint"))
+    assert {("flush", name) for name in (*names, "new")} <= set(done[:placed])
+    assert done[placed + 1 : placed + 3] == [("flush", checkpoint.parent.name), ("remove", ".checkpoint.old")]
 
 
 def test_channels_must_be_those_of_the_card(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ Oracle: `embed`, which holds all in memory.
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import time
@@ -13,12 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from pretraining.memory_cohort import MemoryCohort, heads
 
 from headct.checkpoints import PretrainedEncoder
+from headct.cohort.journal import Journal, only_writer
 from headct.embedding import embed, job
 from headct.embedding.inputs import Reading
 from headct.embedding.job import embed_into
@@ -27,6 +30,7 @@ from headct.failure import Failure, Misuse
 from headct.preparing import recipes
 from headct.reading import Criteria
 from headct.scan import Scan
+from headct.writing import write_nifti
 
 
 class Killed(BaseException):
@@ -45,7 +49,9 @@ class Dying(MemoryCohort):
 
 
 def run(model: PretrainedEncoder, inputs: Any, out: Path, **options: Any) -> job.Summary:
-    reading = Reading(recipe=model.recipe, criteria=options.pop("criteria", Criteria()), keep_ids=True)
+    key = options.pop("key", None)
+    criteria = options.pop("criteria", Criteria())
+    reading = Reading(recipe=model.recipe, criteria=criteria, key=key, keep_ids=key is None)
     machine = choose(options.pop("precision", "fp32"), "cpu")
     return embed_into(out, inputs, model, reading, machine, **{"batch_size": 2, **options})
 
@@ -129,6 +135,210 @@ def test_another_line_does_not_finish_an_unfinished_job(model: PretrainedEncoder
         run(model, cohort, tmp_path / "out.parquet")
     with pytest.raises(Misuse, match="embeds otherwise \\(criteria, precision\\)"):
         run(model, cohort, tmp_path / "out.parquet", precision="bf16", criteria=Criteria(check_head=False))
+
+
+def cut(model: PretrainedEncoder, inputs: Any, out: Path, at: int, **options: Any) -> None:
+    """A job that was killed after so many inputs; the batch in which it was is lost."""
+
+    def die(done: int, total: int | None) -> None:
+        if done >= at:
+            raise Killed
+
+    with pytest.raises(Killed):
+        run(model, inputs, out, progress=die, **options)
+
+
+def test_other_inputs_or_another_key_do_not_finish_an_unfinished_job(
+    model: PretrainedEncoder, files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(files)
+    out = tmp_path / "out.parquet"
+    cut(model, [files], out, at=1, key=b"1" * 32)
+    for inputs, key, other in (
+        (["patient-0"], b"1" * 32, "inputs"),
+        ([files, "patient-0"], b"1" * 32, "inputs"),
+        ([files], b"2" * 32, "ids"),
+        ([files], None, "ids"),
+    ):
+        with pytest.raises(Misuse, match=f"embeds otherwise \\({other}\\)"):
+            run(model, inputs, out, key=key)
+    assert run(model, [Path()], out, key=b"1" * 32).scans == 2  # the same folder, named in another way
+
+
+def test_what_changed_since_the_kill_is_not_mixed_in(
+    model: PretrainedEncoder, tmp_path: Path, every_batch_a_part: None
+) -> None:
+    """Oracle: a job that began after the change."""
+    cohort = MemoryCohort(heads(8))
+    cut(model, cohort, tmp_path / "cut.parquet", at=6, tokens=tmp_path / "cut")
+    arrays = cohort._arrays
+    new = {"new": arrays.pop("scan-1"), "scan-7": arrays.pop("scan-7")}
+    cohort._arrays = {**new, "scan-3": arrays.pop("scan-3"), **arrays}
+    summary = run(model, cohort, tmp_path / "cut.parquet", tokens=tmp_path / "cut")
+    assert summary == run(model, cohort, tmp_path / "whole.parquet", tokens=tmp_path / "whole")
+    one, other = read(tmp_path / "whole.parquet"), read(tmp_path / "cut.parquet")
+    assert list(other) == list(one) == list(cohort._arrays)
+    np.testing.assert_allclose(np.stack(list(other.values())), np.stack(list(one.values())), atol=1e-5)
+    tokens = [np.load(tmp_path / name / "tokens.npy") for name in ("whole", "cut")]
+    np.testing.assert_allclose(tokens[1], tokens[0], atol=1e-5)
+    places = [pq.read_table(tmp_path / name / "tokens.parquet") for name in ("whole", "cut")]
+    assert places[0].equals(places[1])
+    assert sorted(path.name for path in (tmp_path / "cut").iterdir()) == ["tokens.json", "tokens.npy", "tokens.parquet"]
+
+
+def test_files_that_look_alike_are_told_apart(
+    model: PretrainedEncoder, scans: list[Scan], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of one name and one size; after the kill one is done, and the other changes without changing its size."""
+    monkeypatch.setattr(job, "PART_INPUTS", 1)
+    places = [tmp_path / name / "ct.nii" for name in ("a", "b", "c")]
+    for place, scan in zip(places, [*scans, scans[0]], strict=True):
+        hu = scan.hu + np.int16(place.parent.name == "c")
+        place.parent.mkdir()
+        write_nifti(replace(scan, hu=hu), place)
+        (place.parent / "letter.txt").write_text("dear colleague")
+    inputs = [path for place in places[:2] for path in (place, place.with_name("letter.txt"))]
+    whole = run(model, inputs, tmp_path / "whole.parquet", batch_size=1)
+    assert (whole.scans, whole.rejected) == (2, {"unknown-format": 2})
+    cut(model, inputs, tmp_path / "out.parquet", at=3, batch_size=1)
+    shutil.copyfile(places[2], places[0])
+    assert run(model, inputs, tmp_path / "out.parquet", batch_size=1) == whole
+    one, other = read(tmp_path / "whole.parquet"), read(tmp_path / "out.parquet")
+    assert [name in one for name in other] == [False, True]
+    assert pq.read_table(tmp_path / "out.rejections.parquet").num_rows == 2
+
+
+def test_an_input_that_is_given_twice_is_embedded_twice(
+    model: PretrainedEncoder, files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(job, "PART_INPUTS", 1)
+    inputs = [files / "patient-0", files / "patient-0"]
+    cut(model, inputs, tmp_path / "out.parquet", at=2, batch_size=1)
+    assert run(model, inputs, tmp_path / "out.parquet", batch_size=1).scans == 2
+
+
+def test_tokens_that_are_gone_are_not_made_up(
+    model: PretrainedEncoder, tmp_path: Path, every_batch_a_part: None
+) -> None:
+    """Elsewhere, removed, cut short, those of another job, or no tokens at all."""
+    out, tokens, cohort = tmp_path / "out.parquet", tmp_path / "tokens", MemoryCohort(heads(7))
+    cut(model, cohort, out, at=6, tokens=tokens)
+    with pytest.raises(Misuse, match="embeds otherwise \\(tokens\\)"):
+        run(model, cohort, out, tokens=tmp_path / "elsewhere")
+    file = tokens / "tokens.npy"
+    whole = file.read_bytes()
+    run(model, MemoryCohort(heads(7, seed=1)), tmp_path / "other.parquet", tokens=tmp_path / "other")
+    for content in (None, whole[: len(whole) // 2], (tmp_path / "other" / "tokens.npy").read_bytes(), b"notes"):
+        shutil.rmtree(tokens, ignore_errors=True)
+        if content is not None:
+            tokens.mkdir()
+            file.write_bytes(content)
+        with pytest.raises(Failure, match="does not hold the tokens"):
+            run(model, cohort, out, tokens=tokens)
+    file.write_bytes(whole)
+    assert run(model, cohort, out, tokens=tokens).scans == 7
+    np.testing.assert_allclose(np.load(file), embed(cohort, model, tokens=True).tokens, atol=1e-5)
+
+
+def test_an_unfinished_job_does_not_own_tokens_elsewhere(model: PretrainedEncoder, tmp_path: Path) -> None:
+    cohort = MemoryCohort(heads(3))
+    cut(model, cohort, tmp_path / "out.parquet", at=2)
+    (tmp_path / "mine").mkdir()
+    np.save(tmp_path / "mine" / "tokens.npy", np.arange(3))
+    with pytest.raises(Misuse, match="is there already, and headct did not write it"):
+        job.check(tmp_path / "out.parquet", cohort, tmp_path / "mine")
+
+
+def test_parts_after_a_damaged_one_do_not_come_back(
+    model: PretrainedEncoder, tmp_path: Path, every_batch_a_part: None
+) -> None:
+    """Killed again after it was done anew, when what followed it once is still there."""
+    out, cohort = tmp_path / "out.parquet", Dying(heads(9))
+    whole = run(model, cohort, tmp_path / "whole.parquet", tokens=tmp_path / "whole")
+    for damage in ("cut short", "lost"):
+        cohort.dies_at = "scan-8"
+        with pytest.raises(Killed):
+            run(model, cohort, out, tokens=tmp_path / "cut")
+        journal = Journal(tmp_path / ".out.parquet.embedding" / "journal")
+        assert [journal.has("part", number) for number in range(4)] == [True, True, True, False]
+        if damage == "lost":
+            journal.drop("part", 1)
+        else:
+            journal._path("part", 1).write_bytes(b"damaged")
+        cohort.dies_at = "scan-6"
+        with pytest.raises(Killed):
+            run(model, cohort, out, tokens=tmp_path / "cut")
+        cohort.dies_at = ""
+        assert run(model, cohort, out, tokens=tmp_path / "cut") == whole
+        assert list(read(out)) == list(cohort._arrays)
+        tokens = [np.load(tmp_path / name / "tokens.npy") for name in ("whole", "cut")]
+        np.testing.assert_allclose(tokens[1], tokens[0], atol=1e-5)
+
+
+def test_what_is_left_is_removed_while_nobody_else_may_write(
+    model: PretrainedEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home, remove = tmp_path / ".out.parquet.embedding", shutil.rmtree
+    held: list[bool] = []
+
+    def watched(folder: Path, **options: Any) -> None:
+        if folder == home:
+            with pytest.raises(Failure, match="another process"), only_writer(home):
+                pass
+            held.append(True)
+        remove(folder, **options)
+
+    monkeypatch.setattr(shutil, "rmtree", watched)
+    run(model, MemoryCohort(heads(1)), tmp_path / "out.parquet")
+    assert held == [True]
+    assert not home.exists()
+
+
+def test_another_pooling_neither_keeps_vectors_nor_finishes_a_job(model: PretrainedEncoder, tmp_path: Path) -> None:
+    """The same weights with other windows stand for it."""
+    turned = dict(reversed(model.card.windows.items()))
+    other = PretrainedEncoder(model.encoder, replace(model.card, windows=turned), model.sha256)
+    run(model, MemoryCohort(heads(2)), tmp_path / "out.parquet")
+    assert run(other, MemoryCohort(heads(2)), tmp_path / "out.parquet").kept == 0
+    cut(model, MemoryCohort(heads(3)), tmp_path / "cut.parquet", at=2)
+    with pytest.raises(Misuse, match="embeds otherwise \\(decisive_sha256\\)"):
+        run(other, MemoryCohort(heads(3)), tmp_path / "cut.parquet")
+
+
+class Checked(MemoryCohort):
+    """A cohort with a checksum of each array, as one on disk has."""
+
+    @property
+    def scans(self) -> pd.DataFrame:  # type: ignore[override]
+        return super().scans.assign(crc32=[int(array.sum()) for array in self._arrays.values()])
+
+
+def test_a_cohort_that_was_made_anew_is_embedded_anew(model: PretrainedEncoder, tmp_path: Path) -> None:
+    out = tmp_path / "out.parquet"
+    run(model, Checked(heads(3)), out)
+    again = Checked(heads(3))
+    again._arrays["scan-1"] = heads(1, seed=1)[0]
+    assert run(model, again, out).kept == 2
+    np.testing.assert_allclose(np.stack(list(read(out).values())), embed(again, model).vectors, atol=1e-5)
+
+
+def test_rows_come_in_the_order_of_the_input_however_they_came_about(model: PretrainedEncoder, tmp_path: Path) -> None:
+    """Two cohorts of which the first grows; some of their scans have the same ids."""
+    out, first, second = tmp_path / "out.parquet", heads(5), MemoryCohort(heads(2, seed=1), name="second")
+    run(model, [MemoryCohort(first[:3], name="first"), second], out)
+    summary = run(model, inputs := [MemoryCohort(first, name="first"), second], out)
+    assert (summary.scans, summary.kept) == (7, 5)
+    table = pq.read_table(out)
+    expected = embed(inputs, model)
+    assert table["scan_id"].to_pylist() == expected.table["scan_id"].tolist()
+    np.testing.assert_allclose(np.array(table["vector"].to_pylist()), expected.vectors, atol=1e-5)
+    assert run(model, second, out).scans == 2
+
+
+def test_files_are_looked_at_each_time(model: PretrainedEncoder, files: Path, tmp_path: Path) -> None:
+    for _ in range(2):
+        summary = run(model, files, tmp_path / "out.parquet")
+        assert (summary.scans, summary.kept, summary.rejected) == (2, 0, {"unknown-format": 1})
 
 
 def test_a_cohort_that_grew_is_embedded_only_where_it_grew(model: PretrainedEncoder, tmp_path: Path) -> None:

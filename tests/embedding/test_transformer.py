@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from sklearn.base import clone
 from sklearn.linear_model import LogisticRegression
@@ -68,7 +69,23 @@ def test_a_row_that_is_not_one_scan_is_named(
         encoder.transform([files, paths[0], files / "letter.txt", water])
 
 
-@pytest.mark.parametrize(("rows", "message"), [("one", "got one"), ([1.0], "got float"), ([], "no rows")])
+@pytest.mark.parametrize("table", [pd.DataFrame, lambda column: np.array(column["path"])[:, None]])
+def test_a_table_of_one_column_is_that_column(checkpoint: Path, paths: list[str], table: Any) -> None:
+    vectors = HeadCTEncoder(checkpoint).fit_transform(table({"path": paths}))
+    np.testing.assert_allclose(vectors, embed(paths, checkpoint).vectors, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ("one", "got one"),
+        ([1.0], "got float"),
+        ([], "no rows"),
+        (pd.DataFrame({"path": ["a"], "site": ["b"]}), r"one column .+ \(1, 2\)"),
+        (np.array([["a", "b"], ["c", "d"]]), r"one column .+ \(2, 2\)"),
+        (np.array("a"), "one column"),
+    ],
+)
 def test_what_is_no_sequence_of_scans_is_refused(model: PretrainedEncoder, rows: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         HeadCTEncoder(model).fit(rows)

@@ -6,7 +6,7 @@ order; vectors are normalised features of size 1, so they agree to 1e-5.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +18,13 @@ import torch
 from numpy.testing import assert_allclose
 from pretraining.memory_cohort import MemoryCohort, heads
 
+from headct import encoders
 from headct.checkpoints import PretrainedEncoder
 from headct.cohort import Cohort
 from headct.cohort.ingest import ingest
 from headct.embedding import embed
+from headct.embedding.machine import choose
+from headct.embedding.vectors import IDLE, about
 from headct.failure import Misuse
 from headct.preparing import recipes
 from headct.reading import Criteria
@@ -129,6 +132,36 @@ def test_progress_counts_scans_and_rejections(model: PretrainedEncoder) -> None:
     seen: list[int] = []
     embed(MemoryCohort(heads(5)), model, batch_size=2, progress=lambda done, total: seen.append(done))
     assert seen == [2, 4, 5]
+
+
+def test_long_runs_of_rejections_are_told_as_they_come(model: PretrainedEncoder, tmp_path: Path) -> None:
+    for number in range(2 * IDLE + 1):
+        (tmp_path / f"{number}.txt").write_text("dear colleague")
+    seen: list[int] = []
+    found = embed(tmp_path, model, progress=lambda done, total: seen.append(done))
+    assert seen == [IDLE, 2 * IDLE, 2 * IDLE + 1]
+    assert len(found.rejections) == 2 * IDLE + 1
+
+
+def test_rejections_do_not_shrink_batches_before_there_are_many(model: PretrainedEncoder, tmp_path: Path) -> None:
+    for number in range(3):
+        (tmp_path / f"{number}.txt").write_text("dear colleague")
+    seen: list[int] = []
+    first, second = MemoryCohort(heads(2)), MemoryCohort(heads(2))
+    embed([first, tmp_path, second], model, batch_size=4, progress=lambda done, total: seen.append(done))
+    assert seen == [7]
+
+
+def test_another_pooling_or_another_order_of_windows_is_another_model(model: PretrainedEncoder) -> None:
+    """The weights are the same, so their hash alone would not tell."""
+    windows = dict(reversed(model.card.windows.items()))
+    turned = PretrainedEncoder(model.encoder, replace(model.card, windows=windows), model.sha256)
+    pooled = encoders.build(model.architecture, **{**asdict(model.settings), "pooling": "mean"})
+    pooled.load_state_dict(model.encoder.state_dict())
+    other = PretrainedEncoder(pooled, model.card, model.sha256)
+    machine = choose("fp32", "cpu")
+    assert len({about(one, machine)["decisive_sha256"] for one in (model, turned, other)}) == 3
+    assert about(model, machine) == about(PretrainedEncoder(model.encoder, model.card, model.sha256), machine)
 
 
 def test_numbers_below_one_are_refused(model: PretrainedEncoder) -> None:

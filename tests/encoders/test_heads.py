@@ -171,6 +171,15 @@ def test_predictions_follow_their_places_and_ignore_the_order_of_what_was_seen()
     assert torch.pdist(predicted[0]).min() > 1e-4
 
 
+def test_a_predictor_keeps_places_in_float32_where_products_are_in_half_precision() -> None:
+    predictor, added_to = Predictor(8, inner=24, depth=1, heads=2).eval(), []
+    predictor.blocks[0].register_forward_pre_hook(lambda _, inputs: added_to.append(inputs[0].dtype))
+    places = cells((2, 2, 2))[None]
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        predictor(torch.randn(1, 5, 8), places[:, :5], places[:, 5:])
+    assert added_to == [torch.float32]
+
+
 def test_a_predictor_learns_what_a_place_holds() -> None:
     torch.manual_seed(0)
     predictor = Predictor(4, inner=24, depth=1, heads=2, outputs=3)

@@ -120,6 +120,12 @@ def test_hiding_keeps_the_patches_of_least_noise_in_their_order() -> None:
     assert hiding.restore.tolist() == [[4, 0, 2, 1, 3]]
 
 
+@pytest.mark.parametrize(("patches", "share", "kept"), [(250, 0.9, 25), (10, 0.9, 1), (64, 0.75, 16), (1000, 0.7, 300)])
+def test_as_many_are_kept_as_the_share_says(patches: int, share: float, kept: int) -> None:
+    """In floating point 250 * (1 - 0.9) is a little less than 25."""
+    assert hide(torch.rand(2, patches), share).keep.shape == (2, kept)
+
+
 @pytest.mark.parametrize("share", [0.0, 0.99, 1.0])
 def test_hiding_all_or_nothing_is_refused(share: float) -> None:
     with pytest.raises(Misuse, match="of 8 patches"):

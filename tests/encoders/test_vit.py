@@ -330,6 +330,18 @@ def test_half_precision_keeps_the_angles() -> None:
     assert torch.cosine_similarity(exact.flatten(), rough.flatten(), dim=0) > 0.999
 
 
+@pytest.mark.parametrize("positions", ["sincos", "learned", "rotary-mm", "none"])
+@pytest.mark.parametrize("norm", ["layer", "rms"])
+def test_products_in_half_precision_leave_sums_and_results_in_float32(positions: str, norm: str) -> None:
+    """What the blocks add to, the tokens with their positions, is never rounded to bfloat16 under autocast."""
+    encoder, added_to = small(positions=positions, norm=norm), []
+    for block in encoder.blocks:
+        block.register_forward_pre_hook(lambda _, inputs: added_to.append(inputs[0].dtype))
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        features = encoder(torch.rand(1, 3, 16, 16, 8), torch.ones(1, 3))
+    assert {*added_to, features.scan.dtype, features.tokens.dtype} == {torch.float32}
+
+
 @pytest.mark.parametrize(
     ("spacing_mm", "message"),
     [(None, "needs the spacing of its input"), (torch.ones(3), r"spacing_mm must be \(2, 3\), got \(3,\)")],

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from headct.encoders import Encoder, Window
+from headct.failure import Misuse
 from headct.preparing import Recipe
 
 NOT_STATED = "not stated"
@@ -48,6 +50,19 @@ class Card:
             data=config["data"],
             licence=config["licence"],
         )
+
+
+def check_fits(card: Card, encoder: Encoder) -> None:
+    """Raise Misuse where the card does not give the encoder the channels it takes, or a window cannot be applied."""
+    channels = len(card.windows) or card.recipe.channels or 1
+    if encoder.channels != channels:
+        raise Misuse(
+            f"the encoder takes {encoder.channels} channels, its card gives it {channels}",
+            do="state the windows it was trained with",
+        )
+    for name, (level, width) in card.windows.items():
+        if not (math.isfinite(level) and 0 < width < math.inf):
+            raise Misuse(f"the window {name} is {level:g}/{width:g}", do="state level and width in HU")
 
 
 LICENCES_OF_THE_HUB = {

@@ -6,9 +6,6 @@ import contextlib
 import io
 import json
 import logging
-import os
-import shutil
-import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -21,7 +18,7 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from headct import __version__
-from headct.checkpoints import exported, folder
+from headct.checkpoints import exported, folder, layout
 from headct.checkpoints.card import write_up
 from headct.checkpoints.exported import GRAPHS, NEAREST, Run, Runtime
 from headct.checkpoints.pretrained import PretrainedEncoder
@@ -52,31 +49,23 @@ def export(
 
     `arrays` are prepared scans of the model's recipe, all of one shape, on which the graph is compared with the
     encoder; for int8 every other one calibrates it instead. Without them simple heads are drawn, which says less. A
-    model card is always written. Raises Misuse where the form or precision does not exist, `out` does, or the encoder
-    measures in millimetres and its recipe has no one spacing; Failure, with nothing left behind, where the graph is
-    not near enough to the encoder (`exported.NEAREST`).
+    model card is always written, and `model` moved to the CPU. Raises Misuse where the form or precision does not
+    exist, `out` does, or the encoder measures in millimetres and its recipe has no one spacing; Failure, with nothing
+    left behind, where the graph is not near enough to the encoder (`exported.NEAREST`).
     """
-    _check(model, to, precision, out)
+    _check(model, to, precision)
+    model = model.eval().cpu()
     if to == "hub":
         folder.save(out, model.encoder, model.card)
         return Exported(out, None)
-    shown = list(arrays) or drawn_heads(model.recipe)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    try:
-        runtime = _write(model, to, precision, shown, partial)
-        partial.chmod(0o755)  # mkdtemp makes folders for one user only
-        os.replace(partial, out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    with layout.written_whole(out) as new:
+        runtime = _write(model, to, precision, list(arrays) or drawn_heads(model.recipe), new)
     return Exported(out, runtime)
 
 
-def _check(model: PretrainedEncoder, to: str, precision: str, out: Path) -> None:
+def _check(model: PretrainedEncoder, to: str, precision: str) -> None:
     if to not in FORMS:
         raise Misuse(f"a model is exported to one of {', '.join(FORMS)}, not {to!r}")
-    if out.exists():
-        raise Misuse(f"{out} exists already", do="name another folder, or remove it first")
     if to != "hub" and precision not in PRECISIONS[to]:
         raise Misuse(f"{to} takes the precision {' or '.join(PRECISIONS[to])}, not {precision!r}")
     if isinstance(model.encoder, exported.ExportedEncoder):
@@ -104,7 +93,6 @@ class _Graph(nn.Module):
 
 def _write(model: PretrainedEncoder, to: str, precision: str, arrays: Sequence[np.ndarray], out: Path) -> Runtime:
     """Fill the folder `out`; gives what was found in comparing."""
-    model = model.eval().cpu()
     inputs = [as_input(torch.from_numpy(array[None]), list(model.card.windows.values())) for array in arrays]
     if len({tuple(one.shape) for one in inputs}) != 1:
         raise Misuse("the scans have several shapes, and a graph is for one", do="name scans of one shape")
@@ -140,19 +128,21 @@ def _convert(graph: _Graph, to: str, precision: str, inputs: Sequence[Tensor], o
 
 def _compare(run: Run, graph: _Graph, inputs: Sequence[Tensor], to: str, precision: str, out: Path) -> Runtime:
     """How near what runs is to the encoder. Raises Failure where that is not near enough."""
-    given, right, differences = [], [], []
+    given, right, cosines, differences = [], [], [], []
     for channels in inputs:
         with torch.no_grad():
             wanted = graph.features(channels)
         scan, tokens = run(channels.numpy())
         given.append(scan)
         right.append(wanted.scan.numpy())
-        differences += [np.abs(scan - right[-1]).max(), np.abs(tokens - wanted.tokens.numpy()).max()]
-    cosines = [exported.cosine(one, other) for one, other in zip(given, right, strict=True)]
-    if not min(cosines) >= NEAREST[precision]:
+        for one, other in ((scan, right[-1]), (tokens, wanted.tokens.numpy())):
+            cosines.append(exported.cosine(one, other))
+            differences.append(np.abs(one - other).max())
+    nearest = float(np.min(cosines))
+    if not nearest >= NEAREST[precision]:  # also where one is not a number
         raise Failure(
             f"the {to} graph in {precision} is not near enough to the encoder",
-            why=f"a scan vector has a cosine of {min(cosines):.6f}, allowed is {NEAREST[precision]}",
+            why=f"vectors or tokens have a cosine of {nearest:.6f}, allowed is {NEAREST[precision]}",
             do="take another precision, or calibrate on real scans: --calibrate COHORT",
         )
     _, count, x, y, z = inputs[0].shape
@@ -163,9 +153,9 @@ def _compare(run: Run, graph: _Graph, inputs: Sequence[Tensor], to: str, precisi
         shape=(count, x, y, z),
         spacing_mm=graph.made_for_mm,
         grid=wanted.grid,
-        cosine=min(cosines),
+        cosine=nearest,
         centred=_centred(given, right),
-        difference=float(max(differences)),
+        difference=float(np.max(differences)),
         compared_on=len(inputs),
     )
 
@@ -175,32 +165,32 @@ def _centred(given: Sequence[np.ndarray], right: Sequence[np.ndarray]) -> float 
     if len(right) < 2:
         return None
     mean = np.mean(right, axis=0)
-    return min(exported.cosine(one - mean, other - mean) for one, other in zip(given, right, strict=True))
+    return float(np.min([exported.cosine(one - mean, other - mean) for one, other in zip(given, right, strict=True)]))
 
 
 def _describe(model: PretrainedEncoder, runtime: Runtime, run: Run, out: Path) -> None:
     """The configuration, the self-test and the card."""
     config = {
-        "format": folder.FORMAT,
-        "architecture": model.architecture,
-        "settings": asdict(model.settings),
-        **model.card.to_config(),
-        "runtime": exported.to_config(runtime),
+        **layout.configuration(model, model.card, asdict(runtime)),
         "made_from": {"sha256": model.sha256, "source": Path(model.source).name},
-        "written_by": {"headct": __version__, "torch": torch.__version__},
     }
-    (out / exported.CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    scan, tokens = run(exported.example((1, *runtime.shape)).numpy())
-    features = to_bytes({"scan": torch.from_numpy(scan), "tokens": torch.from_numpy(tokens)})
-    (out / exported.SELFTEST).write_bytes(features)  # safetensors' own writer makes files for one user only
+    (out / layout.CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    scan, tokens = run(layout.example((1, *runtime.shape)).numpy())
+    decisive = {layout.DECISIVE: layout.decisive(config)}
+    features = to_bytes({"scan": torch.from_numpy(scan), "tokens": torch.from_numpy(tokens)}, decisive)
+    (out / layout.SELFTEST).write_bytes(features)  # safetensors' own writer makes files for one user only
     said = (
         f"\n## This form\n\nA graph for {runtime.kind} in {runtime.precision}, for arrays of {runtime.shape}. On "
-        f"{runtime.compared_on} scans its vectors had a cosine of at least {runtime.cosine:.6f} to those of the "
-        "checkpoint that it was made from"
-        + ("" if runtime.centred is None else f", and {runtime.centred:.3f} without what these scans have in common")
+        f"{runtime.compared_on} scans its vectors and tokens had a cosine of at least {runtime.cosine:.6f} to those of "
+        "the checkpoint that it was made from"
+        + (
+            ""
+            if runtime.centred is None
+            else f", and its vectors {runtime.centred:.3f} without what these scans have in common"
+        )
         + ".\n"
     )
-    (out / folder.README).write_text(write_up(model.card, model.encoder, __version__) + said, encoding="utf-8")
+    (out / layout.README).write_text(write_up(model.card, model.encoder, __version__) + said, encoding="utf-8")
 
 
 def drawn_heads(recipe: Recipe, count: int = 8) -> list[np.ndarray]:

@@ -11,32 +11,29 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-import json
 import os
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
-from headct import encoders
-from headct.checkpoints.card import Card
+from headct.checkpoints import layout
+from headct.checkpoints.layout import CONFIG, SELFTEST
 from headct.checkpoints.pretrained import PretrainedEncoder
-from headct.checkpoints.strict import CheckpointFailure, sha256_of
+from headct.checkpoints.strict import COPY_AGAIN, CheckpointFailure, damaged, sha256_of
 from headct.encoders import Encoder, Features, Grid, Lattice
 from headct.failure import Misuse
 
-CONFIG, SELFTEST = "config.json", "selftest.safetensors"
 GRAPHS: Mapping[str, tuple[str, ...]] = {"onnx": ("graph.onnx",), "openvino": ("graph.xml", "graph.bin")}
 
 NEAREST: Mapping[str, float] = {"fp32": 0.999999, "bf16": 0.9999, "int8": 0.9995}
-"""Least cosine, by precision, between the scan vector of a graph and that of the encoder it was made from."""
+"""Least cosine, by precision, between the features of a graph, scan vector and tokens each, and its encoder's."""
 
 Run = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 """From channels (1, C, X, Y, Z) float32 to scan (1, F) and tokens (1, N, W)."""
@@ -52,7 +49,7 @@ class Runtime:
     shape: tuple[int, int, int, int]  # (C, X, Y, Z) of one scan
     spacing_mm: tuple[float, float, float] | None  # the graph was made for; None: of no matter
     grid: Grid
-    cosine: float  # the least, over the scans that it was compared on
+    cosine: float  # the least of vectors and tokens, over the scans that it was compared on
     centred: float | None  # the same without what these scans have in common; None for one scan
     difference: float  # the largest of any feature
     compared_on: int
@@ -63,7 +60,8 @@ class Runtime:
         channels, x, y, z = values["shape"]
         nx, ny, nz = values["grid"]
         spacing_mm = None if values["spacing_mm"] is None else tuple(values["spacing_mm"])
-        return cls(**{**values, "shape": (channels, x, y, z), "spacing_mm": spacing_mm, "grid": (nx, ny, nz)})
+        found = {"shape": (channels, x, y, z), "spacing_mm": spacing_mm, "grid": (nx, ny, nz)}
+        return cls(**{**values, **found, "sha256": dict(values["sha256"])})
 
 
 class ExportedEncoder(Encoder):
@@ -111,32 +109,37 @@ class ExportedEncoder(Encoder):
 def is_exported(folder: Path) -> bool:
     """Whether the configuration in a folder speaks of a graph."""
     try:
-        return "runtime" in json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    except (OSError, ValueError, TypeError, RecursionError):
+        return "runtime" in layout.read_config(folder)
+    except CheckpointFailure:
         return False
 
 
 def read(folder: Path, *, threads: int | None = None) -> PretrainedEncoder:
     """The graph in a folder, behind the encoder's signature.
 
-    Believed only if each file has its SHA-256 and the self-test agrees. `threads` None is as many as PyTorch uses.
+    Believed only if each file has its SHA-256, the configuration is the one it was exported with, and the self-test
+    agrees. `threads` None is as many as PyTorch uses.
     Raises CheckpointFailure where the folder is not right, Misuse where the runtime is not installed.
     """
-    config = _config(folder)
+    config = layout.read_config(folder)
+    twin, card = layout.described(folder, config)
     try:
-        runtime, card = Runtime.from_config(config["runtime"]), Card.from_config(config)
-        with torch.device("meta"):
-            twin = encoders.build(config["architecture"], **config["settings"])
-    except (KeyError, TypeError, ValueError, Misuse) as error:
-        raise _damaged(folder, CONFIG, str(error)) from error
+        runtime = Runtime.from_config(config["runtime"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise damaged(folder / CONFIG, error) from error
+    if runtime.shape[0] != twin.channels:
+        raise damaged(folder / CONFIG, f"its graph takes {runtime.shape[0]} channels, its encoder {twin.channels}")
+    example = layout.read(folder, SELFTEST)
+    expected = layout.tensors(folder / SELFTEST, example)
+    layout.check_unchanged(folder, config, example)
     for name in GRAPHS.get(runtime.kind, ()):
         if not (folder / name).is_file():
-            raise CheckpointFailure(f"{folder} lacks {name}", do="copy it again as a whole")
+            raise CheckpointFailure(f"{folder} lacks {name}", do=COPY_AGAIN)
         if sha256_of(folder / name) != runtime.sha256.get(name):
-            raise _damaged(folder, name, "it is not the file that was exported")
+            raise damaged(folder / name, "it is not the file that was exported")
     run = start(folder, runtime.kind, runtime.precision, threads or torch.get_num_threads())
     encoder = ExportedEncoder(twin, runtime, run)
-    _self_test(encoder, folder)
+    _self_test(encoder, expected, folder)
     sha256 = "".join(runtime.sha256[name] for name in GRAPHS[runtime.kind])
     note = f"an {runtime.kind} graph in {runtime.precision}, at a cosine of {runtime.cosine:.6f} to its checkpoint"
     return PretrainedEncoder(encoder, card, hashlib.sha256(sha256.encode()).hexdigest(), notes=(note,)).eval()
@@ -144,11 +147,12 @@ def read(folder: Path, *, threads: int | None = None) -> PretrainedEncoder:
 
 def start(folder: Path, kind: str, precision: str, threads: int) -> Run:
     """A graph, loaded and compiled for this machine."""
-    if kind == "onnx":
-        return _onnx(folder / GRAPHS["onnx"][0], threads)
-    if kind == "openvino":
-        return _openvino(folder / GRAPHS["openvino"][0], precision, threads)
-    raise CheckpointFailure(f"{folder} is for the runtime {kind!r}, which is not known", do="update headct")
+    if kind not in GRAPHS or precision not in NEAREST:
+        raise CheckpointFailure(
+            f"{folder} is for the runtime {kind!r} in {precision!r}, which is not known", do="update headct"
+        )
+    graph = folder / GRAPHS[kind][0]
+    return _onnx(graph, threads) if kind == "onnx" else _openvino(graph, precision, threads)
 
 
 def runtime_module(name: str) -> ModuleType:
@@ -166,22 +170,11 @@ def runtime_module(name: str) -> ModuleType:
         raise Misuse(f"{name} is not installed", why=str(error), do="pip install 'headct[export]'") from error
 
 
-def example(shape: tuple[int, ...]) -> Tensor:
-    """A closed-form input in 0..1 for self-tests."""
-    count = torch.arange(torch.Size(shape).numel(), dtype=torch.float64)
-    return ((12.9898 * count).sin() * 43758.5453 % 1).reshape(shape).float()
-
-
 def cosine(one: np.ndarray, other: np.ndarray) -> float:
     """The cosine of two vectors."""
     a, b = one.ravel().astype(np.float64), other.ravel().astype(np.float64)
     lengths = float(np.linalg.norm(a)) * float(np.linalg.norm(b))
     return float(a @ b) / lengths if lengths else 0.0
-
-
-def to_config(runtime: Runtime) -> dict[str, Any]:
-    """Plain values for JSON."""
-    return {**asdict(runtime), "sha256": dict(runtime.sha256)}
 
 
 def _onnx(path: Path, threads: int) -> Run:
@@ -212,32 +205,18 @@ def _openvino(path: Path, precision: str, threads: int) -> Run:
     return run
 
 
-def _self_test(encoder: ExportedEncoder, folder: Path) -> None:
-    try:
-        expected = load_file(folder / SELFTEST)
-        features = encoder(example((1, *encoder.runtime.shape)))
-        near = min(cosine(features.scan.numpy(), expected["scan"].numpy()), _tokens_near(features, expected))
-    except (OSError, KeyError, ValueError) as error:
-        raise _damaged(folder, SELFTEST, str(error)) from error
+def _self_test(encoder: ExportedEncoder, expected: Mapping[str, Tensor], folder: Path) -> None:
+    if set(expected) != {"scan", "tokens"}:
+        raise damaged(folder / SELFTEST, f"it holds {', '.join(sorted(expected))}")
+    features = encoder(layout.example((1, *encoder.runtime.shape)))
+    given = {"scan": features.scan, "tokens": features.tokens}
+    if wrong := [name for name, one in given.items() if one.shape != expected[name].shape]:
+        raise damaged(folder / SELFTEST, f"its {wrong[0]} are {tuple(expected[wrong[0]].shape)}")
+    near = np.min([cosine(one.numpy(), expected[name].float().numpy()) for name, one in given.items()])
     least = NEAREST[encoder.runtime.precision]
-    if not near >= least:
+    if not near >= least:  # also where it is not a number
         raise CheckpointFailure(
             f"the exported model {folder} fails its self-test",
             why=f"its features have a cosine of {near:.6f} to those recorded, allowed is {least}",
             do="export it again on this machine: another processor may compute this precision otherwise",
         )
-
-
-def _tokens_near(features: Features, expected: Mapping[str, Tensor]) -> float:
-    return cosine(features.tokens.numpy(), expected["tokens"].numpy())
-
-
-def _config(folder: Path) -> dict[str, Any]:
-    try:
-        return dict(json.loads((folder / CONFIG).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
-        raise _damaged(folder, CONFIG, str(error)) from error
-
-
-def _damaged(folder: Path, name: str, why: str) -> CheckpointFailure:
-    return CheckpointFailure(f"{folder / name} is damaged", why=why, do="export it again, or copy it again as a whole")

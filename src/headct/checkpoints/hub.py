@@ -27,12 +27,13 @@ from huggingface_hub.errors import (  # type: ignore[attr-defined]  # HTTPError 
 )
 
 from headct import __version__
+from headct.checkpoints.layout import CONFIG, MODEL, README, SELFTEST
 from headct.checkpoints.strict import sha256_of
 from headct.failure import Failure, Misuse
 
 SCHEME = "hub:"
-FILES = ("config.json", "model.safetensors", "selftest.safetensors", "README.md")
-NEEDED = ("config.json", "model.safetensors")
+FILES = (CONFIG, MODEL, SELFTEST, README)
+NEEDED = (CONFIG, MODEL)
 TIMEOUT_S = 10.0  # until the Hub counts as unreachable
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -90,7 +91,7 @@ def fetch(address: Address) -> Fetched:
     for name in NEEDED:
         if not (folder / name).is_file():
             raise _not_cached(address, unreachable) if unreachable else _missing(address, name)
-    _verify(address, folder / "model.safetensors")
+    _verify(address, folder / MODEL)
     return Fetched(folder, folder.name, _notes(address, folder.name, unreachable))
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from headct.checkpoints import exported, folder, published, registry
+from headct.checkpoints import exported, folder, layout, published, registry
 from headct.checkpoints.pretrained import PretrainedEncoder
 from headct.checkpoints.registry import Entry
 from headct.checkpoints.strict import sha256_of
@@ -35,7 +35,7 @@ def load(model: str | os.PathLike[str], *, revision: str | None = None) -> Pretr
     if isinstance(model, str) and model.startswith(registry.HUB):
         return _from_hub(model, revision)
     entry = registry.MODELS.get(model) if isinstance(model, str) else None
-    path = Path(model).expanduser()
+    path = layout.present(Path(model).expanduser())
     if entry and entry.downloads:
         return _from_hub(_unambiguous(entry, path), revision)
     if entry and not path.exists():
@@ -64,7 +64,7 @@ def _from_hub(text: str, revision: str | None) -> PretrainedEncoder:
 
 def _from_disk(path: Path, *, source: str, entry: Entry | None) -> PretrainedEncoder:
     """The encoder of a folder or file, wherever it came from. Each kind has one reader, and all are chosen here."""
-    weights = path if path.is_file() else path / folder.MODEL
+    weights = path if path.is_file() else path / layout.MODEL
     if entry and weights.is_file():
         registry.check(entry, weights)
     if exported.is_exported(path):

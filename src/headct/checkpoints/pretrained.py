@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from headct.checkpoints import layout
 from headct.checkpoints.card import Card
 from headct.encoders import Encoder, Features, Lattice, as_input
 from headct.preparing import Recipe
@@ -18,7 +21,8 @@ class PretrainedEncoder(Encoder):
     """What `load` gives: an `Encoder` that knows its recipe, its windows and where it comes from.
 
     `source` is the folder, the file or `hub:owner/name@commit` that the weights were read from, `sha256` that of the
-    weights file, and `notes` are sentences about what the loader found and did.
+    weights file, `decisive_sha256` of all that decides its vectors, and `notes` are sentences about what the loader
+    found and did.
     """
 
     def __init__(
@@ -28,6 +32,16 @@ class PretrainedEncoder(Encoder):
         self.encoder, self.card, self.sha256 = encoder, card, sha256
         self.source, self.notes = source, notes
         self.architecture, self.settings = encoder.architecture, encoder.settings
+
+    @property
+    def decisive_sha256(self) -> str:
+        """Of the weights and of what they do not say: architecture, settings, recipe, windows in order, graph.
+
+        Two encoders with the same one give the same vectors; the same weights with another pooling have another.
+        """
+        runtime = None if self.runtime is None else asdict(self.runtime)
+        decisive = layout.decisive(layout.configuration(self, self.card, runtime))
+        return hashlib.sha256(f"{self.sha256} {decisive}".encode()).hexdigest()
 
     @property
     def recipe(self) -> Recipe:

@@ -16,7 +16,8 @@ from typing import Any
 import torch
 
 from headct import encoders
-from headct.checkpoints.folder import describe, find
+from headct.checkpoints import layout
+from headct.checkpoints.folder import find
 from headct.checkpoints.strict import CheckpointFailure, sha256_of
 from headct.failure import Misuse
 
@@ -130,10 +131,10 @@ def about(model: str) -> dict[str, Any]:
             why="what is shown here is known without a network",
             do="load it first, and show the folder that its `source` names",
         )
-    if not Path(model).exists():
+    if not layout.present(Path(model)).exists():
         raise unknown(model)
     folder = find(model)
-    return {"name": model, "where": str(folder), **describe(folder)}
+    return {"name": model, "where": str(folder), **layout.read_config(folder)}
 
 
 def flat(about: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

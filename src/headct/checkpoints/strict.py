@@ -13,10 +13,23 @@ from torch import Tensor
 from headct.failure import Failure
 
 SHOWN = 5
+COPY_AGAIN = "copy it again from where it came, as a whole"
+"""What to do about a folder or file that is not what was written."""
 
 
 class CheckpointFailure(Failure):
     """A folder or file is no checkpoint, is damaged, or does not give what it promises."""
+
+
+def damaged(path: Path, cause: Exception | str) -> CheckpointFailure:
+    """The error for a file that cannot be read, or says what cannot be."""
+    return CheckpointFailure(f"{path} is damaged", why=said(cause), do=COPY_AGAIN)
+
+
+def said(cause: Exception | str) -> str:
+    """The first line of a cause; an exception is told with its kind."""
+    text = f"{type(cause).__name__}: {cause}" if isinstance(cause, Exception) else cause
+    return text.partition("\n")[0][:300]
 
 
 def differences(expected: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> list[str]:
@@ -51,6 +64,16 @@ def counted(names: Iterable[str], prefix: str) -> int:
         if str(number) not in numbers:
             raise KeyError(f"{prefix}{number}")
     return len(numbers)
+
+
+def full_precision(weights: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """The weights in float32, and a sentence where they were not."""
+    kinds = {tensor.dtype for tensor in weights.values() if tensor.is_floating_point()} - {torch.float32}
+    if not kinds:
+        return dict(weights), ()
+    names = ", ".join(sorted(str(kind).removeprefix("torch.") for kind in kinds))
+    cast = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in weights.items()}
+    return cast, (f"weights in {names} were cast to float32",)
 
 
 def sha256_of(path: Path) -> str:

@@ -37,7 +37,7 @@ class Embeddings:
     rejections: pd.DataFrame
     grid: Grid | None  # (nx, ny, nz), if there are tokens
     token_affines: np.ndarray | None  # (n, 4, 4), place (i, j, k) in the grid to RAS mm, if there are tokens
-    model: Mapping[str, str]  # architecture, sha256, recipe, device, precision
+    model: Mapping[str, str]  # architecture, sha256, decisive_sha256, recipe, device, precision
 
     def __len__(self) -> int:
         return len(self.vectors)
@@ -105,21 +105,33 @@ def model_of(path: Path) -> Mapping[str, str] | None:
     return about if isinstance(about, dict) else None
 
 
+JOBS = "headct-jobs"
+"""Under this the metadata of a table of vectors has a name for each row; outside the schema, where few look."""
+
+
+def jobs_of(path: Path) -> list[str]:
+    """The names, row by row, that a table of ours was written with; none where it does not say."""
+    return (pq.read_metadata(path).metadata or {}).get(JOBS.encode(), b"").decode().split()
+
+
 VECTORS = pa.schema([("scan_id", pa.string()), ("vector", pa.list_(pa.float32()))])
 
 PLACES = pa.schema([("scan_id", pa.string()), ("affine", pa.list_(pa.float64()))])
 
 
 class Tables:
-    """NAME.parquet and NAME.rejections.parquet, written piece by piece; both are in place after the block, or neither.
+    """NAME.parquet and NAME.rejections.parquet, written piece by piece.
 
-    Raises Failure, with what to do, where the system refuses to write.
+    Both are put in place, one after the other, when the block has ended and both are whole; neither where it ends by
+    an error. `jobs` has a name for each row of vectors, for `jobs_of`. Raises Failure, with what to do, where the
+    system refuses to write.
     """
 
-    def __init__(self, path: Path, model: Mapping[str, str]) -> None:
+    def __init__(self, path: Path, model: Mapping[str, str], jobs: Sequence[str] = ()) -> None:
         self._finals = (path, rejections_path(path))
         self._partials = tuple(final.with_name(f".{final.name}.partial") for final in self._finals)
         self._metadata = {"headct": json.dumps(dict(model))}
+        self._jobs = {JOBS: " ".join(jobs)}
 
     def __enter__(self) -> Tables:
         with writing(self._finals[0]):
@@ -133,6 +145,7 @@ class Tables:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:
             with writing(self._finals[0]):
+                self._writers[0].add_key_value_metadata(self._jobs)
                 for writer in self._writers:
                     writer.close()
                 if kind is None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -70,12 +70,13 @@ Items = tuple[Ready | Refused, ...]
 class Job:
     """A volume to be made ready, of the input at position `input`.
 
-    `name` is the same whenever the same volume is given again; what is done goes by it.
+    `name` is the same whenever the same volume is given again, and that of no other; what is done goes by it.
     """
 
     name: str
     input: int
     run: Callable[[], Items]
+    of_cohort: bool = False  # which gives a scan and no rejections
 
 
 def count(inputs: Inputs) -> int | None:
@@ -90,6 +91,11 @@ def count(inputs: Inputs) -> int | None:
     return total
 
 
+def digest(inputs: Inputs) -> str:
+    """Tells apart what was asked for: places of files and cohorts, in order. What an iterator will give is unknown."""
+    return "an iterator" if isinstance(inputs, Iterator) else _digest(*map(_place, _listed(inputs)))
+
+
 def stream(
     inputs: Inputs, reading: Reading, *, workers: int, done: Collection[str] = ()
 ) -> Iterator[tuple[Job, Items | None]]:
@@ -98,7 +104,9 @@ def stream(
     None stands for what came of those whose names are `done`; nothing is read for them. Raises Misuse where a cohort
     was prepared by another recipe.
     """
-    return _ahead(lambda job: (job, None if job.name in done else job.run()), _jobs(inputs, reading), workers)
+    return _ahead(
+        lambda job: (job, None if job.name in done else job.run()), _told_apart(_jobs(inputs, reading)), workers
+    )
 
 
 def _jobs(inputs: Inputs, reading: Reading) -> Iterator[Job]:
@@ -108,26 +116,43 @@ def _jobs(inputs: Inputs, reading: Reading) -> Iterator[Job]:
             yield from _jobs_of_cohort(one, index, reading)
         elif isinstance(one, Scan):
             name = one.header.scan_id or f"scan-{index + 1}"
-            yield Job(name, index, partial(_from_scan, one, name, reading))
+            yield Job(_digest("scan", name), index, partial(_from_scan, one, name, reading))
         else:
             volumes, rejections = survey(one)
             for rejection in rejections:
-                yield Job(_digest(rejection.code, *rejection.files), index, partial(_refuse, rejection))
+                name = _digest("rejection", _place(one), rejection.code, rejection.sentence, *rejection.files)
+                yield Job(name, index, partial(_refuse, rejection))
             for volume in volumes:
-                yield Job(_digest("volume", *_sizes(volume)), index, partial(_from_volume, volume, pseudonyms, reading))
+                name = _digest("volume", *_traces(volume))
+                yield Job(name, index, partial(_from_volume, volume, pseudonyms, reading))
 
 
 def _jobs_of_cohort(cohort: Cohort, index: int, reading: Reading) -> Iterator[Job]:
     cohort.expect(reading.recipe)
     scans = cohort.scans
-    columns = [scans[name].fillna("").astype(str) if name in scans else [""] * len(scans) for name in IDS]
-    for ids in zip(*columns, strict=True):
-        yield Job(ids[0], index, partial(_from_cohort, cohort, dict(zip(IDS, ids, strict=True))))
+    wanted = (*IDS, "crc32")
+    columns = [scans[name].fillna("").astype(str) if name in scans else [""] * len(scans) for name in wanted]
+    for *ids, crc32 in zip(*columns, strict=True):
+        name = _digest("cohort", _place(cohort), ids[0], crc32)
+        yield Job(name, index, partial(_from_cohort, cohort, dict(zip(IDS, ids, strict=True))), of_cohort=True)
+
+
+def _told_apart(jobs: Iterable[Job]) -> Iterator[Job]:
+    """The jobs; one that comes up again, as its input was given twice, under a name of its own."""
+    times: Counter[str] = Counter()
+    for job in jobs:
+        times[job.name] += 1
+        again = times[job.name]
+        yield job if again == 1 else replace(job, name=_digest(job.name, str(again)))
+
+
+def _listed(inputs: Inputs) -> Iterable[Input]:
+    return [inputs] if isinstance(inputs, Scan | Cohort | str | os.PathLike) else inputs
 
 
 def _each(inputs: Inputs) -> Iterator[Scan | Cohort | Path]:
     """The inputs one by one; a folder that is a cohort is opened."""
-    for one in [inputs] if isinstance(inputs, Scan | Cohort | str | os.PathLike) else inputs:
+    for one in _listed(inputs):
         if isinstance(one, Scan | Cohort):
             yield one
         else:
@@ -135,16 +160,32 @@ def _each(inputs: Inputs) -> Iterator[Scan | Cohort | Path]:
             yield Cohort(path) if (path / COHORT_FILE).is_file() else path
 
 
-def _sizes(volume: Volume) -> list[str]:
-    """Each file of a volume with its size: what tells it from one that was changed meanwhile."""
-    if volume.grid is not None:
-        return [*volume.files, str(volume.grid.source.size_bytes)]
-    sizes = [one.source.size_bytes for part in volume.slices for one in part.candidates]
-    return [*volume.files, *map(str, sizes)]
+def _place(one: Input) -> str:
+    """Where an input lies, whichever way it was named; of a scan in memory its id."""
+    if isinstance(one, Scan):
+        return one.header.scan_id
+    return str((one.path if isinstance(one, Cohort) else Path(one)).resolve())
+
+
+def _traces(volume: Volume) -> Iterator[str]:
+    """Where each file of a volume lies, its size and its last change: what tells it from others and from its past."""
+    for source in dict.fromkeys(volume.sources):
+        yield repr((source.path, source.member, source.place, source.size_bytes, _changed(source.path)))
+        for beside in (os.path.join(os.path.dirname(source.path), name) for name in source.beside):
+            yield repr((beside, _changed(beside)))
+
+
+def _changed(path: str) -> tuple[int, int]:
+    """Bytes and time of the last change in ns; zeros for a file that went away, of which reading will tell."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return 0, 0
+    return status.st_size, status.st_mtime_ns
 
 
 def _digest(*parts: str) -> str:
-    return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogateescape")).hexdigest()[:32]
+    return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 
 def _from_cohort(cohort: Cohort, ids: dict[str, str]) -> Items:

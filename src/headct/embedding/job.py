@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import shutil
 import time
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -16,22 +18,35 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from headct import __version__
 from headct.checkpoints import PretrainedEncoder
 from headct.cohort.journal import Journal, expect_writable, only_writer
-from headct.embedding.embeddings import ABOUT_TOKENS, TOKENS, Tables, check_place, model_of, write_places, writing
-from headct.embedding.inputs import Inputs, Reading
+from headct.embedding.embeddings import (
+    ABOUT_TOKENS,
+    TOKENS,
+    Tables,
+    check_place,
+    jobs_of,
+    model_of,
+    write_places,
+    writing,
+)
+from headct.embedding.inputs import Inputs, Reading, digest
 from headct.embedding.machine import Machine
+from headct.embedding.token_file import TokenFile, crc32_of_row, has_rows
 from headct.embedding.vectors import Looked, Progress, about, look
 from headct.encoders import Grid
-from headct.failure import Misuse
+from headct.failure import Failure, Misuse
+from headct.reading.pseudonyms import Pseudonyms, user_key
 
 PART_INPUTS, PART_S = 256, 20.0
 """A part is kept when it has so many inputs or is so old: a kill costs no more."""
+ROWS_AT_ONCE = 4096
+"""Vectors that are written together, and lie together in the output."""
+ANOTHER = "-"
+"""Stands, in an output, for the name of a job that is done again: files are looked at each time."""
 
 
 @dataclass(frozen=True)
@@ -58,17 +73,20 @@ def embed_into(
 ) -> Summary:
     """Write NAME.parquet and NAME.rejections.parquet (`Embeddings.write`), and token grids into the folder `tokens`.
 
-    Called again with the same arguments it goes on where it stopped, after a kill too. Where the output is there
-    already, made by the same model in the same way, a scan of a cohort that is in it is not embedded again. Raises
-    Misuse where an unfinished job at this place was another one, or `check` does; Failure where nothing can be written.
+    Called again with the same arguments it goes on where it stopped, after a kill too; what was done of a file that
+    has changed or gone since is left out. Where the output is there already, made by the same model in the same way, a
+    scan of a cohort that is in it is not embedded again. Vectors come in the order of the input either way. Raises
+    Misuse where an unfinished job at this place was another one, or `check` does; Failure where nothing can be
+    written, or the tokens of an unfinished job are gone.
     """
     check(out, inputs, tokens)
     terms = _terms(encoder, reading, machine, tokens)
     home = _home(out)
     with only_writer(home):
-        parts = _Parts(Journal(home / "journal"), terms, out)
-        kept = _Kept(out, terms) if tokens is None else _Kept(None, terms)
-        file = None if tokens is None else _TokenFile(tokens / TOKENS, parts.scans)
+        asked = {**terms, "inputs": digest(inputs), "tokens": _place_of(tokens)}
+        parts = _Parts(Journal(home / "journal"), asked, out)
+        kept = _Kept(out if tokens is None else None, terms)
+        file = None if tokens is None else _token_file(tokens, parts, home)
         batches = look(
             encoder,
             inputs,
@@ -77,29 +95,36 @@ def embed_into(
             batch_size=batch_size,
             workers=workers,
             tokens=tokens is not None,
-            done=parts.names | kept.names,
+            done=parts.names | kept.rows.keys(),
+            grid=parts.grid,
             progress=progress,
         )
+        met: dict[str, None] = {}  # names, each once, in the order of the input
         for batch in batches:
             if file is not None and batch.tokens is not None:
                 file.append(batch.tokens)
             parts.add(batch)
-            kept.seen.update(batch.skipped)
+            met.update(dict.fromkeys(batch.met))
         parts.flush()
+        found = [name for name in met if name in parts.rows or name in kept.rows]
         rejected: Counter[str] = Counter()
-        with Tables(out, terms) as tables:
-            for scan_ids, vectors in kept.rows():
-                tables.add_vectors(scan_ids, vectors)
+        lasting = [name if name in kept.rows or name in parts.of_cohorts else ANOTHER for name in found]
+        with Tables(out, terms, lasting) as tables:
+            for start in range(0, len(found), ROWS_AT_ONCE):
+                names = found[start : start + ROWS_AT_ONCE]
+                rows = [parts.vector(name) if name in parts.rows else kept.vector(name) for name in names]
+                tables.add_vectors([scan_id for scan_id, _ in rows], np.stack([vector for _, vector in rows]))
             for part in parts:
-                tables.add_vectors([row["scan_id"] for row in part["ids"]], _array(part["vectors"]))
-                tables.add_rejections(part["rejections"])
-                rejected.update(str(row["code"]) for row in part["rejections"])
+                rejections = [row for row in part["rejections"] if row["job"] in met]
+                tables.add_rejections(rejections)
+                rejected.update(str(row["code"]) for row in rejections)
         if file is not None and tokens is not None:
-            file.finish()
-            _write_places(tokens, parts, terms)
+            file.finish([parts.rows[name] for name in found])
+            _write_places(tokens, parts, found, terms)
         parts.journal.remove()
-    shutil.rmtree(home, ignore_errors=True)
-    return Summary(parts.scans + kept.count, kept.count, encoder.scan_width, rejected)
+        shutil.rmtree(home, ignore_errors=True)
+    before = sum(name not in parts.rows for name in found)
+    return Summary(len(found), before, encoder.scan_width, rejected)
 
 
 def check(out: Path, inputs: Inputs, tokens: Path | None = None) -> None:
@@ -116,7 +141,8 @@ def check(out: Path, inputs: Inputs, tokens: Path | None = None) -> None:
     expect_writable(out)
     if tokens is None:
         return
-    ours = (tokens / ABOUT_TOKENS).exists() or _home(out).exists()
+    unfinished = Journal(_home(out) / "journal").get("terms", 0) or {}
+    ours = (tokens / ABOUT_TOKENS).exists() or unfinished.get("tokens") == _place_of(tokens)
     if (tokens / TOKENS).exists() and not ours:
         raise Misuse(
             f"{tokens / TOKENS} is there already, and headct did not write it",
@@ -130,25 +156,50 @@ def _home(out: Path) -> Path:
     return out.with_name(f".{out.name}.embedding")
 
 
+def _place_of(tokens: Path | None) -> str:
+    return "no" if tokens is None else str(tokens.resolve())
+
+
+def _remains(home: Path, tokens: str) -> str:
+    """What an unfinished job would leave, in words; `tokens` as by `_place_of`."""
+    file = Path(tokens) / TOKENS
+    return f"{home} and {file}" if file.is_file() else str(home)
+
+
 def _terms(encoder: PretrainedEncoder, reading: Reading, machine: Machine, tokens: Path | None) -> dict[str, str]:
-    """All that decides what the output holds: kept in it, and compared when the job is called again."""
+    """All that decides what becomes of a scan: kept in the output, and compared when the job is called again."""
     criteria = json.dumps(asdict(reading.criteria), sort_keys=True, default=str)
-    ids = "kept" if reading.keep_ids else "pseudonyms"
     return {
         **about(encoder, machine),
         "criteria": criteria,
-        "ids": ids,
+        "ids": "kept" if reading.keep_ids else _named(reading.key or user_key()),
         "tokens": "no" if tokens is None else "yes",
         "headct": __version__,
     }
 
 
+def _named(key: bytes) -> str:
+    """Names a key of pseudonyms without giving it away."""
+    return f"key {Pseudonyms(key).of('scan', 'headct')}"
+
+
 class _Parts:
-    """What has been embedded so far, in the order in which it was."""
+    """What has been embedded so far, in the order in which it was.
+
+    `rows` are the numbers, in that order, of the scans that the named jobs gave, `of_cohorts` the names of those that
+    took it from a cohort; `last` is the checksum of the last row of tokens.
+    """
 
     def __init__(self, journal: Journal, terms: Mapping[str, str], out: Path) -> None:
-        self.journal, self.count, self.scans = journal, 0, 0
+        self.journal, self.count = journal, 0
         self.names: set[str] = set()
+        self.rows: dict[str, int] = {}
+        self.of_cohorts: set[str] = set()
+        self.grid: Grid | None = None
+        self.last: int | None = None
+        self._firsts: list[int] = []  # number of the first row of each part
+        self._id = ""  # of the last part
+        self._held: tuple[int, dict[str, Any]] = (-1, {})
         journal.sweep()
         before = journal.get("terms", 0)
         if before is None:
@@ -156,16 +207,15 @@ class _Parts:
             journal.put("terms", 0, dict(terms))
         elif before != terms:
             other = [name for name in {*before, *terms} if before.get(name) != terms.get(name)]
+            remains = _remains(journal.folder.parent, before.get("tokens", "no"))
             raise Misuse(
                 f"an unfinished job at {out} embeds otherwise ({', '.join(sorted(other))})",
-                do=f"finish it by the line that began it, or remove {journal.folder.parent} and call this line again",
+                do=f"finish it by the line that began it, or remove {remains} and call this line again",
             )
-        self._grid: Grid | None = None
+        # What follows a damaged part is done again; parts that came after it stay on disk, and follow no new one.
+        while (part := journal.get("part", self.count)) is not None and part["after"] == self._id:
+            self._take(part)
         self._begin()
-        while (part := journal.get("part", self.count)) is not None:  # what follows a damaged one is done again
-            self.names.update(part["names"])
-            self.scans += len(part["ids"])
-            self.count += 1
 
     def add(self, batch: Looked) -> None:
         """Take a batch in; now and then what has come in is kept."""
@@ -173,9 +223,9 @@ class _Parts:
         self._ids += batch.ids
         self._vectors += [batch.vectors] if batch.ids else []
         self._affines += [batch.token_affines] if len(batch.token_affines) else []
-        self._grid = batch.grid or self._grid
+        self.grid = batch.grid or self.grid
+        self.last = self.last if batch.tokens is None else crc32_of_row(batch.tokens[-1])
         self._rejections += batch.rejections
-        self.scans += len(batch.ids)
         if len(self._names) >= PART_INPUTS or time.monotonic() - self._since_s >= PART_S:
             self.flush()
 
@@ -184,21 +234,48 @@ class _Parts:
         if not self._names:
             return
         part = {
+            "id": secrets.token_hex(8),
+            "after": self._id,
             "names": self._names,
             "ids": self._ids,
             "vectors": _plain(self._vectors),
             "affines": _plain(self._affines),
-            "grid": self._grid,
+            "grid": self.grid,
+            "last": self.last,
             "rejections": self._rejections,
         }
         self.journal.put("part", self.count, part)
-        self.count += 1
+        self._take(part)
         self._begin()
+
+    def vector(self, name: str) -> tuple[str, np.ndarray]:
+        """Id and vector of the scan that this job gave."""
+        return self._row(name, "vectors")
+
+    def affine(self, name: str) -> tuple[str, np.ndarray]:
+        """Id and (4, 4) matrix from token to RAS mm of the scan that this job gave."""
+        return self._row(name, "affines")
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         """The parts that are kept."""
         for number in range(self.count):
             yield self.journal.get("part", number)
+
+    def _row(self, name: str, column: str) -> tuple[str, np.ndarray]:
+        number, row = _block(self.rows[name], self._firsts)
+        if self._held[0] != number:
+            self._held = number, self.journal.get("part", number)
+        part = self._held[1]
+        return part["ids"][row]["scan_id"], _array(part[column])[row]
+
+    def _take(self, part: Mapping[str, Any]) -> None:
+        self._firsts.append(len(self.rows))
+        for row in part["ids"]:
+            self.rows[row["job"]] = len(self.rows)
+            self.of_cohorts.update([row["job"]] if row["of_cohort"] else [])
+        self.names.update(part["names"])
+        self.grid, self.last, self._id = part["grid"], part["last"], part["id"]
+        self.count += 1
 
     def _begin(self) -> None:
         self._since_s = time.monotonic()
@@ -210,89 +287,53 @@ class _Parts:
 
 
 class _Kept:
-    """The vectors of an earlier output, if it was made on the same terms; those whose names are `seen` stay."""
+    """The vectors of an earlier output, if it was made on the same terms; `rows` are their numbers by name of job."""
 
     def __init__(self, path: Path | None, terms: Mapping[str, str]) -> None:
-        self._path = path if path is not None and model_of(path) == dict(terms) else None
-        self.names: frozenset[str] = frozenset()
-        if self._path is not None:
-            self.names = frozenset(pq.read_table(self._path, columns=["scan_id"])["scan_id"].to_pylist())
-        self.seen: set[str] = set()
-
-    @property
-    def count(self) -> int:
-        """How many of them stay."""
-        return len(self.names & self.seen)
-
-    def rows(self) -> Iterator[tuple[list[str], np.ndarray]]:
-        """Their ids and vectors, some at a time."""
-        if self._path is None:
+        self.rows: dict[str, int] = {}
+        self._held: tuple[int, list[str], np.ndarray] = (-1, [], np.zeros((0, 0)))
+        if path is None or model_of(path) != dict(terms):
             return
-        wanted = pa.array(sorted(self.names & self.seen), pa.string())
-        with pq.ParquetFile(self._path) as file:
-            for batch in file.iter_batches(4096):
-                chosen = batch.filter(pc.is_in(batch["scan_id"], wanted))
-                if len(chosen):
-                    vectors = chosen["vector"].flatten().to_numpy(zero_copy_only=False)
-                    yield chosen["scan_id"].to_pylist(), vectors.reshape(len(chosen), -1)
+        self._path = path
+        with pq.ParquetFile(path) as file:
+            sizes = [file.metadata.row_group(number).num_rows for number in range(file.num_row_groups)]
+        self._firsts = np.cumsum([0, *sizes]).tolist()[:-1]
+        self.rows = {name: row for row, name in enumerate(jobs_of(path)) if name != ANOTHER}
+
+    def vector(self, name: str) -> tuple[str, np.ndarray]:
+        """Id and vector of the scan that this job gave."""
+        number, row = _block(self.rows[name], self._firsts)
+        if self._held[0] != number:
+            with pq.ParquetFile(self._path) as file:
+                block = file.read_row_group(number)
+            vectors = block["vector"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+            self._held = number, block["scan_id"].to_pylist(), vectors.reshape(len(block), -1)
+        return self._held[1][row], self._held[2][row]
 
 
-class _TokenFile:
-    """A .npy file (n, N, W) that grows: its header is written again when n is known. It goes on after `rows` rows."""
-
-    def __init__(self, path: Path, rows: int) -> None:
-        self._path, self._rows = path, rows
-        with writing(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            if rows == 0 or not path.exists():
-                path.unlink(missing_ok=True)
-
-    def append(self, tokens: np.ndarray) -> None:
-        """Rows (B, N, W) float32."""
-        with writing(self._path):
-            if not self._path.exists():
-                self._write_header(tokens.shape[1:])
-            with self._path.open("r+b") as file:
-                _, _, start = _header(file)
-                file.seek(start + self._rows * tokens[0].nbytes)
-                file.truncate()
-                file.write(np.ascontiguousarray(tokens, dtype=np.float32).data)
-        self._rows += len(tokens)
-
-    def finish(self) -> None:
-        """Make the header say how many rows there are."""
-        with writing(self._path):
-            if not self._path.exists():
-                self._write_header((0, 0))
-            with self._path.open("rb") as file:
-                shape, _, start = _header(file)
-            self._write_header(shape[1:])
-            row_bytes = int(np.prod(shape[1:])) * np.dtype(np.float32).itemsize
-            os.truncate(self._path, start + self._rows * row_bytes)
-
-    def _write_header(self, shape: tuple[int, ...]) -> None:
-        with self._path.open("r+b" if self._path.exists() else "wb") as file:
-            about = {"descr": "<f4", "fortran_order": False, "shape": (self._rows, *shape)}
-            np.lib.format.write_array_header_1_0(file, about)  # it leaves room for a larger first number
+def _block(row: int, firsts: Sequence[int]) -> tuple[int, int]:
+    """The block in which a row lies and its place there, from the first row of each block."""
+    number = bisect_right(firsts, row) - 1
+    return number, row - firsts[number]
 
 
-def _header(file: Any) -> tuple[tuple[int, ...], np.dtype, int]:
-    """Shape, type and first byte of the values of a .npy file."""
-    np.lib.format.read_magic(file)
-    shape, _, dtype = np.lib.format.read_array_header_1_0(file)
-    return shape, dtype, file.tell()
+def _token_file(tokens: Path, parts: _Parts, home: Path) -> TokenFile:
+    """Raises Failure where it does not hold what the parts say that it does."""
+    path = tokens / TOKENS
+    if parts.rows and not has_rows(path, len(parts.rows), parts.last):
+        raise Failure(
+            f"{path} does not hold the tokens that the unfinished job has written there",
+            why="it was moved, replaced or cut short since",
+            do=f"put it back, or remove {_remains(home, str(tokens))} and call this line again",
+        )
+    return TokenFile(path, len(parts.rows))
 
 
-def _write_places(folder: Path, parts: _Parts, terms: Mapping[str, str]) -> None:
-    ids: list[str] = []
-    affines: list[np.ndarray] = [np.zeros((0, 4, 4))]
-    grid: Grid | None = None
-    for part in parts:
-        ids += [row["scan_id"] for row in part["ids"]]
-        affines += [_array(part["affines"])] if part["ids"] else []
-        grid = grid or part["grid"]
+def _write_places(folder: Path, parts: _Parts, names: Sequence[str], terms: Mapping[str, str]) -> None:
+    rows = [parts.affine(name) for name in names]
+    affines = np.array([affine for _, affine in rows]).reshape(-1, 4, 4)
     with writing(folder):
-        write_places(folder, ids, np.concatenate(affines), grid, terms)
+        write_places(folder, [scan_id for scan_id, _ in rows], affines, parts.grid, terms)
 
 
 def _plain(arrays: list[np.ndarray]) -> tuple[bytes, str, tuple[int, ...]]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-ROWS_AT_ONCE = 1024
-"""Queries that are compared together, so that memory stays at this many rows of cosines."""
+BLOCK_BYTES = 64 * 2**20
+"""Memory for the cosines of the queries that are compared together; as much again is needed to sort them."""
 
 
 def neighbours(vectors: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -20,10 +20,20 @@ def neighbours(vectors: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     lengths = np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)
     unit = vectors / np.where(lengths > 0, lengths, 1.0)
     indices, cosines = np.empty((count, k), dtype=np.int64), np.empty((count, k))
-    for start in range(0, count, ROWS_AT_ONCE):
-        rows = np.arange(start, min(start + ROWS_AT_ONCE, count))
-        cosine = unit[rows] @ unit.T
-        cosine[rows - start, rows] = -np.inf  # a scan is not its own neighbour
-        best = np.argsort(-cosine, axis=1, kind="stable")[:, :k]
-        indices[rows], cosines[rows] = best, np.take_along_axis(cosine, best, axis=1)
+    rows_at_once = max(1, BLOCK_BYTES // (count * unit.itemsize))
+    for start in range(0, count, rows_at_once):
+        rows = np.arange(start, min(start + rows_at_once, count))
+        block = unit[rows] @ unit.T
+        block[rows - start, rows] = -np.inf  # a scan is not its own neighbour
+        indices[rows], cosines[rows] = _largest(block, k)
     return indices, cosines
+
+
+def _largest(block: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Of each row its k largest values, equal ones by index: indices (rows, k) and values (rows, k)."""
+    indices = np.empty((len(block), k), dtype=np.int64)
+    least = np.partition(block, -k, axis=1)[:, -k]
+    for row, (values, enough) in enumerate(zip(block, least, strict=True)):
+        candidates = np.flatnonzero(values >= enough)  # k, and those that equal the last of them
+        indices[row] = candidates[np.argsort(-values[candidates], kind="stable")[:k]]
+    return indices, np.take_along_axis(block, indices, axis=1)

@@ -23,8 +23,9 @@ class HeadCTEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # s
     """A scikit-learn transformer: n paths, or scans, to their vectors (n, F) float32.
 
     Each row of the input is one path (a file, a folder of DICOM slices, an archive) that holds exactly one scan, or one
-    `Scan`; there is always one vector for a row, never a row of zeros. Fitting learns nothing from the scans.
-    Parameters are those of `headct.load` and `headct.embed`.
+    `Scan`; a table must have one column. There is always one vector for a row, never a row of zeros. Fitting learns
+    nothing from the scans. Parameters are those of `headct.load` and `headct.embed`, which moves a `model` that was
+    loaded before to the device and leaves it in evaluation mode.
     """
 
     def __init__(
@@ -90,7 +91,12 @@ class HeadCTEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # s
 def _rows(X: Any) -> list[Row]:
     if isinstance(X, str | os.PathLike | Scan):
         raise ValueError("X must be a sequence of paths or scans, got one")
-    rows = list(np.ravel(X)) if isinstance(X, np.ndarray) else list(X)
+    shape: tuple[int, ...] = getattr(X, "shape", (0,))  # a list has none
+    if len(shape) == 2 and shape[1] == 1:
+        X = np.asarray(X, dtype=object)[:, 0]
+    elif len(shape) != 1:
+        raise ValueError(f"X must be one column of paths or scans, got the shape {shape}")
+    rows = list(X)
     strange = next((row for row in rows if not isinstance(row, str | os.PathLike | Scan)), None)
     if strange is not None:
         raise ValueError(f"each row of X must be a path or a Scan, got {type(strange).__name__}")

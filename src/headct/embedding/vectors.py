@@ -23,6 +23,12 @@ from headct.reading import Criteria
 Progress = Callable[[int, int | None], None]
 """Called with how many inputs are done and, once known, how many there are."""
 
+IDLE = 32
+"""After so many inputs that give no array a batch is not waited for: what became of them is told and kept.
+
+A number and not a time, so that the same inputs make the same batches, and these the same last bits.
+"""
+
 
 def embed(
     inputs: Inputs,
@@ -50,7 +56,8 @@ def embed(
     The encoder runs on `device` (None: a GPU if there is one) in `precision`: fp32 (None), bf16, or "auto", which takes
     bf16 where the machine has units for it; an exported graph runs on the CPU in its own. Vectors do not depend on
     `batch_size` (beyond the last bits) or `workers`. All are held in memory; `headct embed` writes them as they come.
-    Raises Misuse where a cohort has another recipe.
+    A `model` that was loaded before is moved to that device and left in evaluation mode, as after `.to()` and
+    `.eval()`. Raises Misuse where a cohort has another recipe.
     """
     encoder = model if isinstance(model, PretrainedEncoder) else checkpoints.load(model)
     machine = choose(precision, device, graph=encoder.runtime)
@@ -72,10 +79,11 @@ def embed(
 
 
 def about(encoder: PretrainedEncoder, machine: Machine) -> dict[str, str]:
-    """What made the vectors, as it is stored with them."""
+    """What made the vectors, as it is stored with them: two that differ in it are not to be compared."""
     return {
         "architecture": encoder.architecture,
         "sha256": encoder.sha256,
+        "decisive_sha256": encoder.decisive_sha256,
         "recipe": encoder.recipe.id,
         "device": machine.device.type,
         "precision": machine.precision,
@@ -86,10 +94,10 @@ def about(encoder: PretrainedEncoder, machine: Machine) -> dict[str, str]:
 class Looked:
     """A batch that the encoder has seen: the names of its jobs, and what became of them."""
 
-    names: list[str] = field(default_factory=list)
-    ready: list[tuple[int, Ready]] = field(default_factory=list)  # each with the position of its input
-    refused: list[tuple[int, Refused]] = field(default_factory=list)
-    skipped: list[str] = field(default_factory=list)  # names that were done before
+    met: list[str] = field(default_factory=list)  # names of all its jobs, in the order of the input
+    names: list[str] = field(default_factory=list)  # of these, those that were not done before
+    ready: list[tuple[Job, Ready]] = field(default_factory=list)
+    refused: list[tuple[Job, Refused]] = field(default_factory=list)
     vectors: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), np.float32))  # (B, F)
     tokens: np.ndarray | None = None  # (B, N, W), if asked for
     grid: Grid | None = None
@@ -97,12 +105,14 @@ class Looked:
 
     @property
     def ids(self) -> list[dict[str, Any]]:
-        """A row for each scan, by `IDS` and `input`."""
-        return [{**ready.ids, "input": position} for position, ready in self.ready]
+        """A row for each scan, by `IDS`, `input`, and `job` and `of_cohort` of its job."""
+        return [
+            {**ready.ids, "input": job.input, "job": job.name, "of_cohort": job.of_cohort} for job, ready in self.ready
+        ]
 
     @property
     def rejections(self) -> list[dict[str, Any]]:
-        """A row for each rejection, by the columns of `REJECTIONS` and `input`."""
+        """A row for each rejection, by the columns of `REJECTIONS`, `input`, and `job`, the name of its job."""
         return [
             {
                 "scan_id": one.scan_id,
@@ -110,9 +120,10 @@ class Looked:
                 "sentence": one.rejection.sentence,
                 "remedy": one.rejection.remedy,
                 "files": list(one.rejection.files),
-                "input": position,
+                "input": job.input,
+                "job": job.name,
             }
-            for position, one in self.refused
+            for job, one in self.refused
         ]
 
 
@@ -126,17 +137,18 @@ def look(
     workers: int,
     tokens: bool = False,
     done: Collection[str] = (),
+    grid: Grid | None = None,
     progress: Progress | None = None,
 ) -> Iterator[Looked]:
     """Batch after batch, each with all that was seen since the one before; those that are `done` are passed over.
 
+    The encoder is moved to the machine's device and left in evaluation mode. `grid` is that of tokens made before.
     Raises Misuse where token grids would differ in shape.
     """
     if batch_size < 1 or workers < 1:
         raise Misuse(f"batch_size and workers must be at least 1, got {batch_size} and {workers}")
     encoder = encoder.eval().to(machine.device)
     total, finished = count(inputs), 0
-    grid: Grid | None = None
     for batch in _batches(stream(inputs, reading, workers=workers, done=done), batch_size):
         if batch.ready:
             arrays = [ready for _, ready in batch.ready]
@@ -146,27 +158,27 @@ def look(
                 grid = batch.grid = _same_grid(grid, features.grid, arrays[0])
                 batch.tokens = features.tokens.float().cpu().numpy()
                 batch.token_affines = np.stack([_token_affine(encoder, ready) for ready in arrays])
-        finished += len(batch.names) + len(batch.skipped)
+        finished += len(batch.met)
         if progress:
             progress(finished, total)
         yield batch
 
 
 def _batches(done: Iterable[tuple[Job, Items | None]], size: int) -> Iterator[Looked]:
-    """Runs of at most `size` arrays of one shape, with what was refused among them."""
+    """Runs of at most `size` arrays of one shape and of `IDLE` jobs without one, with what was refused among them."""
     batch = Looked()
     for job, items in done:
-        if items is None:
-            batch.skipped.append(job.name)
-            continue
-        new = [(job.input, one) for one in items if isinstance(one, Ready)]
-        if len(batch.ready) == size or (batch.ready and new and new[0][1].array.shape != batch.ready[0][1].array.shape):
+        new = [(job, one) for one in items or () if isinstance(one, Ready)]
+        other = bool(batch.ready and new) and new[0][1].array.shape != batch.ready[0][1].array.shape
+        if len(batch.ready) == size or other or len(batch.met) - len(batch.ready) == IDLE:
             yield batch
             batch = Looked()
-        batch.names.append(job.name)
-        batch.ready += new
-        batch.refused += [(job.input, one) for one in items if isinstance(one, Refused)]
-    if batch.names or batch.skipped:
+        batch.met.append(job.name)
+        if items is not None:
+            batch.names.append(job.name)
+            batch.ready += new
+            batch.refused += [(job, one) for one in items if isinstance(one, Refused)]
+    if batch.met:
         yield batch
 
 

@@ -163,8 +163,8 @@ class Predictor(nn.Module):
         """
         inner = self.mask_token.shape[2]
         tokens = self.embed(seen)
-        tokens = tokens + sincos_at(seen_places.float(), inner).to(tokens.dtype)
-        asked = self.mask_token.to(tokens.dtype) + sincos_at(hidden_places.float(), inner).to(tokens.dtype)
+        tokens = tokens + sincos_at(seen_places.float(), inner).to(self.mask_token.dtype)
+        asked = self.mask_token + sincos_at(hidden_places.float(), inner).to(self.mask_token.dtype)
         tokens = torch.cat([tokens, asked], dim=1)
         for block in self.blocks:
             tokens = block(tokens)

@@ -37,7 +37,7 @@ def hide(noise: Tensor, share: float) -> Hiding:
     Raises Misuse unless at least one patch is kept and one is hidden.
     """
     patches = noise.shape[1]
-    kept = int(patches * (1 - share))
+    kept = round(patches * (1 - share))
     if not 0 < kept < patches:
         raise Misuse(f"a share of {share:g} hides {patches - kept} of {patches} patches", do="keep some, hide some")
     order = noise.argsort(dim=1)
@@ -98,7 +98,7 @@ class MaskedDecoder(nn.Module):
     def forward(self, tokens: Tensor, hiding: Hiding, grid: Grid) -> Tensor:
         """All patches (B, N, P) of the grid, from tokens (B, 1 + K, W): the class token, then the kept patches."""
         class_token, kept = self.embed(tokens).split([1, tokens.shape[1] - 1], dim=1)
-        hidden = self.mask_token.to(kept.dtype).expand(len(kept), hiding.restore.shape[1] - kept.shape[1], -1)
+        hidden = self.mask_token.expand(len(kept), hiding.restore.shape[1] - kept.shape[1], -1)
         patches = torch.take_along_dim(torch.cat([kept, hidden], dim=1), hiding.restore[..., None], dim=1)
         tokens = torch.cat([class_token + self.class_position, self.positions(patches, grid)], dim=1)
         for block in self.blocks:

@@ -64,7 +64,7 @@ class SinCosPositions(nn.Module):
         self.register_buffer("table", sincos(reference, width), persistent=False)
 
     def forward(self, tokens: Tensor, grid: Grid) -> Tensor:
-        return tokens + resize(self.table, self.reference, grid).to(tokens.dtype)
+        return tokens + resize(self.table, self.reference, grid)
 
 
 class LearnedPositions(nn.Module):

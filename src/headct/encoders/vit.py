@@ -247,7 +247,7 @@ class ViT3D(Encoder):
         unplaced = 1 + self.settings.registers
         attended = None if seen is None else F.pad(seen, (unplaced, 0), value=True)
         by = self._turns(x, grid, spacing_mm, keep)
-        first = (token.expand(len(x), -1, -1).to(tokens.dtype) for token in (self.class_token, self.register_tokens))
+        first = (token.expand(len(x), -1, -1) for token in (self.class_token, self.register_tokens))
         tokens = torch.cat([*first, tokens], dim=1)
         for block in self.blocks:
             tokens = block(tokens, by, attended)

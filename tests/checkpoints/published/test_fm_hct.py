@@ -16,7 +16,7 @@ import torch
 from encoders import published as formula
 from safetensors.torch import save_file
 
-from headct.checkpoints import CheckpointFailure, load
+from headct.checkpoints import CheckpointFailure, load, save
 from headct.checkpoints.published import read, read_head, recognise
 from headct.encoders.positions import sincos
 from headct.failure import Misuse
@@ -114,6 +114,18 @@ def test_the_file_on_request_loads_by_its_path(layouts: dict[str, Any], tmp_path
         assert (encoder.settings.heads, encoder.settings.registers, encoder.settings.qkv_bias) == (12, 0, False)
         assert encoder.recipe.name == "fm-hct"
         assert any("12 attention heads" in note for note in encoder.notes)
+
+
+def test_heads_of_an_unpublished_width_are_named_once(layouts: dict[str, Any], tmp_path: Path) -> None:
+    """The remedy can be followed: `load` takes no number of heads, and needs none of a checkpoint."""
+    path = written(layouts["downstream_backbone"], tmp_path / "a.pt")
+    with pytest.raises(Misuse, match=r"do not divide its width of 48") as refused:
+        load(path)
+    for step in ("published.read(path, heads=...)", "save(folder, found.encoder, found.card)"):
+        assert step in refused.value.do
+    found = read(path, heads=4)
+    save(tmp_path / "made", found.encoder, found.card)
+    assert load(tmp_path / "made").settings == found.encoder.settings
 
 
 def test_trained_positions_are_kept(layouts: dict[str, Any], tmp_path: Path) -> None:

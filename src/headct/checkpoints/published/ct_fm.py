@@ -18,15 +18,15 @@ import torch
 from torch import nn
 
 from headct import encoders
-from headct.checkpoints.published.tensors import Stripped, Weights, content, full_precision, part, strip
-from headct.checkpoints.strict import CheckpointFailure, counted, differences, some
+from headct.checkpoints.layout import CONFIG, MODEL  # which the Hub calls so, too
+from headct.checkpoints.published.tensors import Stripped, Weights, content, part, strip
+from headct.checkpoints.strict import CheckpointFailure, counted, differences, full_precision, some
 from headct.encoders import Encoder, SegResSettings, segmentation_network
 from headct.failure import Misuse
 
 PREFIXES = ("module.", "model.", "_orig_mod.", "backbone.", "encoder.")
 DECODER, UNUSED = "up_layers.", ("projection_head.", "prediction_head.")
 HEAD = re.compile(r"up_layers\.\d+\.head\.")
-CONFIG, MODEL = "config.json", "model.safetensors"
 FIELDS = {"spatial_dims", "in_channels", "init_filters", "blocks_down", "out_channels", "dsdepth"}
 """What a configuration in the Hub's layout may say."""
 

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from headct import encoders
-from headct.checkpoints.published.tensors import Stripped, Weights, content, full_precision, part, strip
-from headct.checkpoints.strict import CheckpointFailure, counted, differences, some
+from headct.checkpoints.published.tensors import Stripped, Weights, content, part, strip
+from headct.checkpoints.strict import CheckpointFailure, counted, differences, full_precision, some
 from headct.encoders import Encoder
 from headct.encoders.heads import AttentiveHead, LinearHead
 from headct.encoders.positions import sincos
@@ -53,6 +53,11 @@ HEAD_NAMES = {"token_norm.": "bn1.", "found_norm.": "bn2.", "norm.": "bn.", "kv.
 
 HEAD_WIDTH = 64
 """Features of an attention head in the published sizes; the files do not say it."""
+MAKE_A_CHECKPOINT = (
+    "name the number once, in Python, and load the checkpoint that it makes: "
+    "found = headct.checkpoints.published.read(path, heads=...); "
+    "headct.checkpoints.save(folder, found.encoder, found.card)"
+)
 TABLE_TOLERANCE = 1e-6
 PUBLISHED_SIZE = (768, 12)
 """Width and depth."""
@@ -133,7 +138,7 @@ def _settings(weights: Weights, heads: int | None, *, masked: bool, path: Path) 
     return {
         "width": width,
         "depth": depth,
-        "heads": _heads(width, heads, path),
+        "heads": _heads(width, heads, path, do=MAKE_A_CHECKPOINT),
         "mlp_width": mlp_width,
         "channels": channels,
         "input_mean": 0.0,
@@ -148,9 +153,13 @@ def _settings(weights: Weights, heads: int | None, *, masked: bool, path: Path) 
     }
 
 
-def _heads(width: int, heads: int | None, path: Path) -> int:
+def _heads(width: int, heads: int | None, path: Path, *, do: str) -> int:
     if heads is None and width % HEAD_WIDTH:
-        raise Misuse(f"{path} does not say how many attention heads it has", do="name the number: heads=...")
+        raise Misuse(
+            f"{path} does not say how many attention heads it has",
+            why=f"published are such of {HEAD_WIDTH} features, which do not divide its width of {width}",
+            do=do,
+        )
     return width // HEAD_WIDTH if heads is None else heads
 
 
@@ -237,7 +246,7 @@ def _head(weights: Weights, heads: int | None, path: Path) -> nn.Module:
     return AttentiveHead(
         width,
         outputs,
-        heads=_heads(width, heads, path),
+        heads=_heads(width, heads, path, do="name the number: read_head(path, heads=...)"),
         queries=queries,
         kv_bias="wkv.bias" in weights,
         published_scaling=True,

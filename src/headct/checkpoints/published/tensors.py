@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from headct.checkpoints.strict import CheckpointFailure
+from headct.checkpoints.strict import COPY_AGAIN, CheckpointFailure, said
 
 Weights = dict[str, Tensor]
 
@@ -41,12 +40,14 @@ def content(path: Path) -> Any:
             return load_file(path)
         return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        raise CheckpointFailure(f"{path} is missing", do="copy it again from where it came") from None
-    except SafetensorError as error:
-        raise _damaged(path, error) from error
+        raise CheckpointFailure(f"{path} is missing", do=COPY_AGAIN) from None
     except Exception as error:
         # torch's unpickler fails in many ways on bytes that are no checkpoint; all of them mean this
-        raise _damaged(path, error) from error
+        raise CheckpointFailure(
+            f"{path} cannot be read as weights",
+            why=said(error),
+            do=f"{COPY_AGAIN}; a file that needs code to be opened is not opened",
+        ) from error
 
 
 def part(container: Any, name: str, path: Path) -> Weights:
@@ -72,21 +73,3 @@ def strip(weights: Weights, prefixes: Sequence[str]) -> Stripped:
         weights = {name.removeprefix(shared[0]): tensor for name, tensor in weights.items()}
         taken.append(shared[0])
     return Stripped(weights, tuple(taken))
-
-
-def full_precision(weights: Weights) -> tuple[Weights, tuple[str, ...]]:
-    """The weights in float32, and a sentence where they were not."""
-    kinds = {tensor.dtype for tensor in weights.values() if tensor.is_floating_point()} - {torch.float32}
-    if not kinds:
-        return weights, ()
-    names = ", ".join(sorted(str(kind).removeprefix("torch.") for kind in kinds))
-    cast = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in weights.items()}
-    return cast, (f"weights in {names} were cast to float32",)
-
-
-def _damaged(path: Path, error: Exception) -> CheckpointFailure:
-    return CheckpointFailure(
-        f"{path} cannot be read as weights",
-        why=f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"[:300],
-        do="copy it again from where it came; a file that needs code to be opened is not opened",
-    )

@@ -1,0 +1,154 @@
+"""From a patient's head to the template: two smooth maps on a coarse grid, one for bone and one for the brain.
+
+The *head map* H holds size, form and asymmetry; skull, base and scalp follow it. The *brain map* B is H and whatever
+moves brain within the rigid skull: atrophy, wider ventricles, mass effect. So mass effect never bends bone, and the
+template coordinate of every voxel is known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from headct.virtual.anatomy import Anatomy
+from headct.virtual.streams import stream
+from headct.virtual.template import Box, Template, normalized
+from headct.virtual.texture import smooth_noise
+
+COARSE = Box((-105, 105), (-126, 126), (-126, 105), 7.0)
+"""Where the maps are known, in head millimetres: the patient's own, upright, origin at the anterior commissure."""
+
+NEAREST_MM = 0.05
+"""Pushes below this are cut to nothing, smoothly, so that every finding has an end of its reach."""
+
+FINDING_FIELDS = ("closed", "swelling")
+"""Smooth fields that several findings add to: sulci pressed shut (share), scalp swollen (mm)."""
+
+
+@dataclass(frozen=True)
+class Coarse:
+    """The points of `COARSE` (n of them, x fastest) and where they lie in the undiseased head."""
+
+    head_mm: torch.Tensor  # (n, 3) patient
+    template_mm: torch.Tensor  # (n, 3) by the head map
+    cavity_mm: torch.Tensor  # (n,) patient mm from the skull's inner surface, negative inside
+    outward: torch.Tensor  # (n, 3) direction away from the middle of the cavity
+    ventricles_mm: torch.Tensor  # (n,) patient mm from the ventricles, negative inside
+    from_ventricles: torch.Tensor  # (n, 3)
+    scale: float  # template mm to a patient mm
+
+    @property
+    def depth_mm(self) -> torch.Tensor:
+        """How deep below the skull's inner surface (n,), 0 outside."""
+        return torch.clamp(-self.cavity_mm, min=0)
+
+
+@dataclass(frozen=True)
+class Bend:
+    """The maps and smooth fields of one patient, to be sampled at any point of the head."""
+
+    names: tuple[str, ...]
+    values: torch.Tensor  # (1, channels, z, y, x): H, B, then the named fields
+
+    def sample(self, head_mm: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
+        """Template coordinates (n, 3) by H and by B, and the fields (n,) at points (n, 3) in head millimetres."""
+        place = normalized(head_mm, COARSE)[None, None, None]
+        sampled = F.grid_sample(self.values, place, padding_mode="border", align_corners=True)[0, :, 0, 0]
+        fields = dict(zip(self.names, sampled[6:], strict=True))
+        return sampled[:3].T, sampled[3:6].T, fields
+
+    def head_of(self, template_mm: np.ndarray, *, brain: bool = True) -> np.ndarray:
+        """Head millimetres (n, 3) of template points: the inverse of B, or of H for bone and skin.
+
+        By fixed-point iteration; the maps are smooth and monotone, so 60 rounds leave less than 0.01 mm.
+        """
+        target = torch.as_tensor(np.asarray(template_mm, dtype=np.float32).reshape(-1, 3))
+        at = target / 1.085
+        for _ in range(60):
+            by_head, by_brain, _fields = self.sample(at)
+            at = at + 0.7 * (target - (by_brain if brain else by_head))
+        return at.numpy().astype(float)
+
+
+def coarse_points() -> torch.Tensor:
+    """(n, 3) head millimetres."""
+    return torch.from_numpy(np.stack([axis.ravel() for axis in COARSE.grid()], axis=1))
+
+
+def undiseased(anatomy: Anatomy, template: Template) -> Coarse:
+    """The head map of an anatomy and what it says of every coarse point."""
+    points = coarse_points()
+    rng = stream(anatomy.seed, "form")
+    warp = _noise(rng, 3, 35.0) * torch.tensor(anatomy.warp_mm)
+    xy, xz, yz = anatomy.shear
+    linear = torch.tensor([[1, xy, xz], [0, 1, yz], [0, 0, 1]]) * torch.tensor(anatomy.scale)[:, None]
+    mapped = points @ linear.T.float() + warp
+    smooth = template.slopes(mapped)
+    scale = anatomy.mean_scale
+    return Coarse(
+        points, mapped, smooth[:, 0] / scale, smooth[:, 1:4], smooth[:, 4] / scale, smooth[:, 5:8], scale
+    )
+
+
+def bent(
+    anatomy: Anatomy, coarse: Coarse, pushes: Sequence[torch.Tensor], fields: Sequence[Mapping[str, torch.Tensor]]
+) -> Bend:
+    """Both maps: B is H plus the brain's own folds, atrophy, and the pushes (n, 3) of findings in template mm."""
+    rng = stream(anatomy.seed, "brain")
+    folds = _noise(rng, 3, 8.5) * anatomy.folding_mm
+    folds *= torch.clamp(coarse.depth_mm / 12, max=1)[:, None]
+    own = {
+        "thickness": _noise(rng, 1, 12.0)[:, 0],
+        "scalp": _noise(rng, 1, 20.0)[:, 0],
+        "gyri": _noise(rng, 1, 14.0)[:, 0],
+        "texture": _noise(rng, 1, 11.0)[:, 0],
+        "sulcal": _noise(rng, 1, 10.0)[:, 0],
+        **{name: torch.zeros(len(coarse.head_mm)) for name in FINDING_FIELDS},
+    }
+    brain = coarse.template_mm + folds + _atrophy(anatomy, coarse)
+    for push in pushes:
+        brain = brain + ended(push)
+    for name, values in (item for part in fields for item in part.items()):
+        own[name] = own[name] + values if name in own else values
+    channels = torch.cat([coarse.template_mm, brain, torch.stack(list(own.values()), dim=1)], dim=1)
+    grid = channels.T.reshape(1, -1, *COARSE.shape).float()
+    return Bend(tuple(own), grid.contiguous(memory_format=torch.channels_last_3d))
+
+
+def ended(push: torch.Tensor) -> torch.Tensor:
+    """A push (n, 3) that fades to exactly nothing where it is shorter than `NEAREST_MM`."""
+    length = torch.sqrt((push**2).sum(dim=1, keepdim=True))
+    return push * torch.clamp(1 - NEAREST_MM / torch.clamp(length, min=1e-6), min=0)
+
+
+def widened(coarse: Coarse, wider_mm: float | torch.Tensor, reach_mm: float) -> torch.Tensor:
+    """The push (n, 3) that widens the ventricles by up to `wider_mm`: tissue gives way, falling off over `reach_mm`.
+
+    The third ventricle and the temporal horns give way less, as they do in patients.
+    """
+    x, z = coarse.template_mm[:, 0], coarse.template_mm[:, 2]
+    share = 1 - 0.55 * torch.clamp((-8 - z) / 8, 0, 1)
+    third = (torch.abs(x) < 9) & (z < 16)
+    limit = torch.where(third, torch.clamp(torch.as_tensor(wider_mm, dtype=torch.float32), max=3.5), torch.as_tensor(wider_mm, dtype=torch.float32))
+    outside = torch.clamp((coarse.ventricles_mm + 3) / 4, 0, 1)
+    fall = torch.exp(-torch.clamp(coarse.ventricles_mm, min=0) / reach_mm)
+    room = torch.clamp(coarse.depth_mm / 14, max=1)
+    return -coarse.from_ventricles * (limit * share * fall * outside * room * coarse.scale)[:, None]
+
+
+def _atrophy(anatomy: Anatomy, coarse: Coarse) -> torch.Tensor:
+    """Brain drawn away from the skull and from the ventricles, as much as this brain has shrunk."""
+    from_skull = anatomy.gap_mm * torch.exp(-coarse.depth_mm / 18) * (coarse.depth_mm > 0)
+    side = 1 + anatomy.ventricle_asymmetry * torch.tanh(coarse.template_mm[:, 0] / 8)
+    wider = widened(coarse, anatomy.ventricles_mm * side, 20.0)
+    return coarse.outward * (from_skull * coarse.scale)[:, None] + wider
+
+
+def _noise(rng: np.random.Generator, channels: int, correlation_mm: float) -> torch.Tensor:
+    """(n, channels) of unit variance; `correlation_mm` is the sigma of its smoothing."""
+    noise = smooth_noise(rng, (channels, *COARSE.shape), correlation_mm / COARSE.step_mm)
+    return torch.from_numpy(noise.reshape(channels, -1).T.copy())

@@ -1,0 +1,1 @@
+"""Diseases and traps of virtual patients, one kind in a file."""

@@ -1,0 +1,31 @@
+"""What every finding can do: push the brain aside, add smooth fields, paint tissue, paint bone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+import torch
+
+from headct.virtual.bending import Coarse
+from headct.virtual.tissue import Brain, Skull
+
+
+class Finding:
+    """One finding of one patient: a frozen value, drawn from a stream of its own. By itself it changes nothing."""
+
+    name: ClassVar[str]
+
+    def push(self, coarse: Coarse) -> torch.Tensor:
+        """How far the brain map moves (n, 3) in template mm at the coarse points."""
+        return torch.zeros_like(coarse.template_mm)
+
+    def fields(self, coarse: Coarse) -> Mapping[str, torch.Tensor]:
+        """Smooth fields (n,) by name, which are summed over findings."""
+        return {}
+
+    def paint(self, brain: Brain) -> None:
+        """Change the brain's values."""
+
+    def paint_bone(self, skull: Skull) -> None:
+        """Change the values of skull and scalp."""

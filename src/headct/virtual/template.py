@@ -1,0 +1,171 @@
+"""The average head from which every virtual patient is bent: tissue maps and distances in one space, in millimetres.
+
+Template coordinates are those of the ICBM-152 2009a symmetric brain (x to the right, y to anterior, z to superior,
+origin at the anterior commissure). Two boxes of channels: `brain` at 1 mm, derived from the ICBM maps of grey and
+white matter (Fonov et al., NeuroImage 54, 2011, 313-327; notice in NOTICE), and `head` at 1.5 mm, our own geometry of
+skull, base, face and neck. Distances are negative inside. `tools/build_template.py` makes the file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from types import MappingProxyType
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy.ndimage import gaussian_filter, map_coordinates
+
+TEMPLATE_FILE = Path(__file__).with_name("template.npz")
+
+ICBM_PER_HEAD = 1.085
+"""The ICBM brain is larger than most: template millimetres to one of an average head."""
+
+
+@dataclass(frozen=True)
+class Box:
+    """A regular grid in template space; arrays on it are (z, y, x). `x`, `y`, `z` are first and last, in mm."""
+
+    x: tuple[float, float]
+    y: tuple[float, float]
+    z: tuple[float, float]
+    step_mm: float
+
+    def axes(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The coordinates along x, y and z."""
+        return tuple(
+            np.arange(round((last - first) / self.step_mm) + 1, dtype=np.float32) * self.step_mm + first
+            for first, last in (self.x, self.y, self.z)
+        )  # type: ignore[return-value]
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Of an array on this grid."""
+        x, y, z = self.axes()
+        return len(z), len(y), len(x)
+
+    def grid(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """x, y and z of every point, each (z, y, x)."""
+        x, y, z = self.axes()
+        at_z, at_y, at_x = np.meshgrid(z, y, x, indexing="ij")
+        return at_x, at_y, at_z
+
+
+BRAIN_BOX = Box((-76, 76), (-112, 80), (-84, 90), 1.0)
+HEAD_BOX = Box((-102, 102), (-126, 126), (-120, 105), 1.5)
+
+
+class Coding(NamedTuple):
+    """How a channel is stored in 8 bits: value = code * step + low."""
+
+    box: str
+    low: float
+    step: float
+
+
+def _distance(box: str, reach_mm: float) -> Coding:
+    return Coding(box, -reach_mm, 2 * reach_mm / 254)
+
+
+CHANNELS: Mapping[str, Coding] = MappingProxyType(
+    {
+        "grey": Coding("brain", 0, 1 / 255),
+        "white": Coding("brain", 0, 1 / 255),
+        "sulci": Coding("brain", 0, 1 / 255),
+        "arteries_mm": _distance("brain", 8),
+        "sinuses_mm": _distance("brain", 8),
+        "ventricles_mm": _distance("brain", 31),
+        "tent_mm": _distance("brain", 10),
+        "cerebellum_mm": _distance("brain", 20),
+        "stem_mm": _distance("brain", 20),
+        "cavity_mm": _distance("head", 45),
+        "thickness": Coding("head", 0, 2 / 255),
+        "face_mm": _distance("head", 20),
+        "bone_mm": _distance("head", 8),
+        "marrow_mm": _distance("head", 8),
+        "air_mm": _distance("head", 8),
+        "soft_hu": Coding("head", -127, 1),
+    }
+)
+"""Every channel: shares from 0 to 1, signed distances in mm, Hounsfield values."""
+
+BOXES: Mapping[str, Box] = MappingProxyType({"brain": BRAIN_BOX, "head": HEAD_BOX})
+
+
+def coded(name: str, values: np.ndarray) -> np.ndarray:
+    """The 8-bit codes of a channel."""
+    coding = CHANNELS[name]
+    return np.clip(np.rint((values - coding.low) / coding.step), 0, 255).astype(np.uint8)
+
+
+SLOPE_STEP = 2
+"""The slopes of the distances are kept at every second point of `HEAD_BOX`: they are smooth."""
+
+
+class Template:
+    """The channels, ready to be sampled on a device."""
+
+    def __init__(self, device: torch.device | str = "cpu") -> None:
+        with np.load(TEMPLATE_FILE) as stored:
+            whole = {name: _decoded(name, stored[name]) for name in CHANNELS}
+        self._slopes = torch.from_numpy(_slopes(whole["cavity_mm"], whole["ventricles_mm"]))[None].to(device)
+        self.names = {box: [name for name, coding in CHANNELS.items() if coding.box == box] for box in BOXES}
+        self._values = {
+            box: torch.from_numpy(np.stack([whole[name] for name in names]))[None]
+            .to(device)
+            .contiguous(memory_format=torch.channels_last_3d)  # neighbours of all channels lie together
+            for box, names in self.names.items()
+        }
+
+    def sample(self, box: str, points_mm: torch.Tensor) -> dict[str, torch.Tensor]:
+        """All channels of a box at points (n, 3), by name, each (n,); beyond the box its edge goes on."""
+        place = normalized(points_mm, BOXES[box])
+        sampled = F.grid_sample(
+            self._values[box], place[None, None, None], padding_mode="border", align_corners=True
+        )
+        return dict(zip(self.names[box], sampled[0, :, 0, 0], strict=True))
+
+
+    def slopes(self, points_mm: torch.Tensor) -> torch.Tensor:
+        """(n, 8): distance to the cavity's wall and its gradient, distance to the ventricles and its gradient."""
+        place = normalized(points_mm, HEAD_BOX)
+        sampled = F.grid_sample(self._slopes, place[None, None, None], padding_mode="border", align_corners=True)
+        return sampled[0, :, 0, 0].T
+
+
+def _slopes(cavity_mm: np.ndarray, ventricles_mm: np.ndarray) -> np.ndarray:
+    """Both distances and their gradients (8, z, y, x) at every `SLOPE_STEP`-th point of `HEAD_BOX`, smoothed."""
+    some = (slice(None, None, SLOPE_STEP),) * 3
+    axes = [axis[::SLOPE_STEP] for axis in HEAD_BOX.axes()[::-1]]
+    at = np.stack(np.meshgrid(*axes, indexing="ij"))
+    first = np.array([BRAIN_BOX.z[0], BRAIN_BOX.y[0], BRAIN_BOX.x[0]]).reshape(3, 1, 1, 1)
+    ventricles = map_coordinates(ventricles_mm, (at - first) / BRAIN_BOX.step_mm, order=1, mode="nearest")
+    parts = []
+    for distance in (cavity_mm[some], ventricles):
+        smooth = gaussian_filter(distance, 1.0)
+        along_z, along_y, along_x = np.gradient(smooth, HEAD_BOX.step_mm * SLOPE_STEP)
+        parts += [distance, along_x, along_y, along_z]
+    return np.stack(parts).astype(np.float32)
+
+
+def normalized(points_mm: torch.Tensor, box: Box) -> torch.Tensor:
+    """Points (..., 3) as `grid_sample` wants them: -1 at the first grid point, 1 at the last."""
+    first = points_mm.new_tensor([box.x[0], box.y[0], box.z[0]])
+    last = points_mm.new_tensor([box.x[1], box.y[1], box.z[1]])
+    return (points_mm - first) * (2 / (last - first)) - 1
+
+
+def _decoded(name: str, half: np.ndarray) -> np.ndarray:
+    """A channel (z, y, x) float32 from the codes of its right half."""
+    values = half.astype(np.float32) * np.float32(CHANNELS[name].step) + np.float32(CHANNELS[name].low)
+    return np.concatenate([values[..., :0:-1], values], axis=-1)
+
+
+@cache
+def template(device: str = "cpu") -> Template:
+    """The template on a device, read once."""
+    return Template(device)

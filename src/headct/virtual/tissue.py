@@ -1,0 +1,318 @@
+"""From template channels to Hounsfield values: bone, scalp and face by the head map, brain and fluid by the brain map.
+
+Everything here works on flat tensors of points (n,) and is closed in form; thickness and depth are patient
+millimetres. Shares run from 0 to 1, and what is laid later covers what was laid before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+
+from headct.scan import AIR_HU
+from headct.virtual.anatomy import Anatomy
+from headct.virtual.texture import tiled_noise
+
+SINUS_HU, LABYRINTH_HU = -900.0, 1700.0
+BASE_BELOW_MM = -69.0
+"""Below this template height the cavity's wall is spine and ligament, not skull."""
+
+MIDDLE_MM = (0.0, -18.0, 8.0)
+"""The middle of the brain, from which its own sulci radiate, in template mm."""
+
+BREGMA_Y_MM, LAMBDA_MM = 16.0, (-88.0, 58.0)
+"""Where the sutures meet, in template y, and in template (y, z)."""
+
+
+def inside(distance_mm: torch.Tensor, edge_mm: float) -> torch.Tensor:
+    """Share of a solid at each point: 1 inside, 0 outside, a smooth ramp of width `edge_mm` between."""
+    share = torch.clamp(0.5 - distance_mm * (1 / edge_mm), 0, 1)
+    return share * share * (3 - 2 * share)
+
+
+def lay(hu: torch.Tensor, share: torch.Tensor, value_hu: float | torch.Tensor) -> None:
+    """Cover `hu` (n,) with a material by its share, in place."""
+    hu += share * (value_hu - hu)
+
+
+def sutures(template_mm: torch.Tensor) -> Mapping[str, torch.Tensor]:
+    """Signed distance (n,) in template mm to the surface in which each suture lies, where there is one, else far."""
+    x, y, z = template_mm.T
+    aside = torch.abs(x)
+    far = 50.0
+    high = z > -4
+    coronal = torch.where(high, y - BREGMA_Y_MM + 0.12 * aside, torch.full_like(y, far))
+    sagittal = torch.where(high & (y < BREGMA_Y_MM) & (z > LAMBDA_MM[1]), x, torch.full_like(x, far))
+    lambdoid = torch.where(
+        (y < -40) & (z > -28), (z - LAMBDA_MM[1] + 1.2 * aside) * 0.64, torch.full_like(z, far)
+    )
+    return {"coronal": coronal, "sagittal": sagittal, "lambdoid": lambdoid}
+
+
+@dataclass
+class Change:
+    """What a finding did to the points: how much of each it fills, and by how much it changed the value."""
+
+    share: torch.Tensor
+    hu: torch.Tensor
+
+    def joined(self, other: Change) -> Change:
+        """Both changes in one, where one finding changed brain and bone."""
+        return Change(torch.maximum(self.share, other.share), self.hu + other.hu)
+
+
+@dataclass
+class Canvas:
+    """Points that are painted: findings lay their material over `hu` through `change`, which keeps account."""
+
+    anatomy: Anatomy
+    template_mm: torch.Tensor  # (n, 3) by the head map
+    channels: Mapping[str, torch.Tensor]
+    fields: Mapping[str, torch.Tensor]
+    edge_mm: float
+    hu: torch.Tensor = field(init=False)
+    changes: dict[str, Change] = field(init=False, default_factory=dict)
+
+    @cached_property
+    def scale(self) -> float:
+        """Template millimetres to a patient millimetre."""
+        return self.anatomy.mean_scale
+
+    def distance_mm(self, centre_mm: Sequence[float]) -> torch.Tensor:
+        """Patient millimetres (n,) from a place given in template millimetres, in the undiseased head."""
+        away = self.template_mm - self.template_mm.new_tensor(tuple(centre_mm))
+        return torch.linalg.vector_norm(away, dim=1) / self.scale
+
+    def change(self, name: str, share: torch.Tensor, value_hu: float | torch.Tensor) -> None:
+        """Cover what is there with a finding's material by its share (n,), and keep account under `name`."""
+        account = self.changes.setdefault(name, Change(torch.zeros_like(self.hu), torch.zeros_like(self.hu)))
+        difference = share * (value_hu - self.hu)
+        self.hu += difference
+        account.share = torch.maximum(account.share, share)
+        account.hu += difference
+
+
+@dataclass
+class Skull(Canvas):
+    """Points of the head outside the brain, and those near the inner table."""
+
+    def __post_init__(self) -> None:
+        self.hu = outside_hu(self)
+
+    @cached_property
+    def cavity_mm(self) -> torch.Tensor:
+        """From the skull's inner surface, negative inside."""
+        return self.channels["cavity_mm"] / self.anatomy.mean_scale
+
+    @cached_property
+    def thickness_mm(self) -> torch.Tensor:
+        """Of the bone that closes the cavity here."""
+        uneven = 1 + 0.09 * self.fields["thickness"]
+        return self.anatomy.skull_mm * self.channels["thickness"] * uneven
+
+    @cached_property
+    def over_bone_mm(self) -> torch.Tensor:
+        """From the outer surface of the vault, positive in the scalp; the neck has no vault."""
+        below = (BASE_BELOW_MM - self.template_mm[:, 2]) / self.anatomy.mean_scale
+        return torch.maximum(self.cavity_mm - self.thickness_mm, below)
+
+    @cached_property
+    def skin_mm(self) -> torch.Tensor:
+        """From the skin, negative inside the head."""
+        temple = torch.exp(-(((self.template_mm[:, 1] - 8) / 34) ** 2) - ((self.template_mm[:, 2] + 6) / 34) ** 2)
+        temple *= torch.clamp((torch.abs(self.template_mm[:, 0]) - 45) / 12, 0, 1)
+        scalp = self.anatomy.scalp_mm * (1 + 0.16 * self.fields["scalp"]) + self.anatomy.temporalis_mm * temple
+        scalp = scalp + self.fields["swelling"]
+        return _united(self.over_bone_mm - scalp, self.channels["face_mm"] / self.anatomy.mean_scale, 10.0)
+
+    def bone_shell(self) -> torch.Tensor:
+        """Share of the vault's bone."""
+        inner = self.anatomy.inner_table_mm * 0.25
+        shell = torch.maximum(-self.cavity_mm - inner, self.cavity_mm - self.thickness_mm)
+        spine = (BASE_BELOW_MM - self.template_mm[:, 2]) / self.anatomy.mean_scale
+        return inside(torch.maximum(shell, spine), self.edge_mm)
+
+
+def outside_hu(skull: Skull) -> torch.Tensor:
+    """Hounsfield values (n,) of skin, fat, muscle, face, bone and air cells, over air."""
+    anatomy, channels, edge = skull.anatomy, skull.channels, skull.edge_mm
+    depth = -skull.skin_mm
+    slope = (anatomy.muscle_hu - anatomy.fat_hu) / 132  # the template has fat at -80 and muscle at 52
+    hu = torch.where(channels["soft_hu"] < 53, anatomy.fat_hu + (channels["soft_hu"] + 80) * slope, channels["soft_hu"])
+    lay(hu, inside(depth - anatomy.skin_mm, max(edge, 1.2)), 55.0)
+    _lay_vault(hu, skull)
+    bone_mm = channels["bone_mm"] / anatomy.mean_scale
+    lay(hu, inside(bone_mm, edge), anatomy.base_hu + 160 * torch.clamp(skull.fields["thickness"], -1.5, 1.5))
+    lay(hu, inside(channels["marrow_mm"] / anatomy.mean_scale, 2.0), 0.45 * anatomy.base_hu)
+    x, y, z = skull.template_mm.T
+    ear = torch.sqrt(((torch.abs(x) - 39) / 5) ** 2 + ((y + 26) / 3) ** 2 + ((z + 39) / 4) ** 2)
+    lay(hu, inside((ear - 1) * 3, edge), LABYRINTH_HU)
+    air_mm = channels["air_mm"] / anatomy.mean_scale - anatomy.pneumatization_mm * (y > -10)
+    lay(hu, inside(torch.maximum(air_mm, 1.2 - skull.cavity_mm), edge), SINUS_HU)
+    _close_cavity(hu, skull)
+    lay(hu, 1 - inside(skull.skin_mm, edge), AIR_HU)
+    return hu
+
+
+def _lay_vault(hu: torch.Tensor, skull: Skull) -> None:
+    """Two tables with diploe between, interrupted by sutures and grooved by vessels, in place."""
+    anatomy = skull.anatomy
+    marrow = tiled_noise(skull.template_mm, 5.0, anatomy.shifts[0])[0]
+    bone = torch.full_like(hu, anatomy.table_hu)
+    from_middle = torch.abs(skull.cavity_mm - 0.5 * skull.thickness_mm)
+    lay(bone, inside(from_middle - 0.22 * skull.thickness_mm, 1.2), anatomy.diploe_hu + 90 * marrow)
+    base = torch.clamp((-26 - skull.template_mm[:, 2]) / 16, 0, 1)
+    lay(bone, base, anatomy.base_hu)
+    wiggle = 1.6 * tiled_noise(skull.template_mm, 9.0, anatomy.shifts[1])[1]
+    closed = min(0.9, anatomy.age / 110)  # sutures fuse with age
+    for distance in sutures(skull.template_mm).values():
+        lay(bone, inside(torch.abs(distance + wiggle) - 0.5, skull.edge_mm) * (0.8 - 0.5 * closed), 250.0)
+    lay(hu, skull.bone_shell(), bone)
+
+
+def _close_cavity(hu: torch.Tensor, skull: Skull) -> None:
+    """The innermost bone, so that no sinus or orbit opens into the cavity, in place."""
+    above = (BASE_BELOW_MM - skull.template_mm[:, 2]) / skull.anatomy.mean_scale
+    sheet = torch.maximum(torch.maximum(-skull.cavity_mm, skull.cavity_mm - 1.6), above)
+    lay(hu, inside(sheet, skull.edge_mm) * 0.9, skull.anatomy.base_hu)
+
+
+def _united(first: torch.Tensor, second: torch.Tensor, round_mm: float) -> torch.Tensor:
+    """Distance to both solids together, the crease between them rounded over `round_mm`."""
+    blend = torch.clamp(0.5 + (second - first) * (0.5 / round_mm), 0, 1)
+    return second + (first - second) * blend - round_mm * blend * (1 - blend)
+
+
+@dataclass
+class Brain(Canvas):
+    """Points within the cavity, and what lies there."""
+
+    at: torch.Tensor  # (n, 3) template mm by the brain map
+    cavity_mm: torch.Tensor  # (n,) patient mm, negative inside
+
+    def __post_init__(self) -> None:
+        self.hu = _brain_hu(self)
+
+    @cached_property
+    def depth_mm(self) -> torch.Tensor:
+        """Below the skull's inner surface."""
+        return -self.cavity_mm
+
+    @cached_property
+    def ventricle(self) -> torch.Tensor:
+        """Share of ventricular fluid."""
+        return inside(self.channels["ventricles_mm"] / self.scale, max(self.edge_mm, 1.2))
+
+    @cached_property
+    def own_sulci(self) -> torch.Tensor:
+        """About how far in mm each point lies from the middle of a sulcus that this brain alone has.
+
+        Sulci run inwards from the surface: the noise is that of the point's place on a sphere, bent a little.
+        """
+        from_middle = self.at - self.at.new_tensor(MIDDLE_MM)
+        direction = from_middle / torch.clamp(torch.linalg.vector_norm(from_middle, dim=1, keepdim=True), min=1)
+        noise = tiled_noise(direction * 68.0 + 0.12 * from_middle, 19.0, self.anatomy.shifts[2])[0]
+        return torch.abs(noise) * 6.5 + 8 * (1 - self.owned)
+
+    @cached_property
+    def owned(self) -> torch.Tensor:
+        """Where the cortex follows this brain's own folds rather than the template's."""
+        threshold = 1.2 - 2.4 * self.anatomy.own_gyri
+        share = torch.clamp((self.fields["gyri"] - threshold) / 0.5 + 0.5, 0, 1)
+        cortex = torch.linalg.vector_norm(self.at - self.at.new_tensor(MIDDLE_MM), dim=1) > 44  # not the brain stem
+        return share * cortex * (self.channels["cerebellum_mm"] > 2)
+
+    @cached_property
+    def sulcus(self) -> torch.Tensor:
+        """Share of fluid in sulci, fissures and cisterns."""
+        anatomy = self.anatomy
+        uneven = 0.16 * self.fields["sulcal"]
+        threshold = anatomy.sulcal_threshold + uneven + 0.35 * self.owned * (self.depth_mm < 22)
+        average = torch.clamp((self.channels["sulci"] - threshold) / 0.3, 0, 1) * anatomy.sulcal_strength
+        width = 0.35 + 1.5 * anatomy.atrophy
+        shallow = torch.clamp((20 - self.depth_mm) / 8, 0, 1)
+        own = inside(self.own_sulci - width, max(self.edge_mm, 1.6)) * shallow
+        open_ = torch.clamp(1 - self.fields["closed"], 0, 1)
+        return torch.maximum(average, own) * open_
+
+    @cached_property
+    def surface(self) -> torch.Tensor:
+        """Share of the fluid between skull and brain."""
+        gap = 0.6 + self.anatomy.gap_mm * 0.55
+        gap = gap * torch.clamp(1 - self.fields["closed"], 0.15, 1)
+        return inside(self.depth_mm - gap, max(self.edge_mm, 1.2))
+
+    @cached_property
+    def fluid(self) -> torch.Tensor:
+        """Share of fluid of any kind."""
+        return torch.maximum(torch.maximum(self.ventricle, self.sulcus), self.surface)
+
+    @cached_property
+    def grey(self) -> torch.Tensor:
+        """Grey matter's part of the tissue, 0 (white) to 1."""
+        grey, white = self.channels["grey"], self.channels["white"]
+        share = (grey + 0.04) / (grey + white + 0.08)
+        share = torch.clamp(0.5 + self.anatomy.contrast * (share - 0.5), 0, 1)
+        ribbon = inside(self.own_sulci - 3.4, 2.0) * torch.clamp((24 - self.depth_mm) / 8, 0, 1)
+        return torch.maximum(share, ribbon)
+
+
+def _brain_hu(brain: Brain) -> torch.Tensor:
+    """Hounsfield values (n,) of the undiseased brain, its fluid, vessels and membranes."""
+    anatomy, channels, scale = brain.anatomy, brain.channels, brain.scale
+    gap = anatomy.grey_hu - anatomy.white_hu
+    hu = anatomy.white_hu + gap * brain.grey + 0.45 * brain.fields["texture"]
+    hu += 0.6 * tiled_noise(brain.at, 6.0, anatomy.shifts[3])[0]
+    near = torch.exp(-torch.clamp(channels["ventricles_mm"], min=0) / (anatomy.leukoaraiosis_mm * scale))
+    hu += anatomy.leukoaraiosis_hu * near * (1 - brain.grey)
+    stem = inside(channels["stem_mm"] / scale, 2.0)
+    lay(hu, 0.6 * stem, 0.5 * (anatomy.grey_hu + anatomy.white_hu))
+    lay(hu, brain.fluid, anatomy.csf_hu)
+    _lay_membranes(hu, brain)
+    lay(hu, inside(channels["arteries_mm"] / scale, brain.edge_mm), anatomy.blood_hu)
+    lay(hu, inside(channels["sinuses_mm"] / scale, brain.edge_mm), anatomy.blood_hu + 4)
+    _lay_calcifications(hu, brain)
+    return hu
+
+
+def _lay_membranes(hu: torch.Tensor, brain: Brain) -> None:
+    """Dura on the inner table, falx and tentorium, in place."""
+    x, y, z = brain.at.T
+    edge = brain.edge_mm
+    dura = brain.anatomy.dura_hu
+    lay(hu, inside(brain.depth_mm - 0.5, edge) * 0.8, dura)
+    rim = 26 - z - 0.0046 * (y + 11) ** 2  # free edge of the falx, above the callosum
+    falx = torch.maximum(torch.abs(x) / brain.scale - 0.6, torch.maximum(rim, -6 - z))
+    lay(hu, inside(falx, edge) * 0.85, dura)
+    lay(hu, inside(torch.abs(brain.channels["tent_mm"]) / 2 - 0.6, edge) * 0.8, dura)
+
+
+def _lay_calcifications(hu: torch.Tensor, brain: Brain) -> None:
+    """Pineal gland, choroid plexus, pallidum, falx and carotid walls, as this patient has them, in place."""
+    anatomy = brain.anatomy
+    x, y, z = brain.at.T
+    grain = tiled_noise(brain.at, 3.0, anatomy.shifts[4])
+    pair = torch.stack([torch.abs(x), y, z], dim=1)
+
+    def nodule(centre: tuple[float, float, float], radius: float, value_hu: float, mirrored: bool) -> None:
+        at = pair if mirrored else brain.at
+        distance = torch.sqrt(((at - at.new_tensor(centre)) ** 2).sum(dim=1)) / brain.scale - radius
+        lay(hu, inside(distance + 0.7 * grain[0], brain.edge_mm), value_hu)
+
+    if anatomy.pineal_hu:
+        nodule((0.0, -30.0, 2.0), 2.6, anatomy.pineal_hu, False)
+    if anatomy.plexus_hu:
+        nodule((25.0, -44.0, 8.0), 3.0, anatomy.plexus_hu, True)
+    if anatomy.pallidum_hu:
+        nodule((19.0, -4.0, -1.0), 3.6, anatomy.pallidum_hu, True)
+    for spot in range(anatomy.falx_spots):
+        nodule((0.0, 40.0 - 34.0 * spot, 58.0 - 3.0 * spot), 2.4, 320.0, False)
+    if anatomy.artery_calcium:
+        wall = torch.abs(brain.channels["arteries_mm"]) - 0.5
+        low = torch.clamp((-12 - z) / 3, 0, 1) * (grain[1] > 1 - anatomy.artery_calcium)
+        lay(hu, inside(wall, brain.edge_mm) * low, 400.0)
+
+

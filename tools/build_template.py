@@ -10,7 +10,6 @@ of `headct.virtual.head`. Needs `pip install nilearn`; takes a minute:
 from __future__ import annotations
 
 from importlib.resources import files
-from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -24,7 +23,6 @@ from headct.virtual.template import (
     HEAD_BOX,
     ICBM_PER_HEAD,
     TEMPLATE_FILE,
-    Box,
     coded,
 )
 
@@ -71,7 +69,6 @@ def main() -> None:
     channels = {**_brain(maps, hull_mm, brain), **_head(hull_mm)}
     halves = {name: coded(name, _right_half(values)) for name, values in channels.items()}
     np.savez_compressed(TEMPLATE_FILE, **halves)
-    print(f"{TEMPLATE_FILE}: {Path(TEMPLATE_FILE).stat().st_size / 1e6:.1f} MB")
 
 
 def _icbm(name: str) -> np.ndarray:
@@ -139,7 +136,6 @@ def _ventricles(maps: dict[str, np.ndarray], hull_mm: np.ndarray) -> np.ndarray:
     labels, count = ndimage.label(dark)
     sizes = ndimage.sum_labels(dark, labels, range(1, count + 1))
     kept = np.isin(labels, 1 + np.flatnonzero(sizes > 1500))
-    print("ventricles:", [f"{size / 1000:.1f} ml" for size in sizes if size > 1500])
     x, y, z = grid
     pair = Points(np.abs(x), y, z)
     horn = capsule(pair, (31, -40, -4), (34, -14, -20), 2.2, 1.6)  # averaged away in the maps
@@ -163,15 +159,15 @@ def _parts(maps: dict[str, np.ndarray], brain: np.ndarray) -> dict[str, np.ndarr
     markers[(z > roof + 5) & (y < -30) & brain] = 1
     markers[(np.abs(x) > 20) & (y > -16) & brain] = 1
     markers[(ellipsoid(at, (0, 46, -12), (30, 30, 20)) < 0) & brain] = 1
-    cerebellum = np.minimum(ellipsoid(Points(np.abs(x), y, z), (24, -64, -42), (20, 18, 13)), ellipsoid(at, (0, -64, -30), (6, 12, 14)))
+    cerebellum = np.minimum(
+        ellipsoid(Points(np.abs(x), y, z), (24, -64, -42), (20, 18, 13)), ellipsoid(at, (0, -64, -30), (6, 12, 14))
+    )
     markers[(cerebellum < 0) & (z < roof - 5)] = 2
     markers[stem < 0] = 3
     markers[~brain] = 4
     gaps = np.clip((1 - maps["gm"] - maps["wm"]) * 200, 0, 255).astype(np.uint8)
     regions = ndimage.watershed_ift(gaps, markers, structure=np.ones((3, 3, 3)))
     names = {1: "cerebrum", 2: "cerebellum", 3: "stem"}
-    for number, name in names.items():
-        print(f"{name}: {(regions == number).sum() / 1000:.0f} ml")
     closed = {name: _closed(regions == number, 2) for number, name in names.items()}  # across the folia's clefts
     return {name: ndimage.gaussian_filter(_signed(mask), 0.8) for name, mask in closed.items()}
 
@@ -204,7 +200,9 @@ def _brain(maps: dict[str, np.ndarray], hull_mm: np.ndarray, brain: np.ndarray) 
         "arteries_mm": arteries,
         "sinuses_mm": sinuses,
         "ventricles_mm": ventricle_mm,
-        "tent_mm": np.where(ndimage.gaussian_filter(sheet.astype(np.float32), 1) > 0.35, tent_mm, np.sign(tent_mm) * 30),
+        "tent_mm": np.where(
+            ndimage.gaussian_filter(sheet.astype(np.float32), 1) > 0.35, tent_mm, np.sign(tent_mm) * 30
+        ),
         "cerebellum_mm": parts["cerebellum"],
         "stem_mm": parts["stem"],
     }
@@ -270,8 +268,10 @@ def _bones(at: Points, pair: Points) -> tuple[np.ndarray, np.ndarray]:
         base = united(base, part, round_mm)
     ethmoid = ellipsoid(at, (0, 50, -28), (12, 26, 14))
     cone = united(ellipsoid(pair, (31, 58, -28), (19, 20, 17)), ellipsoid(pair, (24, 38, -27), (11, 22, 10)), 6)
-    rim = np.maximum(np.maximum(cone - 3, -cone), at.y - 66)
-    teeth = np.maximum(np.maximum(np.abs(ellipsoid(at, (0, 48, -88), (23, 27, 30))) - 3.2, np.abs(at.z + 90) - 9), 40 - at.y)
+    rim = np.maximum(np.maximum(cone - 1.8, -cone), at.y - 62)
+    teeth = np.maximum(
+        np.maximum(np.abs(ellipsoid(at, (0, 48, -88), (23, 27, 30))) - 3.2, np.abs(at.z + 90) - 9), 40 - at.y
+    )
     neck = _neck(at)
     whole = np.minimum.reduce([bone, jaw, base, ethmoid, rim, teeth, neck])
     marrow = np.minimum.reduce([jaw + 3.2, neck + 3, maxilla + 3.5, base + 4.5])
@@ -295,7 +295,10 @@ def _air(at: Points, pair: Points) -> np.ndarray:
     walls = 1.2 - 2 * np.abs(waves(at, 15, (0.5, 0.0, 1.0)))
     ethmoid = np.maximum(ellipsoid(at, (0, 50, -28), (10, 24, 12)), walls)
     cells = np.maximum(ellipsoid(pair, (58, -36, -48), (9, 11, 17)), 2.2 * waves(at, 6.5, (1.0, 0.2, 0.7)))
-    nose = np.maximum(ellipsoid(at, (0, 50, -56), (12, 34, 17)), -np.minimum(np.abs(at.x) - 1.2, ellipsoid(pair, (7, 48, -60), (3, 22, 4))))
+    nose = np.maximum(
+        ellipsoid(at, (0, 50, -56), (12, 34, 17)),
+        -np.minimum(np.abs(at.x) - 1.2, ellipsoid(pair, (7, 48, -60), (3, 22, 4))),
+    )
     throat = united(capsule(at, (0, 14, -60), (0, 4, -80), 9, 8), capsule(at, (0, 4, -80), (0, 6, -260), 8, 9), 6)
     frontal = np.maximum(ellipsoid(pair, (13, 75, -8), (12, 5.5, 11)), 1.0 - pair.x)
     return np.minimum.reduce([

@@ -31,6 +31,7 @@ COMMANDS: Mapping[str, Command] = MappingProxyType(
         "doctor": Command("headct.cli.doctor:doctor", "What works on this machine, and what to install for the rest."),
         "ingest": Command("headct.cli.ingest:ingest", "Files, folders and archives to a cohort."),
         "qc": Command("headct.cli.qc:qc", "A page of slices, rejections and histograms of a cohort."),
+        "simulate": Command("headct.cli.simulate:simulate", "Virtual patients to files or to a cohort."),
         "pretrain": Command("headct.cli.pretrain:pretrain", "Cohorts to a run with a checkpoint."),
         "models": Command(
             "headct.cli.models:models",

@@ -3,24 +3,17 @@
 from __future__ import annotations
 
 import shlex
-import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from headct.cli.options import CriteriaName, Inputs, Json, Key, Workers, criteria_of, tell_new_key
+from headct.cli.progress import progress_of
 from headct.cli.talk import Talk
 
 if TYPE_CHECKING:
-    from headct.cohort.rounds import Progress
     from headct.cohort.summary import Summary
-
-LINE_EVERY_S = 30.0
-"""How often progress is said in a log, where no bar can be drawn."""
 
 
 def ingest(
@@ -64,7 +57,7 @@ def ingest(
     from headct.reporting.words import count
 
     tell_new_key(talk, key)
-    with _progress(talk) as progress:
+    with progress_of(talk) as progress:
         summary = run(
             inputs,
             out,
@@ -90,36 +83,6 @@ def ingest(
         raise nothing("no usable head CT was found", inputs, counted, do)
     if not as_json:
         talk.say(f"the cohort is in {out}; look at it: {page}")
-
-
-@contextmanager
-def _progress(talk: Talk) -> Iterator[Progress]:
-    """A bar for each part of the work on a terminal; a line now and then in a log."""
-    begun_s: dict[str, float] = {}
-    said_s = time.monotonic()
-    with ExitStack() as bars:
-        update: dict[str, Callable[[int, int | None], None]] = {}
-
-        def progress(what: str, done: int, total: int | None) -> None:
-            nonlocal said_s
-            now_s = time.monotonic()
-            if what not in update:
-                bars.close()
-                update[what] = bars.enter_context(talk.progress(what))
-                begun_s[what] = now_s
-            update[what](done, total)
-            if not sys.stderr.isatty() and now_s - said_s > LINE_EVERY_S:
-                said_s = now_s
-                talk.say(_line(what, done, total, now_s - begun_s[what]))
-
-        yield progress
-
-
-def _line(what: str, done: int, total: int | None, seconds: float) -> str:
-    rate = done / seconds if seconds > 0 else 0.0
-    if not total or not rate:
-        return f"{what}: {done:,}"
-    return f"{what}: {done:,} of {total:,}, {rate:.3g} per second, {(total - done) / rate / 60:.0f} min left"
 
 
 def _show(talk: Talk, summary: Summary) -> None:

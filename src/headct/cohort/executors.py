@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 import os
 import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -67,6 +69,23 @@ def local(workers: int) -> Iterator[Crew]:
         yield Crew(threads, lambda: workers)
     finally:
         threads.shutdown(wait=False, cancel_futures=True)
+
+
+@contextlib.contextmanager
+def processes(workers: int, begin: Callable[[], None] | None = None) -> Iterator[Crew]:
+    """This machine: `workers` processes that keep what they have loaded, each begun with `begin`.
+
+    For work that nothing foreign goes into; a file from elsewhere is worked on in a cell, see `local`.
+    Raises Failure where one of them is killed.
+    """
+    pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"), initializer=begin)
+    try:
+        yield Crew(pool, lambda: workers)
+    except BrokenProcessPool as error:
+        do = "call the same line again, perhaps with fewer --workers; what was done is kept"
+        raise Failure("a worker was killed", why="often because memory ran out", do=do) from error
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 @contextlib.contextmanager

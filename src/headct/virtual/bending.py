@@ -16,7 +16,7 @@ import torch.nn.functional as F
 
 from headct.virtual.anatomy import Anatomy
 from headct.virtual.streams import stream
-from headct.virtual.template import Box, Template, normalized
+from headct.virtual.template import ICBM_PER_HEAD, Box, Template, normalized
 from headct.virtual.texture import smooth_noise
 
 COARSE = Box((-105, 105), (-126, 126), (-126, 105), 7.0)
@@ -61,17 +61,19 @@ class Bend:
         fields = dict(zip(self.names, sampled[6:], strict=True))
         return sampled[:3].T, sampled[3:6].T, fields
 
-    def head_of(self, template_mm: np.ndarray, *, brain: bool = True) -> np.ndarray:
-        """Head millimetres (n, 3) of template points: the inverse of B, or of H for bone and skin.
+    def head_of(self, template_mm: np.ndarray, *, brain: bool = True) -> tuple[np.ndarray, np.ndarray]:
+        """Head millimetres (n, 3) of template points, by the inverse of B, or of H for bone and skin.
 
-        By fixed-point iteration; the maps are smooth and monotone, so 60 rounds leave less than 0.01 mm.
+        Also gives by how many template millimetres (n,) each place misses its target: less than 0.05 where the map
+        is monotone; more where a mass or a ventricle has taken the place of the tissue.
         """
         target = torch.as_tensor(np.asarray(template_mm, dtype=np.float32).reshape(-1, 3))
-        at = target / 1.085
+        at = target / ICBM_PER_HEAD
         for _ in range(60):
             by_head, by_brain, _fields = self.sample(at)
-            at = at + 0.7 * (target - (by_brain if brain else by_head))
-        return at.numpy().astype(float)
+            missing = target - (by_brain if brain else by_head)
+            at = at + 0.6 * missing
+        return at.numpy().astype(float), torch.linalg.vector_norm(missing, dim=1).numpy().astype(float)
 
 
 def coarse_points() -> torch.Tensor:
@@ -89,9 +91,7 @@ def undiseased(anatomy: Anatomy, template: Template) -> Coarse:
     mapped = points @ linear.T.float() + warp
     smooth = template.slopes(mapped)
     scale = anatomy.mean_scale
-    return Coarse(
-        points, mapped, smooth[:, 0] / scale, smooth[:, 1:4], smooth[:, 4] / scale, smooth[:, 5:8], scale
-    )
+    return Coarse(points, mapped, smooth[:, 0] / scale, smooth[:, 1:4], smooth[:, 4] / scale, smooth[:, 5:8], scale)
 
 
 def bent(
@@ -133,7 +133,11 @@ def widened(coarse: Coarse, wider_mm: float | torch.Tensor, reach_mm: float) -> 
     x, z = coarse.template_mm[:, 0], coarse.template_mm[:, 2]
     share = 1 - 0.55 * torch.clamp((-8 - z) / 8, 0, 1)
     third = (torch.abs(x) < 9) & (z < 16)
-    limit = torch.where(third, torch.clamp(torch.as_tensor(wider_mm, dtype=torch.float32), max=3.5), torch.as_tensor(wider_mm, dtype=torch.float32))
+    limit = torch.where(
+        third,
+        torch.clamp(torch.as_tensor(wider_mm, dtype=torch.float32), max=3.5),
+        torch.as_tensor(wider_mm, dtype=torch.float32),
+    )
     outside = torch.clamp((coarse.ventricles_mm + 3) / 4, 0, 1)
     fall = torch.exp(-torch.clamp(coarse.ventricles_mm, min=0) / reach_mm)
     room = torch.clamp(coarse.depth_mm / 14, max=1)

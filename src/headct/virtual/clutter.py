@@ -57,13 +57,19 @@ def write_localizer(side: Scan, folder: Path) -> None:
     save(image, folder / "0001.dcm", ExplicitVRLittleEndian)
 
 
-def write_capture(path: Path) -> None:
+def write_capture(path: Path, *, study_id: str = "", patient_id: str = "virtual-0001") -> None:
     """A colour page with the dose, as scanners add it to a study under Modality CT."""
     page = Image.new("RGB", (160, 96), (16, 24, 64))
     ImageDraw.Draw(page).multiline_text(
         (8, 8), "Exam summary\n\nCTDIvol 41.2 mGy\nDLP 702 mGy cm", fill=(240, 230, 120)
     )
-    save(capture_of(np.asarray(page)), path, ExplicitVRLittleEndian)
+    image = capture_of(np.asarray(page))
+    image.PatientID = patient_id
+    if study_id:
+        image.StudyInstanceUID = study_id
+        image.SeriesInstanceUID = generate_uid(entropy_srcs=["capture", "series", study_id])
+        image.SOPInstanceUID = generate_uid(entropy_srcs=["capture", "image", study_id])
+    save(image, path, ExplicitVRLittleEndian)
 
 
 def capture_of(rgb: np.ndarray) -> Dataset:

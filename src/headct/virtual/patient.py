@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -12,21 +12,45 @@ import torch
 from headct.scan import AIR_HU
 from headct.virtual import bending
 from headct.virtual.anatomy import Anatomy
-from headct.virtual.bending import Bend, Coarse
+from headct.virtual.bending import Bend, Coarse, ended
 from headct.virtual.findings.finding import Finding
+from headct.virtual.findings.mixture import PREVALENCE, draw_findings
 from headct.virtual.template import Template, template
-from headct.virtual.tissue import Brain, Change, Skull, inside, lay, outside_hu
-
-POINTS_AT_ONCE = 1 << 20
-"""How many points are painted together; bounds the memory at about 400 MB."""
+from headct.virtual.tissue import Brain, Change, Skull, inside
 
 
 @dataclass(frozen=True)
 class Painted:
-    """Values at points (n,): Hounsfield values, and for each finding what it changed."""
+    """What lies at points (n,).
+
+    Attributes:
+        hu: (n,) Hounsfield values.
+        changes: What each finding changed, by name.
+        template_mm: (n, 3) the template point that lies here: by the brain map within the cavity, else by the head's;
+            no number far outside the head.
+        cavity_mm: (n,) patient mm from the skull's inner surface, negative inside; 99 far outside the head.
+    """
 
     hu: torch.Tensor
     changes: dict[str, Change]
+    template_mm: torch.Tensor
+    cavity_mm: torch.Tensor
+
+
+@dataclass(frozen=True)
+class FluidVolumes:
+    """Volumes in ml within the skull."""
+
+    ventricles_ml: float
+    fluid_ml: float
+    cavity_ml: float
+
+
+SEAM_MM = 3.0
+"""How far into the cavity the skull is painted, beneath the brain that is laid over it."""
+
+MASSES = frozenset({"iph", "sdh", "edh", "tumor"})
+"""What takes room and pushes the brain aside."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +64,18 @@ class Patient:
     def without(self, *names: str) -> Patient:
         """The twin who lacks some findings; all else is equal."""
         return replace(self, findings=tuple(item for item in self.findings if item.name not in names))
+
+    @classmethod
+    def draw(
+        cls,
+        seed: int,
+        *,
+        prevalence: Mapping[str, float] = PREVALENCE,
+        age: float | None = None,
+        sex: str | None = None,
+    ) -> Patient:
+        """The patient of a seed; see `headct.virtual.findings.mixture` for how findings are drawn."""
+        return cls(seed, Anatomy.draw(seed, age=age, sex=sex), draw_findings(seed, prevalence))
 
     @cached_property
     def template(self) -> Template:
@@ -58,63 +94,95 @@ class Patient:
         fields = [finding.fields(self.coarse) for finding in self.findings]
         return bending.bent(self.anatomy, self.coarse, pushes, fields)
 
-    def landmarks_mm(self, template_mm: np.ndarray) -> np.ndarray:
-        """Where template points (n, 3) of the brain lie in this head, (n, 3) head millimetres."""
-        return self.bend.head_of(template_mm)
+    @cached_property
+    def displaced_mm(self) -> torch.Tensor:
+        """How far masses have moved the brain at each coarse point (n, 3), patient mm, right, anterior, superior."""
+        pushes = [ended(finding.push(self.coarse)) for finding in self.findings if finding.name in MASSES]
+        total = torch.stack(pushes).sum(dim=0) if pushes else torch.zeros_like(self.coarse.template_mm)
+        return -total / self.coarse.scale  # tissue moves against the map
 
-    def paint(self, head_mm: torch.Tensor, edge_mm: float) -> Painted:
-        """Values at points (n, 3) in head millimetres; edges are ramps of `edge_mm`, about the size of a pixel."""
-        by_head, by_brain, fields = self.bend.sample(head_mm)
-        near = self._near(by_head)
+    def fluid_ml(self) -> FluidVolumes:
+        """Ventricles and all fluid around the brain in this head, sampled every 4 mm."""
+        grid = replace(bending.COARSE, step_mm=4.0)
+        points = torch.from_numpy(np.stack([axis.ravel() for axis in grid.grid()], axis=1))
+        by_head, by_brain, fields = self.bend.sample(points)
+        channels = self.template.sample("head", by_head)
+        cavity_mm = channels["cavity_mm"] / self.anatomy.mean_scale
+        within = torch.nonzero((cavity_mm < 0) & (by_head[:, 2] > -66)).squeeze(1)
+        brain = self._brain(by_head[within], by_brain[within], _at(fields, within), cavity_mm[within], grid.step_mm)
+        voxel_ml = grid.step_mm**3 / 1000
+        return FluidVolumes(
+            ventricles_ml=float(brain.ventricle.sum()) * voxel_ml,
+            fluid_ml=float(brain.fluid.sum()) * voxel_ml,
+            cavity_ml=len(within) * voxel_ml,
+        )
+
+    def paint(self, head_mm: torch.Tensor, edge_mm: float, *, tissues: bool = False) -> Painted:
+        """Values at points (n, 3) in head millimetres; edges are ramps of `edge_mm`, about the size of a pixel.
+
+        With `tissues`, the shares of `brain`, `ventricles` and `skull` are among the changes, which change nothing.
+        """
         hu = torch.full((len(head_mm),), AIR_HU, dtype=torch.float32)
+        painted = Painted(hu, {}, torch.full_like(head_mm, torch.nan), torch.full_like(hu, 99.0))
+        near = self._near(head_mm)
         if not len(near):
-            return Painted(hu, {})
-        by_head, fields = by_head[near], {name: values[near] for name, values in fields.items()}
-        skull = Skull(self.anatomy, by_head, self.template.sample("head", by_head), fields, edge_mm)
+            return painted
+        by_head, by_brain, fields = self.bend.sample(head_mm[near])
+        channels = self.template.sample("head", by_head)
+        cavity_mm = channels["cavity_mm"] / self.anatomy.mean_scale
+        painted.cavity_mm[near], painted.template_mm[near] = cavity_mm, by_head
+        outer = torch.nonzero(cavity_mm > -SEAM_MM - edge_mm).squeeze(1)
+        skull = Skull(self.anatomy, by_head[outer], _at(channels, outer), _at(fields, outer), edge_mm)
         for finding in self.findings:
             finding.paint_bone(skull)
-        painted = {name: _spread(change, near, len(hu)) for name, change in skull.changes.items()}
-        within = torch.nonzero(skull.cavity_mm < edge_mm).squeeze(1)
-        if len(within):
-            for name, change in self._paint_brain(skull, within, by_brain[near[within]]).items():
-                spread = _spread(change, near[within], len(hu))
-                painted[name] = spread.joined(painted[name]) if name in painted else spread
-        hu[near] = skull.hu
-        return Painted(hu, painted)
+        if tissues:
+            skull.changes["skull"] = Change(skull.bone_shell(), torch.zeros_like(skull.hu))
+        hu[near[outer]] = skull.hu
+        _add(painted.changes, skull.changes, near[outer], len(hu))
+        inner = torch.nonzero(cavity_mm < edge_mm).squeeze(1)
+        if len(inner):
+            brain = self._brain(by_head[inner], by_brain[inner], _at(fields, inner), cavity_mm[inner], edge_mm)
+            for finding in self.findings:
+                finding.paint(brain)
+            if tissues:
+                brain.changes["ventricles"] = Change(brain.ventricle, torch.zeros_like(brain.hu))
+                brain.changes["brain"] = Change(1 - brain.fluid, torch.zeros_like(brain.hu))
+            where = near[inner]
+            painted.template_mm[where] = by_brain[inner]
+            share = inside(brain.cavity_mm, edge_mm)
+            hu[where] += share * (brain.hu - hu[where])
+            changes = {name: Change(change.share * share, change.hu * share) for name, change in brain.changes.items()}
+            _add(painted.changes, changes, where, len(hu))
+        return painted
 
-    def _near(self, by_head: torch.Tensor) -> torch.Tensor:
-        """Indices of the points that may lie within the head."""
-        x, y, z = by_head.T
-        oval = (x / 106) ** 2 + ((y - 4) / 128) ** 2 < 1
-        cap = (x / 96) ** 2 + ((y + 14) / 116) ** 2 + (torch.clamp(z, min=0) / 106) ** 2 < 1
-        return torch.nonzero(oval & (cap | (z < 4))).squeeze(1)
+    def _brain(
+        self,
+        by_head: torch.Tensor,
+        by_brain: torch.Tensor,
+        fields: Mapping[str, torch.Tensor],
+        cavity_mm: torch.Tensor,
+        edge_mm: float,
+    ) -> Brain:
+        """Points within the cavity, without what findings do there."""
+        channels = self.template.sample("brain", by_brain)
+        return Brain(self.anatomy, by_head, channels, fields, edge_mm, by_brain, cavity_mm)
 
-    def _paint_brain(self, skull: Skull, within: torch.Tensor, at: torch.Tensor) -> dict[str, Change]:
-        """Lay the brain with its findings into the skull's values, in place; gives what the findings changed there."""
-        brain = Brain(
-            self.anatomy,
-            skull.template_mm[within],
-            self.template.sample("brain", at),
-            {name: values[within] for name, values in skull.fields.items()},
-            skull.edge_mm,
-            at,
-            skull.cavity_mm[within],
-        )
-        for finding in self.findings:
-            finding.paint(brain)
-        share = inside(brain.cavity_mm, skull.edge_mm)
-        values = skull.hu[within]
-        lay(values, share, brain.hu)
-        skull.hu[within] = values
-        return {name: Change(change.share * share, change.hu * share) for name, change in brain.changes.items()}
-
-
-def _spread(change: Change, where: torch.Tensor, count: int) -> Change:
-    """A change at some points, as one at all points."""
-    spread = [torch.zeros(count).index_copy_(0, where, part) for part in (change.share, change.hu)]
-    return Change(*spread)
+    def _near(self, head_mm: torch.Tensor) -> torch.Tensor:
+        """Indices of the points that may lie within the head: a generous oval with a dome, ears and nose inside."""
+        x, y, z = (head_mm * head_mm.new_tensor(self.anatomy.scale)).T
+        oval = (x / 110) ** 2 + ((y - 4) / 132) ** 2 < 1
+        dome = (x / 104) ** 2 + ((y + 12) / 124) ** 2 + (torch.clamp(z, min=0) / 112) ** 2 < 1
+        return torch.nonzero(oval & (dome | (z < 4))).squeeze(1)
 
 
-def named(findings: Sequence[Finding]) -> tuple[str, ...]:
-    """The names of findings, each once, in order."""
-    return tuple(dict.fromkeys(finding.name for finding in findings))
+def _at(values: Mapping[str, torch.Tensor], where: torch.Tensor) -> dict[str, torch.Tensor]:
+    """The same values at some of their points."""
+    return {name: value[where] for name, value in values.items()}
+
+
+def _add(changes: dict[str, Change], more: Mapping[str, Change], where: torch.Tensor, count: int) -> None:
+    """Join changes at some of `count` points to those at all of them, in place."""
+    for name, change in more.items():
+        known = changes.setdefault(name, Change(torch.zeros(count), torch.zeros(count)))
+        known.share[where] = torch.maximum(known.share[where], change.share)
+        known.hu[where] += change.hu

@@ -18,16 +18,15 @@ from scipy.spatial.transform import Rotation
 from headct.scan import AIR_HU, Header, Scan
 from headct.virtual import clutter, head
 from headct.virtual.habits import HABITS, Habit
-from headct.virtual.head import EDGE_MM, Bleed, Shape
-from headct.virtual.solids import Points, ellipsoid, paint
+from headct.virtual.head import Bleed, Shape
+from headct.virtual.solids import Points
+from headct.virtual.table import lay_table
 
 POINTS_AT_ONCE = 1 << 16
 """How many points are worked on together: few enough for their arrays to stay in the processor's cache."""
 
 DEMO_ROWS, DEMO_PIXEL_MM = 192, 1.2
 """The field of view of the demonstration: 230 mm, coarse enough to be quick."""
-
-SHELL_HU, FOAM_HU = 40.0, -930.0
 
 AXES: Mapping[str, np.ndarray] = {
     "axial": np.array([(0, -1, 0), (-1, 0, 0), (0, 0, 1)], dtype=float),
@@ -99,7 +98,7 @@ class Phantom:
 
     def _lay(self, hu: np.ndarray, points_mm: np.ndarray, table: bool) -> None:
         if table:
-            _lay_table(hu, Points(*points_mm.T), self.shape.shift_mm)
+            lay_table(hu, points_mm, self.shape.shift_mm)
         at = self._to_head(points_mm)
         near = (at.x / 102) ** 2 + ((at.y + 6) / 124) ** 2 < 1
         near &= at.z < 100
@@ -199,27 +198,6 @@ def _noise(shape: tuple[int, ...], sigma_hu: float, seed: int) -> np.ndarray:
     white = np.random.default_rng(seed).standard_normal(shape, dtype=np.float32)
     smooth = gaussian_filter(white, (0, 0.6, 0.6), mode="wrap")
     return smooth * float(sigma_hu / smooth.std())
-
-
-def _lay_table(hu: np.ndarray, at: Points, shift_mm: Sequence[float]) -> None:
-    """Couch and head rest in scanner coordinates, in place; the rest follows the head's position.
-
-    The head rest is a padded half pipe from the neck upwards, the couch a shallow trough that begins at the neck.
-    """
-    x, y, z = (values - offset for values, offset in zip(at, shift_mm, strict=True))
-    low = y < -60
-    if not low.any():
-        return
-    here, part = Points(x[low], y[low], z[low]), hu[low]
-    pipe = ellipsoid(here, (0, -14, 0), (106, 116, 1e6))
-    ends = np.maximum(np.abs(here.z - 10) - 120, here.y + np.float32(66))
-    paint(part, np.maximum(np.abs(pipe - 5) - 6, ends), FOAM_HU, EDGE_MM)
-    paint(part, np.maximum(np.abs(pipe - 12) - 1.5, ends), SHELL_HU, EDGE_MM)
-    trough = np.abs(ellipsoid(here, (0, 160, 0), (420, 320, 1e6)))
-    foot = np.maximum(here.z + np.float32(96), np.abs(here.x) - 210)
-    paint(part, np.maximum(trough - 14, foot), FOAM_HU, EDGE_MM)
-    paint(part, np.maximum(np.abs(trough - 14) - 1.2, foot), SHELL_HU, EDGE_MM)
-    hu[low] = part
 
 
 def write_demo_series(folder: Path, *, patients: int = 12, seed: int = 0) -> None:

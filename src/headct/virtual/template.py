@@ -124,11 +124,8 @@ class Template:
     def sample(self, box: str, points_mm: torch.Tensor) -> dict[str, torch.Tensor]:
         """All channels of a box at points (n, 3), by name, each (n,); beyond the box its edge goes on."""
         place = normalized(points_mm, BOXES[box])
-        sampled = F.grid_sample(
-            self._values[box], place[None, None, None], padding_mode="border", align_corners=True
-        )
+        sampled = F.grid_sample(self._values[box], place[None, None, None], padding_mode="border", align_corners=True)
         return dict(zip(self.names[box], sampled[0, :, 0, 0], strict=True))
-
 
     def slopes(self, points_mm: torch.Tensor) -> torch.Tensor:
         """(n, 8): distance to the cavity's wall and its gradient, distance to the ventricles and its gradient."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 
 import numpy as np
@@ -32,13 +33,13 @@ def _tile(channels: int, device: str) -> torch.Tensor:
     return torch.from_numpy(wrapped)[None].to(device).contiguous(memory_format=torch.channels_last_3d)
 
 
-def tiled_noise(points_mm: torch.Tensor, blob_mm: float, shift: np.ndarray, channels: int = 2) -> torch.Tensor:
+def tiled_noise(points_mm: torch.Tensor, blob_mm: float, shift: Sequence[float], channels: int = 2) -> torch.Tensor:
     """Noise (channels, n) of unit variance at points (n, 3), with blobs of `blob_mm`; `shift` (3,) in 0..1 moves it.
 
     It repeats after 12 blobs along directions that are skew to the axes of the head.
     """
     skew = points_mm.new_tensor(_SKEW.T * (4.0 / blob_mm / TILE))
-    place = points_mm @ skew + points_mm.new_tensor(np.asarray(shift, dtype=np.float32))
+    place = points_mm @ skew + points_mm.new_tensor(tuple(shift))
     place = (place - place.floor()) * 2 - 1
     tile = _tile(channels, str(points_mm.device))
     return F.grid_sample(tile, place[None, None, None], align_corners=True)[0, :, 0, 0]

@@ -14,6 +14,7 @@ import torch
 
 from headct.scan import AIR_HU
 from headct.virtual.anatomy import Anatomy
+from headct.virtual.solids import Vector
 from headct.virtual.texture import tiled_noise
 
 SINUS_HU, LABYRINTH_HU = -900.0, 1700.0
@@ -46,9 +47,7 @@ def sutures(template_mm: torch.Tensor) -> Mapping[str, torch.Tensor]:
     high = z > -4
     coronal = torch.where(high, y - BREGMA_Y_MM + 0.12 * aside, torch.full_like(y, far))
     sagittal = torch.where(high & (y < BREGMA_Y_MM) & (z > LAMBDA_MM[1]), x, torch.full_like(x, far))
-    lambdoid = torch.where(
-        (y < -40) & (z > -28), (z - LAMBDA_MM[1] + 1.2 * aside) * 0.64, torch.full_like(z, far)
-    )
+    lambdoid = torch.where((y < -40) & (z > -28), (z - LAMBDA_MM[1] + 1.2 * aside) * 0.64, torch.full_like(z, far))
     return {"coronal": coronal, "sagittal": sagittal, "lambdoid": lambdoid}
 
 
@@ -58,10 +57,6 @@ class Change:
 
     share: torch.Tensor
     hu: torch.Tensor
-
-    def joined(self, other: Change) -> Change:
-        """Both changes in one, where one finding changed brain and bone."""
-        return Change(torch.maximum(self.share, other.share), self.hu + other.hu)
 
 
 @dataclass
@@ -158,19 +153,22 @@ def outside_hu(skull: Skull) -> torch.Tensor:
 
 
 def _lay_vault(hu: torch.Tensor, skull: Skull) -> None:
-    """Two tables with diploe between, interrupted by sutures and grooved by vessels, in place."""
+    """Two tables with diploe between, interrupted by sutures, in place; worked out only where bone is."""
     anatomy = skull.anatomy
-    marrow = tiled_noise(skull.template_mm, 5.0, anatomy.shifts[0])[0]
-    bone = torch.full_like(hu, anatomy.table_hu)
-    from_middle = torch.abs(skull.cavity_mm - 0.5 * skull.thickness_mm)
-    lay(bone, inside(from_middle - 0.22 * skull.thickness_mm, 1.2), anatomy.diploe_hu + 90 * marrow)
-    base = torch.clamp((-26 - skull.template_mm[:, 2]) / 16, 0, 1)
+    share = skull.bone_shell()
+    where = torch.nonzero(share > 0).squeeze(1)
+    at, thickness_mm = skull.template_mm[where], skull.thickness_mm[where]
+    marrow = tiled_noise(at, 5.0, anatomy.shifts[0])[0]
+    bone = torch.full_like(marrow, anatomy.table_hu)
+    from_middle = torch.abs(skull.cavity_mm[where] - 0.5 * thickness_mm)
+    lay(bone, inside(from_middle - 0.22 * thickness_mm, 1.2), anatomy.diploe_hu + 90 * marrow)
+    base = torch.clamp((-26 - at[:, 2]) / 16, 0, 1)
     lay(bone, base, anatomy.base_hu)
-    wiggle = 1.6 * tiled_noise(skull.template_mm, 9.0, anatomy.shifts[1])[1]
+    wiggle = 1.6 * tiled_noise(at, 9.0, anatomy.shifts[1])[1]
     closed = min(0.9, anatomy.age / 110)  # sutures fuse with age
-    for distance in sutures(skull.template_mm).values():
+    for distance in sutures(at).values():
         lay(bone, inside(torch.abs(distance + wiggle) - 0.5, skull.edge_mm) * (0.8 - 0.5 * closed), 250.0)
-    lay(hu, skull.bone_shell(), bone)
+    hu[where] += share[where] * (bone - hu[where])
 
 
 def _close_cavity(hu: torch.Tensor, skull: Skull) -> None:
@@ -231,6 +229,7 @@ class Brain(Canvas):
         anatomy = self.anatomy
         uneven = 0.16 * self.fields["sulcal"]
         threshold = anatomy.sulcal_threshold + uneven + 0.35 * self.owned * (self.depth_mm < 22)
+        threshold = torch.clamp(threshold, min=0.3)  # below it white matter would count as fluid
         average = torch.clamp((self.channels["sulci"] - threshold) / 0.3, 0, 1) * anatomy.sulcal_strength
         width = 0.35 + 1.5 * anatomy.atrophy
         shallow = torch.clamp((20 - self.depth_mm) / 8, 0, 1)
@@ -241,9 +240,8 @@ class Brain(Canvas):
     @cached_property
     def surface(self) -> torch.Tensor:
         """Share of the fluid between skull and brain."""
-        gap = 0.6 + self.anatomy.gap_mm * 0.55
-        gap = gap * torch.clamp(1 - self.fields["closed"], 0.15, 1)
-        return inside(self.depth_mm - gap, max(self.edge_mm, 1.2))
+        gap_mm = (0.6 + self.anatomy.gap_mm * 0.55) * torch.clamp(1 - self.fields["closed"], 0.15, 1)
+        return inside(self.depth_mm - gap_mm, max(self.edge_mm, 1.2))
 
     @cached_property
     def fluid(self) -> torch.Tensor:
@@ -293,26 +291,25 @@ def _lay_membranes(hu: torch.Tensor, brain: Brain) -> None:
 def _lay_calcifications(hu: torch.Tensor, brain: Brain) -> None:
     """Pineal gland, choroid plexus, pallidum, falx and carotid walls, as this patient has them, in place."""
     anatomy = brain.anatomy
-    x, y, z = brain.at.T
-    grain = tiled_noise(brain.at, 3.0, anatomy.shifts[4])
-    pair = torch.stack([torch.abs(x), y, z], dim=1)
-
-    def nodule(centre: tuple[float, float, float], radius: float, value_hu: float, mirrored: bool) -> None:
-        at = pair if mirrored else brain.at
-        distance = torch.sqrt(((at - at.new_tensor(centre)) ** 2).sum(dim=1)) / brain.scale - radius
-        lay(hu, inside(distance + 0.7 * grain[0], brain.edge_mm), value_hu)
-
+    nodules: list[tuple[Vector, float, float]] = []  # centre in template mm, radius in mm, HU
     if anatomy.pineal_hu:
-        nodule((0.0, -30.0, 2.0), 2.6, anatomy.pineal_hu, False)
-    if anatomy.plexus_hu:
-        nodule((25.0, -44.0, 8.0), 3.0, anatomy.plexus_hu, True)
-    if anatomy.pallidum_hu:
-        nodule((19.0, -4.0, -1.0), 3.6, anatomy.pallidum_hu, True)
+        nodules.append(((0.0, -30.0, 2.0), 2.6, anatomy.pineal_hu))
+    for side in (1, -1):
+        if anatomy.plexus_hu:
+            nodules.append(((side * 25.0, -44.0, 8.0), 3.0, anatomy.plexus_hu))
+        if anatomy.pallidum_hu:
+            nodules.append(((side * 19.0, -4.0, -1.0), 3.6, anatomy.pallidum_hu))
     for spot in range(anatomy.falx_spots):
-        nodule((0.0, 40.0 - 34.0 * spot, 58.0 - 3.0 * spot), 2.4, 320.0, False)
+        nodules.append(((0.0, 40.0 - 34.0 * spot, 58.0 - 3.0 * spot), 2.4, 320.0))
+    for centre, radius_mm, value_hu in nodules:
+        distance = torch.linalg.vector_norm(brain.at - brain.at.new_tensor(centre), dim=1) / brain.scale - radius_mm
+        near = torch.nonzero(distance < 5).squeeze(1)
+        grain = tiled_noise(brain.at[near], 3.0, anatomy.shifts[4])[0]
+        hu[near] += inside(distance[near] + 0.7 * grain, brain.edge_mm) * (value_hu - hu[near])
     if anatomy.artery_calcium:
+        x, y, z = brain.at.T
         wall = torch.abs(brain.channels["arteries_mm"]) - 0.5
-        low = torch.clamp((-12 - z) / 3, 0, 1) * (grain[1] > 1 - anatomy.artery_calcium)
-        lay(hu, inside(wall, brain.edge_mm) * low, 400.0)
-
-
+        near = torch.nonzero((wall < 2) & (z < -14) & (torch.abs(x) > 8) & (y > -4)).squeeze(1)  # the siphons
+        grain = tiled_noise(brain.at[near], 3.0, anatomy.shifts[4])[1]
+        share = inside(wall[near], brain.edge_mm) * (grain > 1 - anatomy.artery_calcium)
+        hu[near] += share * (400.0 - hu[near])

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import ClassVar, Self
 
+import numpy as np
 import torch
 
 from headct.virtual.bending import Coarse
@@ -15,6 +16,11 @@ class Finding:
     """One finding of one patient: a frozen value, drawn from a stream of its own. By itself it changes nothing."""
 
     name: ClassVar[str]
+
+    @classmethod
+    def draw(cls, rng: np.random.Generator) -> Self:
+        """One such finding, its size and place left to chance, down to what can hardly be seen."""
+        raise NotImplementedError
 
     def push(self, coarse: Coarse) -> torch.Tensor:
         """How far the brain map moves (n, 3) in template mm at the coarse points."""

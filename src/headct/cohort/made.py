@@ -1,0 +1,127 @@
+"""A cohort from scans that are made rather than read: the same journal, shards and tables, without files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from headct import __version__
+from headct.cohort import publish
+from headct.cohort.commit import ShardWriter
+from headct.cohort.executors import Crew
+from headct.cohort.journal import Journal, expect_writable, only_writer
+from headct.cohort.publish import Content
+from headct.cohort.work import Outcome
+from headct.failure import Misuse
+from headct.reading.criteria import Criteria
+
+Progress = Callable[[str, int, int | None], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """What one item of the work gave: scans or rejections, and a plain record for each scan, for whoever asked."""
+
+    outcome: Outcome
+    records: tuple[Mapping[str, Any], ...] = ()
+
+
+def make_cohort(
+    out: Path,
+    items: int,
+    make: Callable[[int], Made],
+    about: Mapping[str, Any],
+    *,
+    crew: Crew,
+    progress: Progress,
+) -> tuple[Content, list[Mapping[str, Any]]]:
+    """Make the items 0 to `items` - 1 by a crew and keep them in the cohort `out`, in their order.
+
+    `about` is what `cohort.json` says of them; a cohort that says something else is left alone. What was finished
+    before a kill is not made again, and the bytes do not depend on the number of workers. Gives what the cohort holds
+    and the records of its scans. Raises Misuse where `out` holds something else.
+    """
+    expect_writable(out / publish.COHORT_JSON)
+    journal = Journal(out / ".ingest" / "unfinished")
+    terms = {"version": __version__, "items": items, **about}
+    _check(out, journal, terms)
+    with only_writer(out / ".ingest"):
+        if journal.get("made", 0) is None:
+            journal.begin()
+            journal.put("made", 0, terms)
+        writer = ShardWriter(journal, out / "volumes", 0, frozenset())
+        made = _work(journal, writer, items, make, crew, progress)
+        records = [record for number in range(items) for record in made[number]]
+        content = _content(writer)
+        publish.write(out, content, about)
+        journal.remove()
+    return content, records
+
+
+def _check(out: Path, journal: Journal, terms: Mapping[str, Any]) -> None:
+    """Raises Misuse where the folder is not ours, or was begun on other terms."""
+    begun = journal.get("made", 0)
+    if begun is not None and begun != terms:
+        differing = ", ".join(sorted(name for name in {**begun, **terms} if begun.get(name) != terms.get(name)))
+        do = f"call with the same options, remove {out}, or choose another --out"
+        raise Misuse(f"{out} was begun differently", why=f"other {differing}", do=do)
+    if (out / publish.COHORT_JSON).exists():
+        raise Misuse(f"there is a cohort in {out} already", do="choose another --out")
+    if out.is_dir() and begun is None and any(path.name != ".ingest" for path in out.iterdir()):
+        raise Misuse(f"{out} holds other things", do="choose an empty or a new folder")
+
+
+def _work(
+    journal: Journal,
+    writer: ShardWriter,
+    items: int,
+    make: Callable[[int], Made],
+    crew: Crew,
+    progress: Progress,
+) -> dict[int, tuple[Mapping[str, Any], ...]]:
+    """Make what is not made yet, and commit everything in order; gives the records of each item."""
+    records: dict[int, tuple[Mapping[str, Any], ...]] = {}
+    outcomes: dict[int, Outcome] = {}
+    todo = []
+    for number in range(items):
+        kept, record = writer.kept(number, ""), journal.get("records", number)
+        if kept is None or record is None:
+            todo.append((number, number))
+        else:
+            outcomes[number], records[number] = kept, tuple(record)
+    _commit(writer, outcomes)
+    done = items - len(todo)
+    progress("patients", done, items)
+    for number, result in crew.results(make, todo):
+        journal.put("records", number, [dict(record) for record in result.records])
+        outcomes[number] = writer.keep(number, "", result.outcome)
+        records[number] = result.records
+        _commit(writer, outcomes)
+        done += 1
+        progress("patients", done, items)
+    writer.finish()
+    return records
+
+
+def _commit(writer: ShardWriter, outcomes: dict[int, Outcome]) -> None:
+    while writer.next_series in outcomes:
+        writer.take(outcomes.pop(writer.next_series))
+
+
+def _content(writer: ShardWriter) -> Content:
+    """The tables: what was made stands for its own file."""
+    outcome_of = {name: rejection.code for rejection in reversed(writer.rejections) for name in rejection.files}
+    outcome_of |= {name: scan.row["scan_id"] for scan in writer.scans for name in scan.files}
+    refused = (
+        {"code": one.code, "sentence": one.sentence, "remedy": one.remedy, "files": list(one.files)}
+        for one in writer.rejections
+    )
+    content = Content(
+        scans=tuple(scan.row for scan in writer.scans),
+        rejections=tuple(refused),
+        files=tuple({"path": name, "bytes": 0, "outcome": outcome} for name, outcome in sorted(outcome_of.items())),
+        shards=writer.shards,
+    )
+    return content.with_preferred(Criteria())

@@ -1,0 +1,299 @@
+"""From a patient to a `Scan`: pose, partial volume, beam hardening, kernel, noise, motion, as one scanner takes it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+import torch
+from scipy.ndimage import gaussian_filter
+from scipy.spatial.transform import Rotation
+
+from headct.scan import Header, Scan
+from headct.virtual.patient import Painted, Patient
+from headct.virtual.sites import Protocol, Site
+from headct.virtual.streams import stream
+from headct.virtual.table import lay_table
+from headct.virtual.template import ICBM_PER_HEAD
+
+SAMPLES_EVERY_MM = 1.7
+"""Planes within a slice's thickness lie at most so far apart, or 1.25 pixels; their mean is the partial volume."""
+
+POINTS_AT_ONCE = 1 << 20
+"""How many points are painted together; bounds the memory at about 600 MB."""
+
+LOWEST_HU, HIGHEST_HU = -1024, 3071
+FIELD_MM = 250.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Acquisition:
+    """One visit to one scanner. Another draw of the same patient is a re-scan: pose, noise and hardening differ."""
+
+    protocol: Protocol
+    site: str
+    turn_deg: tuple[float, float, float]  # nod, roll, yaw
+    shift_mm: tuple[float, float, float]
+    pixel_mm: float
+    tilt_deg: float
+    blur_mm: float
+    sharpening: float
+    noise_hu: float
+    offset_hu: float
+    cupping_hu: float
+    petrous_hu: float
+    motion_mm: tuple[float, float]  # in-plane; zero if the patient lay still
+    head_rest: bool
+    below_mm: float
+    above_mm: float
+    noise_seed: int
+
+    @classmethod
+    def draw(cls, seed: int, site: Site, visit: int = 0) -> Acquisition:
+        """The `visit`-th scan of a patient at a site, from a stream of its own."""
+        rng = stream(seed, f"acquisition/{site.name}/{visit}")
+        protocol = site.protocol(rng)
+        uniform = rng.uniform
+        wide = uniform() < 0.25
+        turn = (uniform(-16, 10), rng.normal(0, 3.5), rng.normal(0, 9 if wide else 4))
+        moved = uniform() < protocol.motion
+        return cls(
+            protocol=protocol,
+            site=site.name,
+            turn_deg=(float(turn[0]), float(turn[1]), float(turn[2])),
+            shift_mm=tuple(float(v) for v in rng.normal(0, protocol.off_centre_mm, 3)),  # type: ignore[arg-type]
+            pixel_mm=float(uniform(*protocol.pixel_mm)),
+            tilt_deg=float(uniform(*protocol.tilt_deg)),
+            blur_mm=float(uniform(*protocol.blur_mm)),
+            sharpening=float(uniform(*protocol.sharpening)),
+            noise_hu=float(uniform(*protocol.noise_hu)),
+            offset_hu=float(uniform(*protocol.offset_hu)),
+            cupping_hu=float(uniform(*protocol.cupping_hu)),
+            petrous_hu=float(uniform(2, 16)),
+            motion_mm=(float(uniform(0.6, 2.4)), float(uniform(-1, 1))) if moved else (0.0, 0.0),
+            head_rest=bool(uniform() < protocol.head_rest),
+            below_mm=float(uniform(*protocol.below_mm)),
+            above_mm=float(uniform(*protocol.above_mm)),
+            noise_seed=int(rng.integers(2**31)),
+        )
+
+    def coarsened(self, spacing_mm: float) -> Acquisition:
+        """The same visit with pixels and slices no finer than `spacing_mm`, for arrays that are prepared at once.
+
+        Thin slices become slices of that thickness; noise falls as averaging would make it.
+        """
+        protocol = self.protocol
+        thickness, gap = max(protocol.thickness_mm, spacing_mm), max(protocol.gap_mm, spacing_mm)
+        fewer = (protocol.thickness_mm / thickness) ** 0.5
+        coarse = replace(protocol, thickness_mm=thickness, gap_mm=gap)
+        pixel = max(self.pixel_mm, spacing_mm)
+        grain = 4 * np.pi * protocol.noise_grain_mm**2
+        averaged = 1 / np.sqrt(1 + pixel**2 / grain) * np.sqrt(1 + self.pixel_mm**2 / grain)
+        return replace(self, protocol=coarse, pixel_mm=pixel, noise_hu=float(self.noise_hu * fewer * averaged))
+
+    @cached_property
+    def _rotation(self) -> np.ndarray:
+        return Rotation.from_euler("xyz", self.turn_deg, degrees=True).as_matrix()
+
+    def to_scanner(self, head_mm: np.ndarray) -> np.ndarray:
+        """Patient coordinates (n, 3) RAS mm, as the scanner has them, of places in head millimetres."""
+        return np.asarray(head_mm) @ self._rotation.T + np.array(self.shift_mm)
+
+    def to_head(self, points_mm: torch.Tensor) -> torch.Tensor:
+        """Head millimetres (n, 3) of scanner coordinates."""
+        return (points_mm - points_mm.new_tensor(self.shift_mm)) @ points_mm.new_tensor(
+            self._rotation.astype(np.float32)
+        )
+
+    @cached_property
+    def slices_mm(self) -> tuple[np.ndarray, np.ndarray]:
+        """Positions of the slices along the table and the thickness of each, (slices,) mm, from below."""
+        protocol = self.protocol
+        if protocol.second_stack is None:
+            positions = np.arange(-self.below_mm, self.above_mm, protocol.gap_mm)
+            return positions, np.full(len(positions), protocol.thickness_mm)
+        thick, gap = protocol.second_stack
+        low = np.arange(-self.below_mm, -12.0, protocol.gap_mm)
+        start = low[-1] + protocol.thickness_mm / 2 + thick / 2
+        high = np.arange(start, self.above_mm, gap)
+        return np.concatenate([low, high]), np.repeat([protocol.thickness_mm, thick], [len(low), len(high)])
+
+
+@dataclass(frozen=True)
+class Taken:
+    """A scan with its truth on the scan's own grid.
+
+    Attributes:
+        scan: As the scanner would give it.
+        shares: For each finding, how much of each voxel it fills: float16 (slices, rows, cols).
+        changed_hu: For each finding, by how much it changed each voxel before noise: float16.
+        template_mm: The template point at the middle of each voxel: float16 (slices, rows, cols, 3), if asked for.
+    """
+
+    scan: Scan
+    shares: Mapping[str, np.ndarray]
+    changed_hu: Mapping[str, np.ndarray]
+    template_mm: np.ndarray | None
+
+
+def take(patient: Patient, visit: Acquisition, *, template: bool = False) -> Taken:
+    """Scan a patient; `template` keeps the correspondence with the template. The same arguments give the same bytes."""
+    positions, thickness = visit.slices_mm
+    rows = round(FIELD_MM / visit.pixel_mm / 2) * 2
+    lean = Rotation.from_rotvec([np.radians(visit.tilt_deg), 0, 0])
+    row_step = lean.apply((0.0, -1.0, 0.0)) * visit.pixel_mm
+    col_step = np.array((-1.0, 0.0, 0.0)) * visit.pixel_mm
+    middle = np.array((0.0, -8.0, 0.0))
+    origins = middle - (row_step + col_step) * (rows - 1) / 2 + positions[:, None] * np.array((0.0, 0.0, 1.0))
+    averaged = _partial_volumes(patient, visit, origins, row_step, col_step, rows, thickness, template)
+    hu = _imaged(averaged.hu, visit, patient, thickness)
+    scan = Scan(
+        hu=hu,
+        origins_mm=origins,
+        row_step_mm=row_step,
+        col_step_mm=col_step,
+        thickness_mm=float(np.median(thickness)),
+        header=_header(patient, visit),
+    )
+    return Taken(scan, averaged.shares, averaged.changed_hu, averaged.template_mm)
+
+
+@dataclass
+class _Averaged:
+    hu: np.ndarray
+    shares: dict[str, np.ndarray]
+    changed_hu: dict[str, np.ndarray]
+    template_mm: np.ndarray | None
+
+
+def _partial_volumes(
+    patient: Patient,
+    visit: Acquisition,
+    origins: np.ndarray,
+    row_step: np.ndarray,
+    col_step: np.ndarray,
+    rows: int,
+    thickness: np.ndarray,
+    template: bool,
+) -> _Averaged:
+    """Every slice as the mean over planes within its thickness."""
+    shape = (len(origins), rows, rows)
+    result = _Averaged(
+        np.empty(shape, dtype=np.float32), {}, {}, np.empty((*shape, 3), np.float16) if template else None
+    )
+    normal = np.cross(col_step, row_step)
+    normal /= np.linalg.norm(normal)
+    steps = np.arange(rows, dtype=np.float32)
+    in_plane = steps[:, None, None] * row_step.astype(np.float32) + steps[:, None] * col_step.astype(np.float32)
+    flat = torch.from_numpy(in_plane.reshape(-1, 3))
+    for index in range(len(origins)):
+        planes = max(1, int(np.ceil(thickness[index] / max(SAMPLES_EVERY_MM, 1.25 * visit.pixel_mm))))
+        depths = ((np.arange(planes) + 0.5) / planes - 0.5) * thickness[index]
+        corners = torch.from_numpy((origins[index] + depths[:, None] * normal).astype(np.float32))
+        points = (flat + corners[:, None]).reshape(-1, 3)
+        parts = [
+            _hardened(patient.paint(visit.to_head(part), visit.pixel_mm), part, visit)
+            for part in torch.split(points, POINTS_AT_ONCE)
+        ]
+        _keep(result, index, parts, (planes, rows, rows))
+    return result
+
+
+def _keep(result: _Averaged, index: int, parts: list[Painted], shape: tuple[int, int, int]) -> None:
+    """Average the planes of one slice into the result."""
+
+    def mean(values: list[torch.Tensor]) -> np.ndarray:
+        averaged: np.ndarray = torch.cat(values).reshape(shape).mean(dim=0).numpy()
+        return averaged
+
+    result.hu[index] = mean([part.hu for part in parts])
+    for name in dict.fromkeys(name for part in parts for name in part.changes):
+        for store, attribute in ((result.shares, "share"), (result.changed_hu, "hu")):
+            known = store.setdefault(name, np.zeros(result.hu.shape, dtype=np.float16))
+            changes = [part.changes.get(name) for part in parts]
+            known[index] = mean(
+                [
+                    torch.zeros_like(part.hu) if change is None else getattr(change, attribute)
+                    for part, change in zip(parts, changes, strict=True)
+                ]
+            )
+    if result.template_mm is not None:
+        planes = torch.cat([part.template_mm for part in parts]).reshape(*shape, 3)
+        result.template_mm[index] = planes[shape[0] // 2].numpy()
+
+
+def _hardened(painted: Painted, points_mm: torch.Tensor, visit: Acquisition) -> Painted:
+    """Beam hardening and the table: bright under the skull, dark between the petrous bones."""
+    hu, depth = painted.hu, -painted.cavity_mm
+    lay_table(hu.numpy(), points_mm.numpy(), visit.shift_mm, head_rest=visit.head_rest)
+    inside = torch.nonzero(depth > 0).squeeze(1)
+    if len(inside):
+        x, y, z = painted.template_mm[inside].T
+        cup = visit.cupping_hu * torch.exp(-depth[inside] / 6) - 0.25 * visit.cupping_hu
+        bar = torch.exp(-(((z + 34) / 9) ** 2) - ((y + 24) / 9) ** 2) * (torch.abs(x) < 45)
+        hu[inside] += cup - visit.petrous_hu * bar
+    return painted
+
+
+def _imaged(hu: np.ndarray, visit: Acquisition, patient: Patient, thickness: np.ndarray) -> np.ndarray:
+    """Kernel, offset, noise, motion and rounding, as int16 (slices, rows, cols)."""
+    sigma = visit.blur_mm / visit.pixel_mm
+    body = hu > -500
+    if sigma > 0.2:
+        hu = gaussian_filter(hu, (0, sigma, sigma), mode="nearest")
+    if visit.sharpening:
+        wide = 1.1 / visit.pixel_mm
+        hu = hu + visit.sharpening * (hu - gaussian_filter(hu, (0, wide, wide), mode="nearest"))
+    if visit.motion_mm[0]:
+        hu = _moved(hu, visit)
+    hu += np.float32(visit.offset_hu) * body
+    hu += _noise(hu, visit, patient, thickness)
+    return np.clip(np.rint(hu), LOWEST_HU, HIGHEST_HU).astype(np.int16)
+
+
+def _moved(hu: np.ndarray, visit: Acquisition) -> np.ndarray:
+    """The mean with a copy that is displaced in some slices: the patient moved while they were taken."""
+    rng = np.random.default_rng([visit.noise_seed, 2])
+    first = int(rng.integers(0, len(hu)))
+    moved = slice(first, first + int(rng.integers(2, max(3, len(hu) // 3))))
+    across, down = (round(value) for value in np.array(visit.motion_mm) / visit.pixel_mm)
+    result = hu.copy()
+    result[moved] = 0.6 * hu[moved] + 0.4 * np.roll(hu[moved], (down, across), axis=(1, 2))
+    return result
+
+
+def _noise(hu: np.ndarray, visit: Acquisition, patient: Patient, thickness: np.ndarray) -> np.ndarray:
+    """Band-limited noise in each slice: more in thin slices, large heads, and the middle of the head; little in air."""
+    rng = np.random.default_rng([visit.noise_seed, 1])
+    grain = visit.protocol.noise_grain_mm / visit.pixel_mm
+    noise = rng.standard_normal(hu.shape, dtype=np.float32)
+    if grain > 0.25:
+        noise = gaussian_filter(noise, (0, grain, grain), mode="wrap")
+        noise -= 0.5 * gaussian_filter(noise, (0, 3 * grain, 3 * grain), mode="wrap")
+    noise /= noise.std()
+    size = (ICBM_PER_HEAD / patient.anatomy.mean_scale) ** 3  # volume of this head to that of an average one
+    thin = np.sqrt(visit.protocol.thickness_mm / thickness).astype(np.float32)[:, None, None]
+    axis = np.linspace(-1, 1, hu.shape[1], dtype=np.float32)
+    middle = 0.8 + 0.4 * np.exp(-(axis[:, None] ** 2 + axis**2) / 0.35)
+    body = gaussian_filter(np.minimum(hu, -150), (0, 2, 2))  # the same for all that is denser than fat
+    in_air = 0.35 + 0.65 / (1 + np.exp(-(body + 500) / 100))
+    return noise * (np.float32(visit.noise_hu * size) * thin * middle) * in_air.astype(np.float32)
+
+
+def _header(patient: Patient, visit: Acquisition) -> Header:
+    name = f"virtual-{patient.seed:08d}"
+    return Header(
+        source="dicom",
+        manufacturer=visit.protocol.manufacturer,
+        model=visit.protocol.model,
+        kernel=visit.protocol.kernel,
+        kvp=visit.protocol.kvp,
+        contrast=False,
+        age=float(int(patient.anatomy.age)),
+        sex=patient.anatomy.sex,
+        patient_id=name,
+        study_id=f"{name}-{visit.site}-{visit.noise_seed}",
+        series_id=f"{name}-{visit.site}-{visit.noise_seed}-1",
+    )

@@ -1,0 +1,114 @@
+"""A virtual patient's study as a hospital's archive would send it: tags, padding, extra series and all."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from pydicom.dataset import Dataset
+from pydicom.uid import generate_uid
+
+from headct.scan import Header, Scan
+from headct.virtual import clutter
+from headct.virtual.acquisition import take
+from headct.virtual.simulated import Simulated
+from headct.virtual.sites import SITES
+from headct.virtual.streams import stream
+from headct.writing.dicom import TRANSFER_SYNTAXES, images_of, save
+
+PROFILES = ("quirks", "clean")
+"""With each vendor's padding, transfer syntax and extra series; or nothing but conforming images."""
+
+
+def write_study(simulated: Simulated, folder: Path, profile: str) -> None:
+    """Write one scan as DICOM series into `folder`, with a segmentation where there is a finding to mark.
+
+    `series-1` is the head; with quirks there may be a second kernel, a localizer and a dose page beside it.
+    Raises ValueError for another profile.
+    """
+    if profile not in PROFILES:
+        raise ValueError(f"a profile is one of {', '.join(PROFILES)}, got {profile!r}")
+    from headct.writing.segmentation import SEGMENTS, write_segmentation  # needs highdicom, which cohorts do without
+
+    quirks = profile == "quirks"
+    paths = _write_series(simulated, simulated.scan, folder / "series-1", quirks=quirks, number=2)
+    masks = {name: mask for name, mask in simulated.masks.items() if name in SEGMENTS and mask.any()}
+    if masks:
+        write_segmentation(masks, paths, folder / "segmentation.dcm", description="virtual truth")
+    if quirks:
+        _write_extras(simulated, folder)
+
+
+def _write_series(simulated: Simulated, scan: Scan, folder: Path, *, quirks: bool, number: int) -> list[Path]:
+    protocol = simulated.visit.protocol
+    padded = quirks and protocol.padding_hu is not None
+    intercept = protocol.intercept_hu if quirks else -1024
+    if padded:
+        scan = _padded(scan, int(protocol.padding_hu or 0))
+    images = images_of(scan, intercept_hu=intercept, description="HEAD ROUTINE", series_number=number)
+    syntax = TRANSFER_SYNTAXES[protocol.transfer_syntax if quirks else "explicit-little"]
+    paths = []
+    for index, image in enumerate(images, start=1):
+        if padded:
+            image.PixelPaddingValue = int(protocol.padding_hu or 0) - intercept
+        _describe_dose(image, simulated)
+        path = folder / f"{index:04d}.dcm"
+        save(image, path, syntax)
+        paths.append(path)
+    return paths
+
+
+def _padded(scan: Scan, padding_hu: int) -> Scan:
+    """The scan with a fill beyond the circle of reconstruction, as some vendors store it."""
+    axis = np.linspace(-1, 1, scan.hu.shape[1])
+    outside = axis[:, None] ** 2 + axis**2 > 1
+    return replace(scan, hu=np.where(outside, np.int16(padding_hu), scan.hu))
+
+
+def _describe_dose(image: Dataset, simulated: Simulated) -> None:
+    """What consoles write about the exposure; the same for every patient of a protocol, so that it tells nothing."""
+    image.BodyPartExamined = "HEAD"
+    image.StudyDescription = "CT HEAD WITHOUT CONTRAST"
+    image.ProtocolName = f"HEAD {simulated.visit.protocol.thickness_mm:g} MM"
+
+
+def _write_extras(simulated: Simulated, folder: Path) -> None:
+    """A second series, a localizer and a dose page, as often as this site has them."""
+    site, rng = SITES[simulated.visit.site], stream(simulated.patient.seed, f"archive/{simulated.study}")
+    localizer, capture, copy = rng.uniform(0, 1, 3)
+    if copy < site.thin_copy:
+        sharper = replace(
+            simulated.visit, sharpening=simulated.visit.sharpening + 0.5, noise_hu=1.6 * simulated.visit.noise_hu
+        )
+        scan = take(simulated.patient, sharper).scan
+        header = replace(_header(simulated, "bone"), kernel="Hr60h\\3")
+        _write_series(simulated, replace(scan, header=header), folder / "series-2", quirks=True, number=3)
+    if localizer < site.localizer:
+        clutter.write_localizer(_side_view(simulated), folder / "localizer")
+    if capture < site.capture:
+        clutter.write_capture(folder / "dose.dcm", study_id=simulated.study_id, patient_id=simulated.patient_id)
+
+
+def _header(simulated: Simulated, what: str) -> Header:
+    """That of another series of the same study."""
+    series = generate_uid(entropy_srcs=["virtual series", simulated.patient_id, simulated.study, what])
+    return replace(simulated.scan.header, series_id=str(series), scan_id="")
+
+
+def _side_view(simulated: Simulated) -> Scan:
+    """The scan summed from side to side, in one thick sagittal slice."""
+    scan = simulated.scan
+    view = scan.hu.astype(np.float32).mean(axis=2)  # (slices, rows)
+    rows_mm = float(np.median(scan.gaps_mm))
+    size = int(scan.hu.shape[1])
+    repeats = max(1, round(rows_mm / scan.pixel_mm[0]))
+    tall = np.repeat(view[::-1], repeats, axis=0)[: 2 * size]
+    return Scan(
+        hu=tall[None].astype(np.int16),
+        origins_mm=np.array([[0.0, scan.origins_mm[-1, 1], scan.origins_mm[-1, 2]]]),
+        row_step_mm=np.array([0.0, 0.0, -scan.pixel_mm[0]]),
+        col_step_mm=np.array([0.0, -scan.pixel_mm[0], 0.0]),
+        thickness_mm=160.0,
+        header=_header(simulated, "localizer"),
+    )

@@ -1,0 +1,187 @@
+"""Blood within the brain, its ventricles and its sulci: `iph`, `ivh`, `sah`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import torch
+
+from headct.virtual.bending import Coarse
+from headct.virtual.findings.finding import Finding
+from headct.virtual.findings.mass import pushed_from, shift_of_mass_mm, shifted
+from headct.virtual.solids import Vector
+from headct.virtual.texture import tiled_noise
+from headct.virtual.tissue import Brain, inside
+
+IPH_PLACES: Mapping[str, tuple[float, Vector, Vector, float]] = {
+    # share of all, centre on the right, spread (template mm), greatest volume in ml
+    "basal-ganglia": (0.36, (25, 0, 2), (3, 8, 5), 110),
+    "lobar": (0.32, (38, -20, 26), (9, 38, 18), 110),
+    "thalamus": (0.18, (13, -18, 7), (2, 4, 4), 30),
+    "cerebellum": (0.09, (22, -62, -38), (8, 8, 6), 35),
+    "pons": (0.05, (2, -25, -33), (3, 3, 4), 8),
+}
+"""Where blood breaks out: shares as in hypertensive and lobar haemorrhage series."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Blood:
+    """How blood looks: fresh it is dense, in anaemia or after days like brain; clots are uneven."""
+
+    hu: float
+    uneven_hu: float
+    shift: Vector  # on the noise tile
+
+    @classmethod
+    def draw(cls, rng: np.random.Generator, *, isodense: float = 0.12) -> Blood:
+        """Acute blood of 52 to 80 HU, or with chance `isodense` of 42 to 54."""
+        faint = rng.uniform() < isodense
+        hu = rng.uniform(42, 54) if faint else rng.uniform(54, 80)
+        return cls(hu=float(hu), uneven_hu=float(rng.uniform(1, 5)), shift=_vector(rng.uniform(0, 1, 3)))
+
+    def values(self, template_mm: torch.Tensor) -> torch.Tensor:
+        """Hounsfield values (n,) at points (n, 3)."""
+        coarse = tiled_noise(template_mm, 14.0, self.shift)[0]
+        fine = tiled_noise(template_mm, 5.0, self.shift)[1]
+        return self.hu + self.uneven_hu * coarse + 1.5 * fine
+
+
+@dataclass(frozen=True, kw_only=True)
+class Intraparenchymal(Finding):
+    """A haematoma in the brain with a rim of oedema, as Gaussian-bordered, lobulated ball."""
+
+    name: ClassVar[str] = "iph"
+    place: str
+    centre_mm: Vector  # template
+    radius_mm: float
+    stretch: Vector
+    lobes_mm: float
+    edge_mm: float
+    blood: Blood
+    oedema_mm: float
+    oedema_hu: float
+    strength: float  # of the mass effect
+    shift_mm: float
+
+    @classmethod
+    def draw(cls, rng: np.random.Generator, *, median_ml: float = 9.0) -> Intraparenchymal:
+        """Volume log-normal, 0.3 to 110 ml; the smallest are hard to see."""
+        names, shares = list(IPH_PLACES), [entry[0] for entry in IPH_PLACES.values()]
+        place = names[rng.choice(len(names), p=shares)]
+        _share, centre, spread, most_ml = IPH_PLACES[place]
+        side = 1 if rng.uniform() < 0.5 else -1
+        where = (np.array(centre) + rng.normal(0, 1, 3) * np.array(spread)) * (side, 1, 1)
+        volume_ml = float(np.clip(median_ml * np.exp(rng.normal(0, 1.25)), 0.25, most_ml))
+        radius = (volume_ml * 1000 * 3 / (4 * np.pi)) ** (1 / 3)
+        has_oedema = rng.uniform() < 0.85
+        return cls(
+            place=place,
+            centre_mm=_vector(where),
+            radius_mm=float(radius),
+            stretch=_vector(np.exp(rng.normal(0, 0.18, 3))),
+            lobes_mm=float(0.33 * radius * rng.uniform(0.3, 1.2)),
+            edge_mm=float(rng.uniform(0.8, 2.5)),
+            blood=Blood.draw(rng),
+            oedema_mm=float(rng.uniform(1, 12)) if has_oedema else 0.0,
+            oedema_hu=float(rng.uniform(6, 14)),
+            strength=float(rng.uniform(0.25, 0.75)),
+            shift_mm=shift_of_mass_mm(rng, volume_ml) if abs(centre[0]) > 5 and place != "cerebellum" else 0.0,
+        )
+
+    def push(self, coarse: Coarse) -> torch.Tensor:
+        side = 1 if self.centre_mm[0] > 0 else -1
+        return pushed_from(coarse, self.centre_mm, self.radius_mm, self.strength) + shifted(coarse, side, self.shift_mm)
+
+    def paint(self, brain: Brain) -> None:
+        away = (brain.template_mm - brain.template_mm.new_tensor(self.centre_mm)) / brain.scale
+        r = torch.linalg.vector_norm(away / away.new_tensor(self.stretch), dim=1)
+        shift = self.blood.shift
+        lobes = self.lobes_mm * tiled_noise(brain.template_mm, max(6.0, 1.8 * self.radius_mm), shift)[1]
+        ragged = 0.8 * tiled_noise(brain.template_mm, 5.0, shift)[0]
+        distance = r - self.radius_mm + lobes + ragged
+        tissue = 1 - brain.fluid
+        if self.oedema_mm:
+            halo = inside(distance - self.oedema_mm, max(2.0, self.oedema_mm)) * tissue * (1 - 0.6 * brain.grey)
+            brain.change("edema", halo * (1 - inside(distance, self.edge_mm)), brain.hu - self.oedema_hu)
+        brain.change(
+            "iph", inside(distance, max(self.edge_mm, brain.edge_mm)) * tissue, self.blood.values(brain.template_mm)
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Intraventricular(Finding):
+    """Blood in the ventricles: settled in layers, a cast of one or both sides, or patches."""
+
+    name: ClassVar[str] = "ivh"
+    form: str  # layered, cast or patches
+    level_mm: float  # template y below which blood has settled
+    sides: tuple[int, ...]
+    strength: float
+    blood: Blood
+
+    @classmethod
+    def draw(cls, rng: np.random.Generator) -> Intraventricular:
+        """Half of it lies in layers; thin layers in the occipital horns are hard to see."""
+        form = ("layered", "cast", "patches")[rng.choice(3, p=(0.55, 0.25, 0.2))]
+        sides = ((1, -1), (1,), (-1,))[rng.choice(3, p=(0.6, 0.2, 0.2))]
+        level = float(-74 + 42 * rng.beta(1.3, 1.6))
+        return cls(form=form, level_mm=level, sides=sides, strength=float(rng.uniform(0.55, 1)), blood=Blood.draw(rng))
+
+    def paint(self, brain: Brain) -> None:
+        x, y, _z = brain.at.T
+        noise = tiled_noise(brain.at, 16.0, self.blood.shift)[0]
+        if self.form == "layered":
+            share = inside(y - self.level_mm + 0.6 * noise, 2.0)
+        elif self.form == "cast":
+            share = inside(-0.9 - noise, 0.6)
+        else:
+            share = inside(0.9 - noise, 0.6)
+        if len(self.sides) == 1:
+            share = share * inside(-self.sides[0] * x - 1, 2.0)
+        brain.change("ivh", share * brain.ventricle * self.strength, self.blood.values(brain.at))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subarachnoid(Finding):
+    """Blood in cisterns and sulci, mixed with fluid: around the basal cisterns, diffuse, or a patch of convexity."""
+
+    name: ClassVar[str] = "sah"
+    region: str
+    centre_mm: Vector  # template
+    reach_mm: float
+    strength: float
+    blood: Blood
+
+    @classmethod
+    def draw(cls, rng: np.random.Generator) -> Subarachnoid:
+        """Aneurysmal blood lies around the basal cisterns, that of trauma over the convexity."""
+        region = ("cisterns", "diffuse", "convexity")[rng.choice(3, p=(0.4, 0.2, 0.4))]
+        side = 1 if rng.uniform() < 0.5 else -1
+        angle = rng.uniform(-1.2, 1.4)
+        places = {
+            "cisterns": (side * rng.uniform(0, 16), rng.uniform(-14, 12), -16.0),
+            "diffuse": (side * 10.0, 0.0, 5.0),
+            "convexity": (side * 58.0, 58 * np.sin(angle) - 14, 14 + 26 * rng.uniform(-1, 1)),
+        }
+        reach = {"cisterns": rng.uniform(18, 42), "diffuse": rng.uniform(50, 80), "convexity": rng.uniform(14, 36)}
+        return cls(
+            region=region,
+            centre_mm=_vector(np.array(places[region])),
+            reach_mm=float(reach[region]),
+            strength=float(rng.uniform(0.35, 1)),
+            blood=Blood.draw(rng),
+        )
+
+    def paint(self, brain: Brain) -> None:
+        patchy = 0.35 * self.reach_mm * tiled_noise(brain.template_mm, 22.0, self.blood.shift)[0]
+        near = inside(brain.distance_mm(self.centre_mm) + patchy - self.reach_mm, 12.0)
+        spaces = torch.maximum(brain.sulcus, 0.7 * brain.surface) * (1 - brain.ventricle)
+        brain.change("sah", spaces * near * self.strength, self.blood.values(brain.template_mm))
+
+
+def _vector(values: np.ndarray) -> Vector:
+    x, y, z = (float(value) for value in values)
+    return x, y, z

@@ -1,0 +1,139 @@
+"""Bone and scalp: `fracture`, and the traps of earlier surgery and bruises."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import torch
+
+from headct.virtual.bending import Coarse
+from headct.virtual.findings.bleeding import _vector
+from headct.virtual.findings.finding import Finding
+from headct.virtual.findings.mass import along_skull_mm, swollen_scalp
+from headct.virtual.solids import Vector
+from headct.virtual.texture import tiled_noise
+from headct.virtual.tissue import Brain, Skull, inside
+
+SKULL_PLACES_MM: tuple[Vector, ...] = ((66, -10, 10), (45, 58, 18), (50, -50, 46), (40, -92, -4), (20, 20, 82))
+"""On the right: temporal, frontal, parietal, occipital, near the vertex; template."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fracture(Finding):
+    """A cut through bone, as a line, a dent, or through the petrous base, with a bruise above it."""
+
+    name: ClassVar[str] = "fracture"
+    kind: str  # linear, depressed or base
+    centre_mm: Vector
+    across: Vector  # normal of the cut
+    width_mm: float
+    reach_mm: float
+    dent_mm: float
+    swelling_mm: float
+    tile: Vector
+
+    @classmethod
+    def draw(cls, rng: np.random.Generator) -> Fracture:
+        """Lines of 0.4 to 1.6 mm: in thick slices the finest vanish."""
+        kind = ("linear", "depressed", "base")[rng.choice(3, p=(0.6, 0.2, 0.2))]
+        side = 1 if rng.uniform() < 0.5 else -1
+        place = np.array((48, -30, -36) if kind == "base" else SKULL_PLACES_MM[int(rng.integers(5))], dtype=float)
+        across = rng.normal(0, 1, 3) * ((1, 1, 0.2) if kind == "base" else (0.4, 1, 1))
+        return cls(
+            kind=kind,
+            centre_mm=_vector((place + rng.normal(0, 5, 3)) * (side, 1, 1)),
+            across=_vector(across / np.linalg.norm(across)),
+            width_mm=float(rng.uniform(0.4, 1.6)),
+            reach_mm=float(rng.uniform(20, 60) if kind == "linear" else rng.uniform(14, 24)),
+            dent_mm=float(rng.uniform(3, 9)) if kind == "depressed" else 0.0,
+            swelling_mm=float(rng.uniform(2, 9)) if kind != "base" and rng.uniform() < 0.8 else 0.0,
+            tile=_vector(rng.uniform(0, 1, 3)),
+        )
+
+    def fields(self, coarse: Coarse) -> Mapping[str, torch.Tensor]:
+        return {"swelling": swollen_scalp(coarse, self.centre_mm, self.swelling_mm)}
+
+    def paint_bone(self, skull: Skull) -> None:
+        away = (skull.template_mm - skull.template_mm.new_tensor(self.centre_mm)) / skull.scale
+        near = torch.linalg.vector_norm(away, dim=1) - self.reach_mm
+        jagged = 1.2 * tiled_noise(skull.template_mm, 12.0, self.tile)[0]
+        cut = torch.abs(away @ away.new_tensor(self.across) + jagged) - self.width_mm / 2
+        bone = torch.clamp((skull.hu - 120) / 120, 0, 1)
+        if self.kind == "depressed":
+            rim = torch.abs(near) - self.width_mm / 2
+            cut = torch.minimum(cut, rim)
+            near = near - 1.5
+        line = inside(cut, max(0.8, 0.6 * skull.edge_mm)) * inside(near, 3.0) * bone
+        fine = min(1.0, self.width_mm / skull.edge_mm)  # a line finer than a pixel takes part of it
+        skull.change("fracture", line * fine, 30.0)
+
+    def paint(self, brain: Brain) -> None:
+        if self.kind == "depressed":  # a piece of the inner table lies within the cavity
+            near = brain.distance_mm(self.centre_mm) - self.reach_mm
+            piece = torch.abs(brain.depth_mm - self.dent_mm) - 2.0
+            brain.change("fracture", inside(piece, 1.2) * inside(near + 2, 2.0), 0.7 * brain.anatomy.table_hu)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Surgery(Finding):
+    """Traces of earlier operations: a burr hole or a flap, a catheter, a little air. A trap, not a finding."""
+
+    name: ClassVar[str] = "surgery"
+    flap: bool
+    catheter: bool
+    centre_mm: Vector
+    radius_mm: float
+    tip_mm: Vector
+
+    @classmethod
+    def draw(cls, rng: np.random.Generator) -> Surgery:
+        """Flaps heal with a rim; every second patient has a catheter."""
+        side = 1 if rng.uniform() < 0.5 else -1
+        flap = bool(rng.uniform() < 0.5)
+        place = np.array(SKULL_PLACES_MM[int(rng.integers(4))], dtype=float)
+        return cls(
+            flap=flap,
+            catheter=bool(rng.uniform() < 0.5),
+            centre_mm=_vector(place * (side, 1, 1)),
+            radius_mm=float(rng.uniform(22, 38) if flap else rng.uniform(4, 7)),
+            tip_mm=_vector(np.array([side * 7.0, 18.0, 8.0])),
+        )
+
+    def paint_bone(self, skull: Skull) -> None:
+        arc = along_skull_mm(skull.template_mm, self.centre_mm)
+        bone = torch.clamp((skull.hu - 120) / 120, 0, 1) * (skull.cavity_mm > -6)
+        gap = torch.abs(arc - self.radius_mm) - 1.0 if self.flap else arc - self.radius_mm
+        skull.change("surgery", inside(gap, 1.2) * bone * (skull.template_mm[:, 2] > -40), 35.0)
+
+    def paint(self, brain: Brain) -> None:
+        if not self.catheter:
+            return
+        start, end = (brain.template_mm.new_tensor(place) for place in (self.centre_mm, self.tip_mm))
+        along = (end - start) / torch.linalg.vector_norm(end - start)
+        away = brain.template_mm - start
+        share = (away @ along).clamp(0, float(torch.linalg.vector_norm(end - start)))
+        distance = torch.linalg.vector_norm(away - share[:, None] * along, dim=1) / brain.scale
+        brain.change("surgery", inside(distance - 1.2, brain.edge_mm), 160.0)
+        brain.change("surgery", inside(distance - 0.5, brain.edge_mm), 5.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bruise(Finding):
+    """A swollen scalp over sound bone. A trap, not a finding."""
+
+    name: ClassVar[str] = "bruise"
+    centre_mm: Vector
+    swelling_mm: float
+
+    @classmethod
+    def draw(cls, rng: np.random.Generator) -> Bruise:
+        """Anywhere on the vault."""
+        side = 1 if rng.uniform() < 0.5 else -1
+        place = np.array(SKULL_PLACES_MM[int(rng.integers(5))], dtype=float)
+        return cls(centre_mm=_vector(place * (side, 1, 1)), swelling_mm=float(rng.uniform(3, 10)))
+
+    def fields(self, coarse: Coarse) -> Mapping[str, torch.Tensor]:
+        return {"swelling": swollen_scalp(coarse, self.centre_mm, self.swelling_mm)}

@@ -1,0 +1,318 @@
+"""`headct simulate`: patients to files or to a cohort, by all cores, going on where it was stopped."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from threadpoolctl import threadpool_limits
+
+from headct import __version__
+from headct.cohort import executors
+from headct.cohort.journal import Journal, expect_writable, only_writer, write_atomically
+from headct.cohort.made import Made, make_cohort
+from headct.cohort.shards import pack
+from headct.cohort.work import Accepted, Outcome, scan_row
+from headct.failure import Misuse
+from headct.preparing import Prepared, prepare
+from headct.preparing.recipe import Frame, Recipe, named
+from headct.reading.criteria import Criteria
+from headct.scan import Rejection
+from headct.virtual.acquisition import Acquisition
+from headct.virtual.archive import PROFILES, write_study
+from headct.virtual.labels import FINDINGS
+from headct.virtual.patient import Patient
+from headct.virtual.simulated import MASK_SHARE, Simulated, Simulation
+from headct.writing import write_nifti
+
+FORMATS = ("dicom", "nifti", "cohort")
+Progress = Callable[[str, int, int | None], None]
+
+CLASSES = (
+    "brain", "ventricles", "skull", "edema", "infarct", "tumor", "iph", "ivh", "sah", "sdh", "edh", "fracture",
+)  # fmt: skip
+"""Values 1, 2, 3, … of a map of classes; a later one covers an earlier one. 0 is everything else."""
+
+VOLUMES = ("iph", "ivh", "sah", "sdh", "edh", "tumor", "edema", "infarct", "fracture")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What to make of a simulation.
+
+    Attributes:
+        simulation: Which patients.
+        patients: How many.
+        format: One of `FORMATS`.
+        recipe: By which a cohort is prepared.
+        profile: One of `PROFILES`, for DICOM.
+        masks: Keep maps of `CLASSES` for a cohort; files have them always.
+        deformation: Keep the template coordinate of every voxel.
+    """
+
+    simulation: Simulation
+    patients: int
+    format: str = "cohort"
+    recipe: str = "head"
+    profile: str = "quirks"
+    masks: bool = False
+    deformation: bool = False
+
+    def __post_init__(self) -> None:
+        """Raises Misuse for what cannot be made."""
+        if self.patients < 1:
+            raise Misuse("at least one patient is needed", do="--patients 1 or more")
+        for value, known, what in ((self.format, FORMATS, "format"), (self.profile, PROFILES, "profile")):
+            if value not in known:
+                raise Misuse(f"there is no {what} {value!r}", do=f"name one of {', '.join(known)}")
+        if self.format == "cohort" and named(self.recipe).step(Frame) is None:
+            raise Misuse(
+                f"a cohort of virtual patients is not made by the published recipe {self.recipe}",
+                do="simulate --format dicom, then headct ingest with that recipe",
+            )
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """All that decides on the bytes, as plain values."""
+        return {"simulated": {**asdict(self), "headct": __version__}}
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a job made: a row for each scan, and the rejections of those that no recipe could prepare."""
+
+    rows: Sequence[Mapping[str, Any]]
+    rejected: Mapping[str, int]
+
+
+def run(job: Job, out: Path, *, workers: int | None = None, progress: Progress) -> Result:
+    """Make the patients and write `labels.csv` and `landmarks.csv` beside them; go on where a kill stopped it.
+
+    The same job gives the same bytes, whatever the number of workers. Raises Misuse where `out` holds other things.
+    """
+    with executors.processes(workers or executors.usable_cores(), _begin) as crew:
+        if job.format == "cohort":
+            content, records = make_cohort(
+                out, job.patients, partial(_prepared, job, out), _cohort_about(job), crew=crew, progress=progress
+            )
+            rejected = [row["code"] for row in content.rejections]
+        else:
+            records, rejected = _make_files(job, out, crew, progress), []
+    _write_tables(out, records)
+    return Result(records, {code: rejected.count(code) for code in dict.fromkeys(rejected)})
+
+
+def _begin() -> None:
+    """The workers share the cores: one thread each."""
+    torch.set_num_threads(1)
+    threadpool_limits(1)
+
+
+def _cohort_about(job: Job) -> dict[str, Any]:
+    recipe = named(job.recipe)
+    return {
+        "recipe": {"id": recipe.id, "name": recipe.name, "content": json.loads(recipe.to_json())},
+        "criteria": Criteria().to_dict(),
+        "pseudonyms": "none",
+        "hashed_paths": "none",
+        **job.about,
+    }
+
+
+def _prepared(job: Job, out: Path, index: int) -> Made:
+    """The scans of one patient, prepared; runs in a worker."""
+    recipe = named(job.recipe)
+    frame = recipe.step(Frame)
+    assert frame is not None
+    simulation = replace(job.simulation, spacing_mm=float(min(frame.spacing_mm)))
+    accepted, rejections, voxels, records = [], [], [], []
+    for simulated in simulation.scans(index):
+        name = f"{simulated.patient_id}/{simulated.study}"
+        prepared = prepare(simulated.scan, recipe)
+        if isinstance(prepared, Rejection):
+            rejections.append(replace(prepared, files=(name,)))
+            continue
+        packed = pack(prepared.array)
+        row = scan_row(simulated.scan, prepared, simulated.visit.site) | {"crc32": packed.crc32}
+        accepted.append(
+            Accepted(row=row, files=(name,), shape=packed.shape, dtype=packed.dtype, compressed_bytes=len(packed.chunk))
+        )
+        voxels.append(packed)
+        records.append(record_of(simulated))
+        _write_maps(job, out, simulated, prepared)
+    return Made(Outcome(tuple(accepted), tuple(rejections), tuple(voxels)), tuple(records))
+
+
+def _write_maps(job: Job, out: Path, simulated: Simulated, prepared: Prepared) -> None:
+    """Classes and template coordinates on the grid of the prepared array, worked out anew rather than resampled."""
+    if not (job.masks or job.deformation):
+        return
+    shape = prepared.array.shape
+    index = np.stack(np.meshgrid(*(np.arange(n) for n in shape), indexing="ij"), axis=-1).reshape(-1, 3)
+    points = index @ prepared.affine[:3, :3].T + prepared.affine[:3, 3]
+    classes, template_mm = truth_at(simulated.patient, simulated.visit, points)
+    if job.masks:
+        write_nifti(classes.reshape(shape), out / "masks" / f"{simulated.scan_id}.nii.gz", prepared.affine)
+    if job.deformation:
+        field = template_mm.reshape(*shape, 3)
+        write_nifti(field, out / "deformation" / f"{simulated.scan_id}.nii.gz", prepared.affine)
+
+
+def truth_at(patient: Patient, visit: Acquisition, points_mm: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Which of `CLASSES` lies at points (n, 3) of the scanner, uint8 (n,), and which template point, float32 (n, 3)."""
+    classes = np.zeros(len(points_mm), dtype=np.uint8)
+    template_mm = np.full((len(points_mm), 3), np.nan, dtype=np.float32)
+    for start in range(0, len(points_mm), 1 << 20):
+        some = slice(start, start + (1 << 20))
+        points = visit.to_head(torch.from_numpy(points_mm[some].astype(np.float32)))
+        painted = patient.paint(points, 1.0, tissues=True)
+        template_mm[some] = painted.template_mm.numpy()
+        part = classes[some]
+        for value, name in enumerate(CLASSES, start=1):
+            if name in painted.changes:
+                part[painted.changes[name].share.numpy() >= MASK_SHARE] = value
+    return classes, template_mm
+
+
+def record_of(simulated: Simulated) -> dict[str, Any]:
+    """The row of a scan in `labels.csv`, with its landmarks under `landmarks_mm`."""
+    labels = simulated.labels
+    return {
+        "scan_id": simulated.scan_id,
+        "patient_id": simulated.patient_id,
+        "study_id": simulated.study_id,
+        "series_id": simulated.series_id,
+        "site": simulated.visit.site,
+        "age": int(simulated.patient.anatomy.age),
+        "sex": simulated.patient.anatomy.sex,
+        **{name: labels.findings[name] for name in FINDINGS},
+        "midline_shift_mm": round(labels.midline_shift_mm, 2),
+        "ventricles_ml": round(labels.ventricles_ml, 2),
+        **{f"{name}_ml": round(labels.volumes_ml.get(name, 0.0), 3) for name in VOLUMES},
+        **{f"{name}_visible_ml": round(labels.visible_ml.get(name, 0.0), 3) for name in VOLUMES},
+        "landmarks_mm": {
+            name: [round(float(value), 2) for value in place] for name, place in simulated.landmarks_mm.items()
+        },
+    }
+
+
+def _make_files(job: Job, out: Path, crew: executors.Crew, progress: Progress) -> list[Mapping[str, Any]]:
+    """One folder for each patient; a record in the journal says that it is whole."""
+    expect_writable(out / "labels.csv")
+    journal = Journal(out / ".simulate" / "unfinished")
+    begun = journal.get("job", 0)
+    if begun is not None and begun != job.about:
+        raise Misuse(f"{out} was begun differently", do=f"call with the same options, remove {out}, or choose another")
+    if begun is None and out.is_dir() and any(path.name != ".simulate" for path in out.iterdir()):
+        raise Misuse(f"{out} holds other things", do="choose an empty or a new folder")
+    with only_writer(out / ".simulate"):
+        if begun is None:
+            journal.begin()
+            journal.put("job", 0, job.about)
+        records = {number: kept for number in range(job.patients) if (kept := journal.get("records", number))}
+        progress("patients", len(records), job.patients)
+        todo = ((number, number) for number in range(job.patients) if number not in records)
+        for number, made in crew.results(partial(_files, job, out), todo):
+            journal.put("records", number, made)
+            records[number] = made
+            progress("patients", len(records), job.patients)
+        journal.remove()
+    shutil.rmtree(out / ".simulate")
+    return [record for number in range(job.patients) for record in records[number]]
+
+
+def _files(job: Job, out: Path, index: int) -> list[dict[str, Any]]:
+    """The files of one patient, whole or not at all; runs in a worker."""
+    simulation = job.simulation
+    records = []
+    for simulated in simulation.scans(index):
+        if job.format == "nifti":
+            simulated = _even(simulated)
+        folder = out / simulated.patient_id / f"study-{simulated.study}"
+        partial_folder = folder.with_name(f"{folder.name}.partial")
+        for leftover in (partial_folder, folder):
+            shutil.rmtree(leftover, ignore_errors=True)
+        _write_scan(job, simulated, partial_folder)
+        partial_folder.rename(folder)
+        records.append(record_of(simulated) | {"scan_id": ""})
+    return records
+
+
+def _even(simulated: Simulated) -> Simulated:
+    """The same visit with one stack of slices: NIfTI has no way to say that gaps differ."""
+    return replace(
+        simulated, visit=replace(simulated.visit, protocol=replace(simulated.visit.protocol, second_stack=None))
+    )
+
+
+def _write_scan(job: Job, simulated: Simulated, folder: Path) -> None:
+    scan = simulated.scan
+    if job.format == "dicom":
+        write_study(simulated, folder, job.profile)
+    else:
+        write_nifti(scan, folder / "head.nii.gz")
+    rows = np.arange(scan.hu.shape[1])[:, None, None] * scan.row_step_mm
+    cols = np.arange(scan.hu.shape[2])[:, None] * scan.col_step_mm
+    points = (scan.origins_mm[:, None, None] + rows + cols).reshape(-1, 3)
+    classes, template_mm = truth_at(simulated.patient, simulated.visit, points)
+    if not _is_even(scan):
+        return  # the segmentation says it slice by slice
+    affine = scan.affine()[:, [2, 1, 0, 3]]
+    write_nifti(classes.reshape(scan.hu.shape).transpose(2, 1, 0), folder / "classes.nii.gz", affine)
+    if job.deformation:
+        field = template_mm.reshape(*scan.hu.shape, 3).transpose(2, 1, 0, 3)
+        write_nifti(field, folder / "deformation.nii.gz", affine)
+
+
+def _is_even(scan: Any) -> bool:
+    return bool(np.ptp(scan.gaps_mm) < 0.05)
+
+
+def _write_tables(out: Path, records: Sequence[Mapping[str, Any]]) -> None:
+    rows = [{name: value for name, value in record.items() if name != "landmarks_mm"} for record in records]
+    write_atomically(out / "labels.csv", _csv(rows))
+    places = (
+        {"series_id": record["series_id"], "landmark": name, "x_mm": x, "y_mm": y, "z_mm": z}
+        for record in records
+        for name, (x, y, z) in record["landmarks_mm"].items()
+    )
+    write_atomically(out / "landmarks.csv", _csv(list(places)))
+
+
+def _csv(rows: Sequence[Mapping[str, Any]]) -> bytes:
+    """A table; None is an empty cell."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]) if rows else [], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue().encode()
+
+
+def arrays(
+    simulation: Simulation, recipe: str | Recipe = "head", start: int = 0
+) -> Iterator[tuple[np.ndarray, Simulated]]:
+    """Prepared arrays without end and without files, each with the scan it was made from; `start` skips patients.
+
+    Scans that the recipe rejects are passed over.
+    """
+    recipe = named(recipe)
+    frame = recipe.step(Frame)
+    if frame is None:
+        raise Misuse("virtual patients are prepared by our own recipes only", do="name head, head-axial or head-fine")
+    simulation = replace(simulation, spacing_mm=float(min(frame.spacing_mm)))
+    index = start
+    while True:
+        for simulated in simulation.scans(index):
+            prepared = prepare(simulated.scan, recipe)
+            if isinstance(prepared, Prepared):
+                yield prepared.array, simulated
+        index += 1

@@ -1,0 +1,157 @@
+"""Virtual patients one after another: scans with labels, masks and landmarks, decided by a seed alone."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import numpy as np
+from pydicom.uid import generate_uid
+
+from headct.failure import Misuse
+from headct.scan import Scan
+from headct.virtual.acquisition import Acquisition, Taken, take
+from headct.virtual.findings.mixture import KINDS, PREVALENCE, one_of
+from headct.virtual.labels import Labels, judge
+from headct.virtual.landmarks import head_landmarks_mm
+from headct.virtual.patient import Patient
+from headct.virtual.sites import SITES, Site
+
+MASK_SHARE = 0.5
+"""A voxel belongs to a finding's mask where the finding fills at least so much of it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Simulation:
+    """What to simulate: all that decides on the patients and their scans.
+
+    Attributes:
+        seed: Another seed, other patients.
+        site: One of `SITES`; each site has patients of its own.
+        rescan: A site at which every patient is scanned a second time, or empty.
+        twin: A finding that every patient has in a first scan and lacks in a second, or empty.
+        prevalence: How often each finding is drawn.
+        spacing_mm: Pixels and slices no finer than this, for arrays that are prepared at once; None: the protocol's.
+    """
+
+    seed: int = 0
+    site: str = "site-a"
+    rescan: str = ""
+    twin: str = ""
+    prevalence: Mapping[str, float] = field(default_factory=lambda: dict(PREVALENCE))
+    spacing_mm: float | None = None
+
+    def __post_init__(self) -> None:
+        """Raises Misuse for an unknown site or finding."""
+        for value, known, what in (
+            (self.site, SITES, "site"),
+            (self.rescan or self.site, SITES, "site"),
+            (self.twin or "iph", KINDS, "finding"),
+        ):
+            if value not in known:
+                raise Misuse(f"there is no virtual {what} {value!r}", do=f"name one of {', '.join(known)}")
+        if self.rescan and self.twin:
+            raise Misuse("a re-scan and a twin are two things", do="simulate them one after the other")
+
+    @property
+    def scans_per_patient(self) -> int:
+        """Two with a re-scan or a twin."""
+        return 2 if self.rescan or self.twin else 1
+
+    def patient(self, index: int) -> Patient:
+        """The `index`-th patient, counted from 0."""
+        digest = hashlib.blake2b(f"{self.seed}/{self.site}/{index}".encode(), digest_size=6).digest()
+        return Patient.draw(int.from_bytes(digest, "big"), prevalence=self.prevalence)
+
+    def scans(self, index: int) -> Iterator[Simulated]:
+        """The scans of the `index`-th patient."""
+        patient, site = self.patient(index), SITES[self.site]
+        name = f"{self.site}-{self.seed}-{index + 1:06d}"
+        if self.twin:
+            others = patient.without(self.twin)
+            drawn = next((f for f in patient.findings if f.name == self.twin), None) or one_of(self.twin, patient.seed)
+            order = list(KINDS)
+            findings = sorted((*others.findings, drawn), key=lambda finding: order.index(finding.name))
+            yield self._taken(replace(patient, findings=tuple(findings)), site, 0, name, "with")
+            yield self._taken(others, site, 0, name, "without")
+            return
+        yield self._taken(patient, site, 0, name, "1")
+        if self.rescan:
+            yield self._taken(patient, SITES[self.rescan], 1, name, "2")
+
+    def _taken(self, patient: Patient, site: Site, visit: int, name: str, study: str) -> Simulated:
+        acquisition = Acquisition.draw(patient.seed, site, visit)
+        if self.spacing_mm is not None:
+            acquisition = acquisition.coarsened(self.spacing_mm)
+        return Simulated(patient, acquisition, name, study)
+
+
+@dataclass(frozen=True)
+class Simulated:
+    """One scan of one virtual patient; what it costs to make is made when it is asked for."""
+
+    patient: Patient
+    visit: Acquisition
+    patient_id: str
+    study: str
+
+    @cached_property
+    def study_id(self) -> str:
+        """A DICOM UID, made from what decides on the scan."""
+        return str(generate_uid(entropy_srcs=["virtual study", self.patient_id, self.study]))
+
+    @cached_property
+    def series_id(self) -> str:
+        """A DICOM UID."""
+        return str(generate_uid(entropy_srcs=["virtual series", self.patient_id, self.study]))
+
+    @cached_property
+    def scan_id(self) -> str:
+        """16 hexadecimal digits that name the scan in a cohort."""
+        return hashlib.blake2b(self.series_id.encode(), digest_size=8).hexdigest()
+
+    @cached_property
+    def taken(self) -> Taken:
+        """The scan with its truth."""
+        return take(self.patient, self.visit)
+
+    @cached_property
+    def scan(self) -> Scan:
+        """As a scanner would give it, with this scan's identifiers."""
+        header = replace(
+            self.taken.scan.header,
+            patient_id=self.patient_id,
+            study_id=self.study_id,
+            series_id=self.series_id,
+            scan_id=self.scan_id,
+        )
+        return replace(self.taken.scan, header=header)
+
+    @cached_property
+    def labels(self) -> Labels:
+        """What can be seen on this scan."""
+        return judge(self.patient, self.taken, self.visit.noise_hu)
+
+    @property
+    def masks(self) -> dict[str, np.ndarray]:
+        """Where each finding lies: bool (slices, rows, cols) on the scan's own grid."""
+        return {name: share >= MASK_SHARE for name, share in self.taken.shares.items()}
+
+    @property
+    def landmarks_mm(self) -> dict[str, np.ndarray]:
+        """Named places (3,) in the scan's patient space, RAS mm."""
+        return {name: self.visit.to_scanner(place) for name, place in head_landmarks_mm(self.patient).items()}
+
+
+def simulate(
+    patients: int, *, seed: int = 0, site: str = "site-a", rescan: str = "", twin: str = ""
+) -> Iterator[Simulated]:
+    """Virtual patients with `scan`, `labels`, `masks` and `landmarks_mm`, each made when it is its turn.
+
+    The same arguments give the same patients. Raises Misuse for an unknown site or finding.
+    """
+    simulation = Simulation(seed=seed, site=site, rescan=rescan, twin=twin)
+    for index in range(patients):
+        yield from simulation.scans(index)

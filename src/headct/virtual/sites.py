@@ -1,0 +1,132 @@
+"""Four hospitals that do not exist: their scanners, protocols and habits.
+
+Manufacturer, model and kernel are strings as real scanners write them (0008,0070; 0008,1090; 0018,1210), so that
+software that reads them meets what it will meet. No vendor has anything to do with this.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import numpy as np
+
+Range = tuple[float, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Protocol:
+    """How one scanner takes a head. Ranges are drawn from uniformly for each scan."""
+
+    manufacturer: str
+    model: str
+    kernel: str
+    kvp: float
+    thickness_mm: float
+    gap_mm: float
+    second_stack: tuple[float, float] | None = None  # thickness and gap above the base, where two stacks are taken
+    pixel_mm: Range = (0.42, 0.5)
+    tilt_deg: Range = (0.0, 0.0)
+    blur_mm: Range = (0.35, 0.5)  # sigma of the kernel's softness
+    sharpening: Range = (0.0, 0.1)
+    noise_hu: Range = (2.5, 4.0)  # at the image's own pixels, in the middle of an average head
+    noise_grain_mm: float = 0.55  # sigma of its correlation
+    offset_hu: Range = (-5.0, 0.0)
+    cupping_hu: Range = (0.0, 4.0)
+    motion: float = 0.06  # how often the patient moves
+    off_centre_mm: float = 6.0
+    below_mm: Range = (66.0, 82.0)  # how far below the origin the first slice lies
+    above_mm: Range = (84.0, 96.0)
+    head_rest: float = 0.8
+    padding_hu: int | None = None  # outside the circle of reconstruction
+    transfer_syntax: str = "explicit-little"
+    intercept_hu: int = -1024
+
+
+@dataclass(frozen=True, kw_only=True)
+class Site:
+    """A hospital: protocols with their shares, and what its archive sends along."""
+
+    name: str
+    protocols: tuple[Protocol, ...]
+    shares: tuple[float, ...]
+    localizer: float = 0.5  # how often a study has one
+    capture: float = 0.2  # how often a dose page is among its images
+    thin_copy: float = 0.0  # how often a second, sharper series follows
+
+    def protocol(self, rng: np.random.Generator) -> Protocol:
+        """One of the protocols, by its share."""
+        return self.protocols[int(rng.choice(len(self.protocols), p=self.shares))]
+
+
+SITE_A = Site(
+    name="site-a",
+    protocols=(
+        Protocol(
+            manufacturer="Philips", model="Brilliance 64", kernel="UB", kvp=120, thickness_mm=5.0, gap_mm=5.0,
+            noise_hu=(1.8, 3.4), transfer_syntax="jpeg-ls",
+        ),
+        Protocol(
+            manufacturer="Philips", model="Ingenuity CT", kernel="UB", kvp=120, thickness_mm=3.0, gap_mm=3.0,
+            noise_hu=(2.2, 4.2), offset_hu=(-4.0, 1.0),
+        ),
+    ),
+    shares=(0.7, 0.3),
+)  # fmt: skip
+SITE_B = Site(
+    name="site-b",
+    protocols=(
+        Protocol(
+            manufacturer="GE MEDICAL SYSTEMS", model="LightSpeed VCT", kernel="STANDARD", kvp=120, thickness_mm=5.0,
+            gap_mm=5.0, tilt_deg=(8.0, 20.0), offset_hu=(-8.0, -2.0), noise_hu=(3.0, 5.5), padding_hu=-3024,
+            pixel_mm=(0.45, 0.49),
+        ),
+        Protocol(
+            manufacturer="GE MEDICAL SYSTEMS", model="HiSpeed DX/i", kernel="STD+", kvp=140, thickness_mm=4.0,
+            gap_mm=4.0, second_stack=(7.0, 7.0), tilt_deg=(10.0, 20.0), offset_hu=(-9.0, -3.0), noise_hu=(3.0, 5.0),
+            padding_hu=-1500, intercept_hu=0,
+        ),
+    ),
+    shares=(0.75, 0.25),
+    capture=0.35,
+)  # fmt: skip
+SITE_C = Site(
+    name="site-c",
+    protocols=(
+        Protocol(
+            manufacturer="SIEMENS", model="SOMATOM Definition AS", kernel="J40s\\3", kvp=120, thickness_mm=1.0,
+            gap_mm=1.0, noise_hu=(5.0, 9.0), noise_grain_mm=0.75, offset_hu=(-3.0, 3.0), blur_mm=(0.3, 0.45),
+            transfer_syntax="jpeg-2000", off_centre_mm=10.0,
+        ),
+        Protocol(
+            manufacturer="SIEMENS", model="SOMATOM Force", kernel="Hr40d\\3", kvp=100, thickness_mm=0.75, gap_mm=0.6,
+            noise_hu=(6.0, 10.0), noise_grain_mm=0.8, offset_hu=(0.0, 5.0), blur_mm=(0.3, 0.4),
+        ),
+    ),
+    shares=(0.8, 0.2),
+    thin_copy=0.3,
+)  # fmt: skip
+SITE_D = Site(
+    name="site-d",
+    protocols=(
+        Protocol(
+            manufacturer="TOSHIBA", model="Aquilion", kernel="FC26", kvp=120, thickness_mm=5.0, gap_mm=5.0,
+            noise_hu=(5.5, 9.0), noise_grain_mm=0.45, sharpening=(0.1, 0.35), offset_hu=(-6.0, 2.0),
+            transfer_syntax="jpeg-lossless", padding_hu=-2048, intercept_hu=0,
+        ),
+        Protocol(
+            manufacturer="NMS", model="NeuViz 128", kernel="F20", kvp=120, thickness_mm=5.0, gap_mm=5.0,
+            noise_hu=(4.0, 7.0), offset_hu=(-2.0, 5.0), transfer_syntax="implicit-little", motion=0.12,
+        ),
+        Protocol(
+            manufacturer="Hitachi Medical Corporation", model="Supria", kernel="22", kvp=120, thickness_mm=7.0,
+            gap_mm=7.0, tilt_deg=(-22.0, -8.0), noise_hu=(3.5, 6.0), blur_mm=(0.5, 0.8), offset_hu=(-7.0, 0.0),
+        ),
+    ),
+    shares=(0.5, 0.3, 0.2),
+    localizer=0.7,
+)  # fmt: skip
+
+SITES: Mapping[str, Site] = MappingProxyType({site.name: site for site in (SITE_A, SITE_B, SITE_C, SITE_D)})
+"""Site A is the internal one; B is tilted and thick, C thin, D noisy and mixed: the outside cohorts."""

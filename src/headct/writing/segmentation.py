@@ -1,0 +1,212 @@
+"""Findings drawn on a CT series as one DICOM segmentation, the format that viewers overlay (PS3.3 A.51).
+
+Made for virtual patients, whose findings are known by construction. Needs highdicom, from `headct[virtual]`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+
+import numpy as np
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+from pydicom.filewriter import dcmwrite
+from pydicom.sr.codedict import codes
+from pydicom.sr.coding import Code
+from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+
+from headct import __version__
+from headct.failure import Misuse
+
+try:
+    from highdicom import AlgorithmIdentificationSequence
+    from highdicom.coding_schemes import CodingSchemeIdentificationItem
+    from highdicom.seg import (
+        SegmentAlgorithmTypeValues,
+        Segmentation,
+        SegmentationTypeValues,
+        SegmentDescription,
+    )
+except ImportError as error:
+    raise Misuse("highdicom is not installed", why=str(error), do="pip install 'headct[virtual]'") from error
+
+OWN_SCHEME = "99HEADCT"
+"""Coding scheme of our own; designators that begin with 99 are free for that (PS3.16 8.2)."""
+
+BY_CONSTRUCTION = Code("CONSTRUCTED", OWN_SCHEME, "Known by construction")
+"""Algorithm family: the truth was drawn first and imaged after. CID 7162 lists only ways to find it in an image."""
+
+NO_DATE, NO_TIME = "19700101", "000000"
+"""Content Date and Time may not be empty (PS3.3 C.7.6.16); these stand where the images state none."""
+
+DATES = tuple((f"{what}Date", f"{what}Time") for what in ("Content", "Acquisition", "Series", "Study"))
+"""Where images state their date and time, nearest to the pixels first."""
+
+SERIES_OFFSET = 1000
+"""Added to the images' Series Number, so that viewers list the segmentation after them."""
+
+
+@dataclass(frozen=True)
+class Segment:
+    """How a finding is named in a file.
+
+    Attributes:
+        name: Ours, also Segment Label (0062,0005).
+        category: Segmented Property Category, from CID 7150.
+        kind: Segmented Property Type, from CID 7151 or our own scheme.
+    """
+
+    name: str
+    category: Code
+    kind: Code
+
+
+def _lesion(name: str, kind: Code) -> Segment:
+    return Segment(name, codes.SCT.MorphologicallyAbnormalStructure, kind)
+
+
+def _own(name: str, meaning: str) -> Segment:
+    """A lesion for which pydicom's dictionary of PS3.16 has no code: one of ours, never a SNOMED number by heart.
+
+    It knows hemorrhage, but not by compartment of the head; infarctions of heart and breast, fractures of a leg.
+    """
+    return _lesion(name, Code(name.upper(), OWN_SCHEME, meaning))
+
+
+SEGMENTS: Mapping[str, Segment] = MappingProxyType(
+    {
+        segment.name: segment
+        for segment in (
+            _own("iph", "Intraparenchymal hemorrhage"),
+            _own("ivh", "Intraventricular hemorrhage"),
+            _own("sdh", "Subdural hemorrhage"),
+            _own("edh", "Epidural hemorrhage"),
+            _own("sah", "Subarachnoid hemorrhage"),
+            _lesion("tumor", codes.SCT.Neoplasm),
+            _lesion("edema", codes.SCT.Edema),
+            _own("infarct", "Cerebral infarction"),
+            _own("fracture", "Fracture of skull"),
+            # what is drawn are the ventricles: that they are too wide is a judgement of the whole, not of a voxel
+            Segment("hydrocephalus", codes.SCT.AnatomicalStructure, codes.SCT.BrainVentricle),
+        )
+    }
+)
+"""Every finding that `write_segmentation` takes."""
+
+
+def write_segmentation(
+    masks: Mapping[str, np.ndarray],
+    sources: Sequence[Path],
+    path: Path,
+    *,
+    description: str = "Findings known by construction",
+) -> Path:
+    """Write findings as one binary DICOM segmentation, explicit VR little endian; gives the path.
+
+    `masks` are bool (slices, rows, cols), True on the finding, with slices in the order of `sources`: one CT image
+    file each, all of one series. Segments follow the mapping's order; empty masks and empty slices are left out. Each
+    frame takes its position and orientation from its image, so a tilted or unevenly spaced series keeps them
+    (Plane Position, PS3.3 C.7.6.16.2.3). `description` has at most 64 characters.
+
+    Equal input gives equal bytes: identifiers are made from content, dates come from the images or are fixed.
+    Raises ValueError for an unknown name, a mask of another shape or type, or where no mask has a voxel.
+    """
+    images = [dcmread(source, stop_before_pixels=True) for source in sources]
+    if not images:
+        raise ValueError("a segmentation needs the images it lies on, got no sources")
+    shape = (len(images), int(images[0].Rows), int(images[0].Columns))
+    for name, mask in masks.items():
+        _check(name, mask, shape)
+    drawn = {name: mask for name, mask in masks.items() if mask.any()}
+    if not drawn:
+        raise ValueError(f"no mask has a voxel, and a segmentation needs a segment; got {', '.join(masks) or 'none'}")
+    segmentation = _segmentation(drawn, images, description)
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    dcmwrite(path, segmentation, enforce_file_format=True)
+    return path
+
+
+def _check(name: str, mask: np.ndarray, shape: tuple[int, ...]) -> None:
+    if name not in SEGMENTS:
+        raise ValueError(f"a finding must be one of {', '.join(SEGMENTS)}, got {name!r}")
+    if mask.dtype != np.bool_ or mask.shape != shape:
+        raise ValueError(f"mask {name!r} must be bool {shape} as its images are, got {mask.dtype} {mask.shape}")
+
+
+def _segmentation(masks: Mapping[str, np.ndarray], images: Sequence[Dataset], description: str) -> Segmentation:
+    """Segmentation IOD (PS3.3 A.51) of masks that are not empty."""
+    first, content = images[0], _fingerprint(masks, images, description)
+    date, time = _date_and_time(first)
+    segmentation = Segmentation(
+        source_images=images,
+        pixel_array=np.stack(list(masks.values()), axis=-1).astype(np.uint8),
+        segmentation_type=SegmentationTypeValues.BINARY,
+        segment_descriptions=[_describe(number, SEGMENTS[name]) for number, name in enumerate(masks, start=1)],
+        series_instance_uid=_uid("series", content),
+        series_number=int(first.get("SeriesNumber") or 0) + SERIES_OFFSET,
+        sop_instance_uid=_uid("image", content),
+        instance_number=1,
+        manufacturer="headct",
+        manufacturer_model_name="headct",
+        software_versions=__version__,
+        device_serial_number="none",  # may not be empty (PS3.3 C.7.5.2), and software has none
+        content_label="FINDINGS",
+        content_description=description,
+        series_description=description,
+        content_date=date,
+        content_time=time,
+        transfer_syntax_uid=ExplicitVRLittleEndian,
+        coding_schemes=[CodingSchemeIdentificationItem(OWN_SCHEME, name="Findings of headct, research software")],
+    )
+    _forget_the_moment(segmentation, content)
+    return segmentation
+
+
+def _describe(number: int, segment: Segment) -> SegmentDescription:
+    """Segment Description macro (PS3.3 C.8.20.4): what the segment is, and that no human drew it."""
+    return SegmentDescription(
+        segment_number=number,
+        segment_label=segment.name,
+        segmented_property_category=segment.category,
+        segmented_property_type=segment.kind,
+        algorithm_type=SegmentAlgorithmTypeValues.AUTOMATIC,
+        algorithm_identification=AlgorithmIdentificationSequence("headct", BY_CONSTRUCTION, __version__),
+    )
+
+
+def _forget_the_moment(segmentation: Segmentation, content: str) -> None:
+    """Take out, in place, what highdicom draws anew in every run: the time of writing, and a random identifier."""
+    del segmentation.InstanceCreationDate, segmentation.InstanceCreationTime
+    for equipment in segmentation.ContributingEquipmentSequence:
+        if equipment.get("ContributionDateTime") and equipment.get("ManufacturerModelName") == "highdicom":
+            del equipment.ContributionDateTime
+    organization = _uid("dimensions", content)
+    for item in (*segmentation.DimensionOrganizationSequence, *segmentation.DimensionIndexSequence):
+        item.DimensionOrganizationUID = organization
+
+
+def _date_and_time(image: Dataset) -> tuple[str, str]:
+    """Date and time of an image as DICOM strings, both from the same pair of attributes."""
+    for date, time in DATES:
+        if image.get(date):
+            return str(image[date].value), str(image.get(time) or NO_TIME)
+    return NO_DATE, NO_TIME
+
+
+def _fingerprint(masks: Mapping[str, np.ndarray], images: Sequence[Dataset], description: str) -> str:
+    """A hash of masks, of the images they lie on, and of what is said about them."""
+    digest = hashlib.blake2b(repr((__version__, description, list(masks))).encode(), digest_size=16)
+    for image in images:
+        digest.update(f"{image.SOPInstanceUID}\n".encode())
+    for mask in masks.values():
+        digest.update(np.packbits(mask).tobytes())
+    return digest.hexdigest()
+
+
+def _uid(*sources: str) -> str:
+    return str(generate_uid(entropy_srcs=["segmentation", *sources]))

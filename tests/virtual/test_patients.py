@@ -1,0 +1,263 @@
+"""Patients who do not exist: their truth against itself, physics, and ranges from the literature.
+
+Sources of the ranges: ventricles by age from normative CT and MRI (Blatter et al., AJNR 1995;16:241-251), cavity of the
+skull 1.2 to 1.8 litres, grey matter 34 to 40 HU and white 26 to 31.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from headct.virtual.acquisition import Acquisition, take
+from headct.virtual.anatomy import Anatomy
+from headct.virtual.bending import COARSE, ended
+from headct.virtual.findings.mass import along_skull_mm
+from headct.virtual.findings.mixture import COMPANIONS, KINDS, PREVALENCE, draw_findings, one_of
+from headct.virtual.landmarks import BONE_MM, brain_landmarks, head_landmarks_mm
+from headct.virtual.patient import Patient
+from headct.virtual.sites import SITES
+from headct.virtual.template import template
+from headct.virtual.tissue import sutures
+
+COARSE_MM = 3.0
+"""Pixel of the scans in these tests: coarse enough to be quick."""
+
+
+def patient_with(name: str, seed: int = 3) -> Patient:
+    return Patient(seed, Anatomy.draw(seed), (one_of(name, seed),))
+
+
+def lattice(step_mm: float) -> torch.Tensor:
+    """Points (n, 3) all over the head."""
+    axes = [torch.arange(low, high, step_mm) for low, high in ((-90, 91), (-112, 112), (-70, 96))]
+    return torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).reshape(-1, 3)
+
+
+def test_a_seed_is_a_patient() -> None:
+    first, second, other = Patient.draw(7), Patient.draw(7), Patient.draw(8)
+    points = lattice(9.0)
+    assert first == second
+    assert torch.equal(first.paint(points, 2.0).hu, second.paint(points, 2.0).hu)
+    assert first.anatomy != other.anatomy
+
+
+def test_every_stage_has_a_stream_of_its_own() -> None:
+    everything = draw_findings(12, dict.fromkeys(KINDS, 1.0))
+    alone = draw_findings(12, {"sdh": 1.0})
+    assert [finding.name for finding in everything] == list(KINDS)
+    assert alone == tuple(finding for finding in everything if finding.name == "sdh")
+    assert Patient.draw(12).anatomy == Patient.draw(12, prevalence={"iph": 1.0}).anatomy
+
+
+def test_a_given_age_changes_what_comes_with_age_alone() -> None:
+    young, old = Anatomy.draw(5, age=25), Anatomy.draw(5, age=85)
+    assert young.atrophy < old.atrophy
+    assert young.ventricles_mm < old.ventricles_mm
+    for name in ("scale", "shear", "skull_mm", "grey_hu", "shifts", "own_gyri"):
+        assert getattr(young, name) == getattr(old, name)
+
+
+def test_findings_are_drawn_as_often_as_asked() -> None:
+    drawn = [{finding.name for finding in draw_findings(seed)} for seed in range(4000)]
+    followers = {second for _first, second in COMPANIONS}
+    for name in set(KINDS) - followers:
+        share = np.mean([name in names for names in drawn])
+        tolerance = 4 * np.sqrt(PREVALENCE[name] / 4000)
+        assert share == pytest.approx(PREVALENCE[name], abs=tolerance)
+    edh = [names for names in drawn if "edh" in names]
+    with_fracture = np.mean(["fracture" in names for names in edh])
+    expected = COMPANIONS["edh", "fracture"] + (1 - COMPANIONS["edh", "fracture"]) * PREVALENCE["fracture"]
+    assert with_fracture == pytest.approx(expected, abs=4 * np.sqrt(0.25 / len(edh)))
+
+
+@pytest.mark.parametrize("prevalence", [{"measles": 0.1}, {"iph": 1.5}])
+def test_an_impossible_prevalence_is_refused(prevalence: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=r"measles|share"):
+        draw_findings(1, prevalence)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_twin_differs_within_the_findings_reach_alone(name: str) -> None:
+    """Reach: where it pushes, where its smooth fields act, where it paints, and one coarse cell around."""
+    patient = patient_with(name)
+    (finding,) = patient.findings
+    points = lattice(4.0)
+    ill, well = patient.paint(points, 1.0), patient.without(name).paint(points, 1.0)
+    pushes = (ended(finding.push(patient.coarse)) != 0).any(dim=1)
+    fields = finding.fields(patient.coarse)
+    for field, values in fields.items():
+        pushes |= (values != 0) & (field != "swelling")
+    within = ill.cavity_mm < 1.0  # what moves brain changes nothing outside the skull
+    reach = _near_coarse(points, pushes) & within
+    if "swelling" in fields:
+        reach |= _near_coarse(points, fields["swelling"] != 0)
+    for change in ill.changes.values():
+        reach |= change.share > 0
+    assert 0 < reach.float().mean() < 0.5
+    assert torch.equal(ill.hu[~reach], well.hu[~reach])
+    assert not torch.equal(ill.hu[reach], well.hu[reach])
+
+
+def _near_coarse(points: torch.Tensor, acts: torch.Tensor) -> torch.Tensor:
+    grid = acts.reshape(COARSE.shape)
+    low = torch.tensor([COARSE.x[0], COARSE.y[0], COARSE.z[0]])
+    cell = ((points - low) / COARSE.step_mm).floor().long()
+    result = torch.zeros(len(points), dtype=torch.bool)
+    for corner in torch.cartesian_prod(*[torch.tensor([0, 1])] * 3):
+        at = cell + corner
+        limits = torch.tensor(COARSE.shape[::-1]) - 1
+        at = torch.minimum(at.clamp(min=0), limits)
+        result |= grid[at[:, 2], at[:, 1], at[:, 0]]
+    return result
+
+
+@pytest.mark.parametrize("name", ["iph", "sdh", "edh", "tumor", "hydrocephalus"])
+def test_no_mass_bends_bone(name: str) -> None:
+    patient = patient_with(name)
+    points = lattice(7.0)
+    ill, _brain, _fields = patient.bend.sample(points)
+    well, _brain, _fields = patient.without(name).bend.sample(points)
+    assert torch.equal(ill, well)
+
+
+def test_landmarks_come_back_to_the_template() -> None:
+    patient = Patient.draw(21)
+    names = brain_landmarks()
+    assert len(names) + len(BONE_MM) >= 25
+    places = head_landmarks_mm(patient)
+    assert set(places) == {*names, *BONE_MM}
+    there = torch.from_numpy(np.array([places[name] for name in names], dtype=np.float32))
+    _head, back, _fields = patient.bend.sample(there)
+    np.testing.assert_allclose(back.numpy(), np.array(list(names.values())), atol=1.0)
+    assert places["right-thalamus"][0] > places["left-thalamus"][0]
+    assert places["vertex"][2] > places["pons"][2]
+
+
+def test_the_brain_map_keeps_its_orientation() -> None:
+    """Jacobian of B above 0.1 in 99.9 % of the voxels of undiseased tissue; all but 1 % beside a mass."""
+    for findings, share in (((), 0.001), ((one_of("iph", 2),), 0.01), ((one_of("sdh", 2),), 0.01)):
+        folded = [_folded(Patient(seed, Anatomy.draw(seed), findings)) for seed in range(6)]
+        assert np.mean(folded) <= share
+
+
+def _folded(patient: Patient) -> float:
+    brain = patient.bend.values[0, 3:6]
+    slopes = np.stack([np.stack(np.gradient(part, COARSE.step_mm)) for part in brain.numpy()])
+    jacobian = np.linalg.det(np.moveaxis(slopes[:, ::-1], (0, 1), (-2, -1))) / np.prod(patient.anatomy.scale)
+    channels = template().sample("brain", brain.reshape(3, -1).T.contiguous())
+    tissue = (patient.coarse.depth_mm > 3) & (channels["ventricles_mm"] > 1)
+    for change in patient.paint(patient.coarse.head_mm, 1.0).changes.values():
+        tissue &= change.share < 0.1  # a mass is no tissue
+    return float((jacobian[tissue.reshape(COARSE.shape).numpy()] < 0.1).mean())
+
+
+@pytest.mark.parametrize(("age", "low", "high"), [(25, 12, 26), (50, 15, 34), (66, 20, 55), (85, 28, 85)])
+def test_ventricles_follow_age(age: float, low: float, high: float) -> None:
+    volumes = [Patient(seed, Anatomy.draw(seed, age=age)).fluid_ml() for seed in range(50, 60)]
+    assert low < np.mean([volume.ventricles_ml for volume in volumes]) < high
+    cavities = [volume.cavity_ml for volume in volumes]
+    assert 1200 < np.median(cavities) < 1800
+    assert all(volume.ventricles_ml < volume.fluid_ml < 0.35 * volume.cavity_ml for volume in volumes)
+
+
+def test_tissues_have_the_values_that_were_drawn() -> None:
+    """Within 0.7 HU of the drawn value, over deep grey, white matter and ventricles, where textures average out."""
+    patient = Patient(4, Anatomy.draw(4, age=30))
+    points = lattice(2.0)
+    painted = patient.paint(points, 1.0, tissues=True)
+    template_mm = painted.template_mm.nan_to_num(999.0)
+    channels = template().sample("brain", template_mm)
+    ventricle = (painted.changes["ventricles"].share > 0.99) & (channels["ventricles_mm"] < -2.5)
+    far = (channels["arteries_mm"] > 3) & (channels["sinuses_mm"] > 3)
+    white = (channels["white"] > 0.97) & (painted.cavity_mm < -22) & far & (channels["stem_mm"] > 4)
+    white &= painted.changes["brain"].share > 0.99
+    assert painted.hu[ventricle].median() == pytest.approx(patient.anatomy.csf_hu, abs=0.7)
+    assert painted.hu[white].mean() == pytest.approx(patient.anatomy.white_hu, abs=1.0)
+    assert painted.hu[(painted.cavity_mm > 1.0) & (painted.cavity_mm < 2.5)].median() > 500
+    assert painted.hu[painted.cavity_mm > 90].max() == -1000
+
+
+def test_blood_lies_where_its_name_says() -> None:
+    points = lattice(3.0)
+    for seed in range(6):
+        ivh = patient_with("ivh", seed).paint(points, 1.0, tissues=True)
+        assert (ivh.changes["ivh"].share <= ivh.changes["ventricles"].share + 1e-5).all()
+        sdh = patient_with("sdh", seed)
+        mask = sdh.paint(points, 1.0).changes["sdh"].share > 0.5
+        (finding,) = sdh.findings
+        if len(finding.centres_mm) == 1 and not finding.parafalcine_mm and mask.any():  # type: ignore[attr-defined]
+            side = np.sign(finding.centres_mm[0][0])  # type: ignore[attr-defined]
+            by_head, _brain, _fields = sdh.bend.sample(points[mask])
+            assert (by_head[:, 0] * side > -1).all()
+        iph = patient_with("iph", seed).paint(points, 1.0)
+        blood = iph.changes["iph"].share > 0.5
+        assert (iph.cavity_mm[blood] < 0).all()
+
+
+def test_an_epidural_haematoma_is_a_lens_that_stops_at_sutures() -> None:
+    stopped = 0
+    for seed in range(8):
+        patient = patient_with("edh", seed)
+        (finding,) = patient.findings
+        thickness = finding.fields(patient.coarse)["edh"]
+        centre = torch.tensor([finding.centre_mm])  # type: ignore[attr-defined]
+        arc = along_skull_mm(patient.coarse.template_mm, finding.centre_mm)  # type: ignore[attr-defined]
+        assert thickness[arc < 8].mean() > thickness[(arc > 20) & (arc < 28)].mean()
+        for name in ("coronal", "lambdoid"):
+            here, there = sutures(patient.coarse.template_mm)[name], sutures(centre)[name]
+            beyond = (torch.sign(here) != torch.sign(there)) & (here.abs() < 49)
+            if abs(float(there)) < 49:
+                assert thickness[beyond].max() == 0
+                stopped += 1
+    assert stopped > 4
+
+
+def test_a_rescan_shares_the_truth_and_nothing_of_the_scanner() -> None:
+    patient = Patient.draw(31, prevalence={"iph": 1.0})
+    first = Acquisition.draw(31, SITES["site-a"], 0)
+    second = Acquisition.draw(31, SITES["site-b"], 1)
+    assert first.turn_deg != second.turn_deg
+    assert first.noise_seed != second.noise_seed
+    volumes = []
+    for visit in (first, second):
+        taken = take(patient, visit.coarsened(COARSE_MM))
+        row_mm, col_mm = taken.scan.pixel_mm
+        voxel_ml = row_mm * col_mm * float(np.median(taken.scan.gaps_mm)) / 1000
+        volumes.append(float(taken.shares["iph"].sum(dtype=np.float64)) * voxel_ml)
+    assert volumes[0] == pytest.approx(volumes[1], rel=0.08)
+
+
+def test_noise_is_what_was_asked_for() -> None:
+    """The standard deviation of the difference of two scans that differ in their noise alone, in the middle."""
+    patient = Patient.draw(5, prevalence={})
+    visit = Acquisition.draw(5, SITES["site-a"]).coarsened(COARSE_MM)
+    visit = replace(visit, noise_hu=6.0, motion_mm=(0.0, 0.0), sharpening=0.0)
+    one = take(patient, visit).scan.hu.astype(float)
+    other = take(patient, replace(visit, noise_seed=visit.noise_seed + 1)).scan.hu.astype(float)
+    middle = (slice(8, -8), slice(30, -30), slice(30, -30))
+    asked = 6.0 * (1.085 / patient.anatomy.mean_scale) ** 3
+    assert np.std(one[middle] - other[middle]) / np.sqrt(2) == pytest.approx(asked * 1.1, rel=0.15)
+
+
+def test_a_tilted_visit_has_sheared_positions() -> None:
+    visit = Acquisition.draw(9, SITES["site-b"]).coarsened(4.0)
+    scan = take(Patient.draw(9, prevalence={}), visit).scan
+    assert abs(scan.tilt_deg) == pytest.approx(abs(visit.tilt_deg), abs=1e-3)
+
+
+def test_the_correspondence_is_known_in_every_voxel() -> None:
+    patient = Patient.draw(14, prevalence={})
+    visit = Acquisition.draw(14, SITES["site-a"]).coarsened(4.0)
+    taken = take(patient, visit, template=True)
+    assert taken.template_mm is not None
+    head = visit.to_scanner(head_landmarks_mm(patient)["right-thalamus"])
+    offsets = np.abs(taken.scan.origins_mm[:, 2] - head[2])
+    index = int(offsets.argmin())
+    row = round((head - taken.scan.origins_mm[index]) @ taken.scan.row_step_mm / (taken.scan.row_step_mm**2).sum())
+    col = round((head - taken.scan.origins_mm[index]) @ taken.scan.col_step_mm / (taken.scan.col_step_mm**2).sum())
+    expected = np.array(brain_landmarks()["right-thalamus"])
+    assert np.linalg.norm(taken.template_mm[index, row, col].astype(float) - expected) < 5.0

@@ -258,11 +258,11 @@ def _bones(at: Points, pair: Points) -> tuple[np.ndarray, np.ndarray]:
     petrous = capsule(pair, (56, -34, -34), (16, -14, -36), 11, 6)
     base = petrous
     for part, round_mm in (
-        (capsule(at, (0, -8, -30), (0, -24, -56), 7, 6), 5),  # clivus
-        (ellipsoid(at, (0, 14, -31), (19, 18, 12)), 6),  # sphenoid body
+        (capsule(at, (0, -9, -36), (0, -24, -56), 6, 6), 5),  # clivus
+        (ellipsoid(at, (0, 16, -38), (18, 17, 11)), 5),  # sphenoid body
         (ellipsoid(pair, (57, -36, -46), (13, 15, 22)), 6),  # mastoid
-        (capsule(at, (-5, -7, -23), (5, -7, -23), 1.4), 2),  # dorsum sellae
-        (capsule(pair, (8, 18, -19), (42, 16, -13), 2.2, 1.6), 3),  # lesser wing
+        (capsule(at, (-4, -6, -28), (4, -6, -28), 1.3), 2),  # dorsum sellae
+        (capsule(pair, (8, 20, -23), (42, 16, -15), 2.0, 1.5), 3),  # lesser wing
         (capsule(pair, (46, 34, -34), (52, 18, -20), 5, 4), 4),  # greater wing
     ):
         base = united(base, part, round_mm)
@@ -303,7 +303,7 @@ def _air(at: Points, pair: Points) -> np.ndarray:
     frontal = np.maximum(ellipsoid(pair, (13, 75, -8), (12, 5.5, 11)), 1.0 - pair.x)
     return np.minimum.reduce([
         ellipsoid(pair, (27, 50, -55), (14, 16, 17)),  # maxillary
-        np.maximum(ellipsoid(at, (0, 18, -33), (14, 13, 9)), 0.8 - np.abs(at.x - 2)),  # sphenoid
+        np.maximum(ellipsoid(at, (0, 19, -39), (13, 12, 8)), 0.8 - np.abs(at.x - 2)),  # sphenoid
         ethmoid, cells, nose, throat, frontal,
         capsule(pair, (84, -22, -38), (54, -24, -38), 3.2),
     ])  # fmt: skip

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from headct.preparing import Recipe, prepare, recipes
     from headct.reading import read
     from headct.scan import Rejection, Scan
+    from headct.virtual.simulated import simulate
 
 __version__ = "0.1.0"
 
@@ -27,6 +28,7 @@ __all__ = [
     "prepare",
     "read",
     "recipes",
+    "simulate",
 ]
 
 _ROOMS = {
@@ -40,6 +42,7 @@ _ROOMS = {
     "prepare": "preparing",
     "read": "reading",
     "recipes": "preparing",
+    "simulate": "virtual.simulated",
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Hashable, Iterator
 from difflib import get_close_matches
 from functools import cached_property
@@ -29,7 +30,7 @@ class Cohort:
     """
 
     def __init__(self, path: str | PathLike[str]) -> None:
-        self.path = Path(path)
+        self.path = Path(os.path.expanduser(path))
         self.about = publish.read_about(self.path)
         self._shards = Shards(self.path / "volumes")
 

@@ -78,7 +78,8 @@ def processes(workers: int, begin: Callable[[], None] | None = None) -> Iterator
     For work that nothing foreign goes into; a file from elsewhere is worked on in a cell, see `local`.
     Raises Failure where one of them is killed.
     """
-    pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"), initializer=begin)
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_begin_worker, initargs=(begin,))
     try:
         yield Crew(pool, lambda: workers)
     except BrokenProcessPool as error:
@@ -86,6 +87,20 @@ def processes(workers: int, begin: Callable[[], None] | None = None) -> Iterator
         raise Failure("a worker was killed", why="often because memory ran out", do=do) from error
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _begin_worker(begin: Callable[[], None] | None) -> None:
+    """A worker of `processes` ends with the process that began it, also where that is killed."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_outlive_nobody, args=(parent,), daemon=True).start()
+    if begin is not None:
+        begin()
+
+
+def _outlive_nobody(parent: Any) -> None:
+    parent.join()
+    os._exit(1)
 
 
 @contextlib.contextmanager

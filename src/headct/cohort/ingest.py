@@ -135,12 +135,12 @@ def _lasting(terms: Terms, key: bytes, *, keep_ids: bool, hash_paths: bool) -> d
     return {
         "recipe": {"id": recipe.id, "name": recipe.name, "content": json.loads(recipe.to_json())},
         "criteria": terms.criteria.to_dict(),
-        "pseudonyms": "none" if keep_ids else _fingerprint(key),
-        "hashed_paths": _fingerprint(key) if hash_paths else "none",
+        "pseudonyms": "none" if keep_ids else fingerprint(key),
+        "hashed_paths": fingerprint(key) if hash_paths else "none",
     }
 
 
-def _fingerprint(key: bytes) -> str:
+def fingerprint(key: bytes) -> str:
     """Names a key without giving it away."""
     return "key " + hashlib.blake2b(b"headct", key=key[:64], digest_size=4).hexdigest()
 

@@ -84,10 +84,11 @@ def _sync_folder(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def only_writer(folder: Path) -> Iterator[None]:
+def only_writer(folder: Path, what: Path | None = None) -> Iterator[None]:
     """Holds the folder against a second writer; the system lets go of it with the process, however that ends.
 
-    Raises Failure where another process holds it or the folder cannot be written.
+    Raises Failure where another process holds it or the folder cannot be written; it then names `what` is written, the
+    folder's parent if None.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -98,7 +99,7 @@ def only_writer(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            place = folder.parent
+            place = what or folder.parent
             raise Failure(
                 f"another process is writing to {place}", do="wait for it to end, or name another place"
             ) from None

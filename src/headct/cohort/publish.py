@@ -114,8 +114,8 @@ def counts(content: Content) -> dict[str, int]:
 def read_about(out: Path) -> dict[str, Any]:
     """`cohort.json`.
 
-    Raises Misuse where nothing is there, Failure where it is no cohort, not finished, damaged, or newer than this
-    program.
+    Raises Misuse where nothing is there or it is no cohort, Failure where it is not finished, damaged, or newer than
+    this program.
     """
     try:
         about = json.loads((out / COHORT_JSON).read_bytes())
@@ -126,7 +126,7 @@ def read_about(out: Path) -> dict[str, Any]:
             raise Misuse(f"there is no {out}", do="check the path") from None
         if (out / ".ingest").is_dir():
             raise Failure(f"the cohort {out} is not finished", do="call the same `headct ingest` line again") from None
-        raise Failure(
+        raise Misuse(
             f"{out} is not a cohort", why=f"it holds no {COHORT_JSON}", do="make one with `headct ingest`"
         ) from None
     except (ValueError, KeyError, TypeError) as error:
@@ -134,7 +134,7 @@ def read_about(out: Path) -> dict[str, Any]:
             f"{out / COHORT_JSON} is damaged", do="copy it again from where it came, or ingest again"
         ) from error
     if not known:
-        raise Failure(f"{out} is not a cohort", why=f"its {COHORT_JSON} was written by another program")
+        raise Misuse(f"{out} is not a cohort", why=f"its {COHORT_JSON} was written by another program")
     if newer:
         why = f"its format is version {about['format_version']}, this program knows up to {FORMAT_VERSION}"
         raise Failure(f"the cohort {out} is too new", why=why, do="upgrade with `pip install --upgrade headct`")

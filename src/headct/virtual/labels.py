@@ -46,7 +46,7 @@ VISIBLE: Mapping[str, Visible] = MappingProxyType(
 HYDROCEPHALUS_ML = 12.0
 """Ventricles larger than without it by so much count as hydrocephalus."""
 
-DEMENTIA_ML = 22.0
+DEMENTIA_ML = 15.0
 """Fluid beyond what the patient's age explains that counts as atrophy."""
 
 SHIFT_MM = (1.0, 3.0)

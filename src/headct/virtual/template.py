@@ -110,16 +110,11 @@ class Template:
     """The channels, ready to be sampled on a device."""
 
     def __init__(self, device: torch.device | str = "cpu") -> None:
-        with np.load(TEMPLATE_FILE) as stored:
-            whole = {name: _decoded(name, stored[name]) for name in CHANNELS}
-        self._slopes = torch.from_numpy(_slopes(whole["cavity_mm"], whole["ventricles_mm"]))[None].to(device)
         self.names = {box: [name for name, coding in CHANNELS.items() if coding.box == box] for box in BOXES}
-        self._values = {
-            box: torch.from_numpy(np.stack([whole[name] for name in names]))[None]
-            .to(device)
-            .contiguous(memory_format=torch.channels_last_3d)  # neighbours of all channels lie together
-            for box, names in self.names.items()
-        }
+        with np.load(TEMPLATE_FILE) as stored:
+            self._values = {box: _packed(stored, names, BOXES[box]).to(device) for box, names in self.names.items()}
+            slopes = _slopes(*(_decoded(name, stored[name]) for name in ("cavity_mm", "ventricles_mm")))
+        self._slopes = torch.from_numpy(slopes)[None].to(device)
 
     def sample(self, box: str, points_mm: torch.Tensor) -> dict[str, torch.Tensor]:
         """All channels of a box at points (n, 3), by name, each (n,); beyond the box its edge goes on."""
@@ -154,6 +149,14 @@ def normalized(points_mm: torch.Tensor, box: Box) -> torch.Tensor:
     first = points_mm.new_tensor([box.x[0], box.y[0], box.z[0]])
     last = points_mm.new_tensor([box.x[1], box.y[1], box.z[1]])
     return (points_mm - first) * (2 / (last - first)) - 1
+
+
+def _packed(stored: Mapping[str, np.ndarray], names: list[str], box: Box) -> torch.Tensor:
+    """The channels of a box (1, channels, z, y, x), those of a point side by side in memory: it is read as a whole."""
+    packed = torch.empty((1, *box.shape, len(names)))
+    for index, name in enumerate(names):
+        packed[0, ..., index] = torch.from_numpy(_decoded(name, stored[name]))
+    return packed.permute(0, 4, 1, 2, 3)
 
 
 def _decoded(name: str, half: np.ndarray) -> np.ndarray:

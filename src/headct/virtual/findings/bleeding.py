@@ -11,7 +11,7 @@ import torch
 
 from headct.virtual.bending import Coarse
 from headct.virtual.findings.finding import Finding
-from headct.virtual.findings.mass import pushed_from, shift_of_mass_mm, shifted
+from headct.virtual.findings.mass import pushed_from, shift_of_mass_mm, shifted, within_brain
 from headct.virtual.solids import Vector
 from headct.virtual.texture import tiled_noise
 from headct.virtual.tissue import Brain, inside
@@ -73,7 +73,7 @@ class Intraparenchymal(Finding):
         place = names[rng.choice(len(names), p=shares)]
         _share, centre, spread, most_ml = IPH_PLACES[place]
         side = 1 if rng.uniform() < 0.5 else -1
-        where = (np.array(centre) + rng.normal(0, 1, 3) * np.array(spread)) * (side, 1, 1)
+        where = within_brain((np.array(centre) + rng.normal(0, 1, 3) * np.array(spread)) * (side, 1, 1))
         volume_ml = float(np.clip(median_ml * np.exp(rng.normal(0, 1.25)), 0.25, most_ml))
         radius = (volume_ml * 1000 * 3 / (4 * np.pi)) ** (1 / 3)
         has_oedema = rng.uniform() < 0.85

@@ -87,7 +87,7 @@ class Dementia(Finding):
 
     def push(self, coarse: Coarse) -> torch.Tensor:
         horns = widened(coarse, 12.0 * self.severity * self._hippocampi(coarse.template_mm), 10.0)
-        bodies = widened(coarse, 3.5 * self.severity, 20.0)
+        bodies = widened(coarse, 4.5 * self.severity, 20.0)
         shrunk = 2.4 * self.severity * self._region(coarse.template_mm) * torch.exp(-coarse.depth_mm / 18)
         inwards = coarse.outward * (shrunk * (coarse.depth_mm > 0) * coarse.scale)[:, None]
         return horns + bodies + inwards

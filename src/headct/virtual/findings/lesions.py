@@ -12,7 +12,7 @@ import torch
 from headct.virtual.bending import Coarse, widened
 from headct.virtual.findings.bleeding import _vector
 from headct.virtual.findings.finding import Finding
-from headct.virtual.findings.mass import pushed_from, shift_of_mass_mm, shifted
+from headct.virtual.findings.mass import pushed_from, shift_of_mass_mm, shifted, within_brain
 from headct.virtual.solids import Vector
 from headct.virtual.texture import tiled_noise
 from headct.virtual.tissue import Brain, inside
@@ -57,6 +57,7 @@ class Tumor(Finding):
             centre = np.array([rng.uniform(14, 46), rng.uniform(-66, 44), rng.uniform(-6, 46)])
             if rng.uniform() < 0.18:
                 centre = np.array([rng.uniform(4, 30), rng.uniform(-76, -54), rng.uniform(-46, -30)])
+            centre = within_brain(centre)
         radius = float(np.clip(11 * np.exp(rng.normal(0, 0.5)), 4, 28))
         has_oedema = rng.uniform() < (0.35 if extraaxial else 0.7)
         volume_ml = 4 / 3 * np.pi * radius**3 / 1000
@@ -118,7 +119,7 @@ class Edema(Finding):
         centres = [(s * rng.uniform(16, 42), rng.uniform(-78, 30), rng.uniform(-2, 46)) for s in sides]
         return cls(
             diffuse=diffuse,
-            centres_mm=tuple(_vector(np.array(centre)) for centre in centres),
+            centres_mm=tuple(_vector(within_brain(np.array(centre))) for centre in centres),
             reach_mm=tuple(float(rng.uniform(8, 30)) for _ in range(count)),
             depth_hu=float(rng.uniform(4, 13)),
             tightness=float(rng.uniform(0.35, 1)) if diffuse else 0.0,
@@ -176,7 +177,7 @@ class Infarct(Finding):
         return cls(
             territory=territory,
             age=age,
-            centre_mm=_vector((np.array(centre) + jitter) * (side, 1, 1)),
+            centre_mm=_vector(within_brain((np.array(centre) + jitter) * (side, 1, 1), 0.9)),
             radii_mm=_vector(np.array(radii) * rng.uniform(0.7, 1.1) * np.exp(rng.normal(0, 0.1, 3))),
             fading=float(rng.uniform(0.3, 0.8)) if age != "old" else 0.5,
             drop_hu=float(rng.uniform(*drop)),

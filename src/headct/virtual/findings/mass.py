@@ -11,8 +11,25 @@ from headct.virtual.tissue import MIDDLE_MM
 BRAIN_RADIUS_MM = 68.0
 """Of a sphere about as large as the cavity, to turn angles seen from its middle into lengths along the skull."""
 
+BRAIN_RADII_MM = np.array([64.0, 82.0, 64.0])
+"""Of an ellipsoid around `MIDDLE_MM` that is about the brain, template mm."""
+
 DECAY_MM = 42.0, 48.0, 40.0
 """How far a shift of the midline reaches to either side, to front and back, up and down."""
+
+
+def within_brain(place_mm: np.ndarray, share: float = 0.84) -> np.ndarray:
+    """The same place (3,), or where it would lie beyond `share` of the way to the surface, the last one before.
+
+    Places below the tentorium stay: the ellipsoid is that of the cerebrum.
+    """
+    away = (place_mm - np.array(MIDDLE_MM)) / BRAIN_RADII_MM
+    reach = float(np.linalg.norm(away))
+    return (
+        place_mm
+        if reach <= share or place_mm[2] < -20
+        else np.array(MIDDLE_MM) + away * (share / reach) * BRAIN_RADII_MM
+    )
 
 
 def along_skull_mm(template_mm: torch.Tensor, place_mm: tuple[float, float, float]) -> torch.Tensor:
@@ -63,7 +80,7 @@ def shifted(coarse: Coarse, side: int, shift_mm: float) -> torch.Tensor:
 
 def shift_of_mass_mm(rng: np.random.Generator, volume_ml: float) -> float:
     """Midline shift that a mass of this volume makes: larger masses more, with much variation between patients."""
-    return float(min(14.0, rng.uniform(0, 0.9) * max(0.0, 3 * volume_ml ** (1 / 3) - 4)))
+    return float(min(14.0, rng.uniform(0.05, 1.3) * max(0.0, 3 * volume_ml ** (1 / 3) - 4)))
 
 
 def swollen_scalp(coarse: Coarse, place_mm: tuple[float, float, float], swelling_mm: float) -> torch.Tensor:

@@ -1,0 +1,91 @@
+"""Draws the contact sheets of docs/explanation/virtual-patients.md: `python docs/scripts/virtual_pictures.py`.
+
+Twelve patients for each finding, drawn one after the other and not chosen, at the slice that holds most of it. Takes
+five minutes.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from headct.virtual.acquisition import Acquisition
+from headct.virtual.findings.mixture import one_of
+from headct.virtual.patient import Patient
+from headct.virtual.simulated import Simulated
+from headct.virtual.sites import SITES
+
+FOLDER = Path(__file__).resolve().parents[1] / "explanation" / "virtual-patients"
+BRAIN, SUBDURAL, BONE = (35.0, 80.0), (60.0, 200.0), (600.0, 2800.0)  # level and width
+SHEETS = {
+    "bleeding": ("iph", "ivh", "sah", "sdh", "edh"),
+    "tissue": ("tumor", "edema", "infarct"),
+    "form": ("hydrocephalus", "dementia", "fracture"),
+}
+PATIENTS, PIXEL_MM, SIDE_PX = 12, 1.2, 120
+TAKE_TURNS = ("site-a", "site-b", "site-a", "site-d")
+PAPER, INK = (24, 24, 26), (235, 235, 235)
+
+
+def patient_of(name: str, number: int) -> Simulated:
+    """A patient with this finding alone, the `number`-th."""
+    seed = 1000 * number + len(name)
+    healthy = Patient.draw(seed, prevalence={})
+    patient = Patient(seed, healthy.anatomy, (one_of(name, seed),))
+    visit = Acquisition.draw(seed, SITES[TAKE_TURNS[number % len(TAKE_TURNS)]]).coarsened(PIXEL_MM)
+    return Simulated(patient, visit, f"{name}-{number}", "1")
+
+
+def slice_of(simulated: Simulated, name: str) -> np.ndarray:
+    """Values (rows, cols) of the slice that holds most of a finding."""
+    amount = simulated.taken.shares[name].sum(axis=(1, 2), dtype=np.float64)
+    if name == "dementia":  # lost tissue shows best where the ventricles' bodies are
+        amount = simulated.taken.shares[name][:, 60:-60, 60:-60].sum(axis=(1, 2), dtype=np.float64)
+    values: np.ndarray = simulated.scan.hu[int(amount.argmax())]
+    return values
+
+
+def picture(hu: np.ndarray, window: tuple[float, float]) -> Image.Image:
+    """Values in a window, as a square picture."""
+    level, width = window
+    grey = np.clip((hu - level) / width + 0.5, 0, 1) * 255
+    margin = round(0.08 * len(hu))
+    cut = grey[margin:-margin, margin:-margin].round().astype(np.uint8)
+    return Image.fromarray(cut).resize((SIDE_PX, SIDE_PX), Image.Resampling.LANCZOS).convert("RGB")
+
+
+def row_of(name: str, window: tuple[float, float], heading: str) -> Image.Image:
+    """One line of a sheet."""
+    line = Image.new("RGB", (PATIENTS * (SIDE_PX + 4), SIDE_PX + 22), PAPER)
+    draw = ImageDraw.Draw(line)
+    draw.text((4, 2), heading, fill=INK, font=ImageFont.load_default(13))
+    for number in range(PATIENTS):
+        simulated = patient_of(name, number)
+        line.paste(picture(slice_of(simulated, name), window), (number * (SIDE_PX + 4), 20))
+    return line
+
+
+def sheet_of(rows: list[Image.Image]) -> Image.Image:
+    """Lines below each other."""
+    page = Image.new("RGB", (rows[0].width, sum(row.height for row in rows)), PAPER)
+    for index, row in enumerate(rows):
+        page.paste(row, (0, index * row.height))
+    return page
+
+
+def main(folder: Path = FOLDER) -> None:
+    """Write every sheet."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for sheet, names in SHEETS.items():
+        rows = [row_of(name, BONE if name == "fracture" else BRAIN, name) for name in names]
+        sheet_of(rows).save(folder / f"{sheet}.webp", quality=82)
+    windows = {"brain window": BRAIN, "subdural window": SUBDURAL, "bone window": BONE}
+    rows = [row_of("sdh", window, f"sdh, {title}") for title, window in windows.items()]
+    sheet_of(rows).save(folder / "windows.webp", quality=82)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]) if len(sys.argv) > 1 else FOLDER)

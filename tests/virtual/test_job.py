@@ -1,0 +1,206 @@
+"""`headct simulate`: the same bytes every time, whole after a kill, and files that other programs read as we do."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pydicom
+import pytest
+
+from headct import Cohort, Scan, read
+from headct.cohort.ingest import ingest
+from headct.failure import Misuse
+from headct.reading.criteria import Criteria
+from headct.virtual.archive import write_study
+from headct.virtual.job import CLASSES, FORMATS, Job, arrays, run
+from headct.virtual.labels import BLEEDS, FINDINGS
+from headct.virtual.simulated import Simulation, simulate
+
+
+def silent(what: str, done: int, total: int | None) -> None:
+    """No progress."""
+
+
+def content_of(folder: Path) -> dict[str, bytes]:
+    """Every file of a folder but its lock."""
+    paths = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != "lock")
+    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
+
+
+def rows_of(folder: Path) -> list[dict[str, str]]:
+    with (folder / "labels.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six patients with masks, made by two workers."""
+    folder = tmp_path_factory.mktemp("virtual") / "cohort"
+    run(Job(simulation=Simulation(seed=2), patients=6, masks=True), folder, workers=2, progress=silent)
+    return folder
+
+
+def test_the_bytes_do_not_depend_on_the_workers_or_the_day(cohort: Path, tmp_path: Path) -> None:
+    run(Job(simulation=Simulation(seed=2), patients=6, masks=True), tmp_path / "c", workers=1, progress=silent)
+    assert content_of(tmp_path / "c") == content_of(cohort)
+
+
+def test_a_cohort_has_a_row_of_labels_for_every_scan(cohort: Path) -> None:
+    scans, rows = Cohort(cohort).scans, rows_of(cohort)
+    assert [row["scan_id"] for row in rows] == list(scans.scan_id)
+    for row, (_index, scan) in zip(rows, scans.iterrows(), strict=True):
+        for column in ("patient_id", "study_id", "series_id", "site", "sex"):
+            assert row[column] == scan[column]
+        assert {row[name] for name in FINDINGS} <= {"0", "1", ""}
+        bleeds = {row[name] for name in BLEEDS}
+        assert row["ich"] == ("1" if "1" in bleeds else "" if "" in bleeds else "0")
+
+
+def test_class_maps_lie_on_the_prepared_array(cohort: Path) -> None:
+    scans = Cohort(cohort)
+    for scan_id in scans.scans.scan_id:
+        image = nibabel.load(cohort / "masks" / f"{scan_id}.nii.gz")
+        classes, hu = np.asarray(image.dataobj), scans.array(scan_id).astype(float)
+        assert classes.shape == hu.shape
+        medians = {
+            name: np.median(hu[classes == value]) for value, name in enumerate(CLASSES, 1) if (classes == value).any()
+        }
+        assert medians["skull"] > 300
+        assert 15 < medians["brain"] < 45
+        assert medians["ventricles"] < medians["brain"] - 8
+
+
+def test_a_killed_job_goes_on_to_the_same_bytes(cohort: Path, tmp_path: Path) -> None:
+    out = tmp_path / "killed"
+    line = [sys.executable, "-m", "headct", "simulate", "--patients", "6", "--seed", "2", "--masks", "--out", str(out)]
+    records = out / ".ingest" / "unfinished" / "records"
+    for least in (1, 3):
+        process = subprocess.Popen([*line, "--workers", "1", "--quiet"])
+        deadline = time.monotonic() + 120
+        while process.poll() is None and len(list(records.rglob("0*"))) <= least and time.monotonic() < deadline:
+            time.sleep(0.05)
+        if process.poll() is None:
+            process.kill()
+        process.wait()
+    subprocess.run([*line, "--quiet"], check=True)
+    assert content_of(out) == content_of(cohort)
+
+
+@pytest.mark.parametrize(
+    ("make", "what"),
+    [
+        (lambda: Simulation(site="site-x"), "site-x"),
+        (lambda: Simulation(twin="measles"), "measles"),
+        (lambda: Simulation(twin="iph", rescan="site-b"), "twin"),
+        (lambda: Job(simulation=Simulation(), patients=0), "patient"),
+        (lambda: Job(simulation=Simulation(), patients=1, format="png"), "png"),
+        (lambda: Job(simulation=Simulation(), patients=1, profile="odd"), "odd"),
+        (lambda: Job(simulation=Simulation(), patients=1, recipe="fm-hct"), "fm-hct"),
+    ],
+)
+def test_what_cannot_be_made_is_refused(make: Callable[[], object], what: str) -> None:
+    with pytest.raises(Misuse, match=what):
+        make()
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_a_folder_with_other_things_is_left_alone(form: str, tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(Misuse, match="holds other things"):
+        run(Job(simulation=Simulation(), patients=1, format=form), tmp_path, workers=1, progress=silent)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_a_finished_cohort_is_not_made_again(cohort: Path) -> None:
+    before = content_of(cohort)
+    with pytest.raises(Misuse, match="already"):
+        run(Job(simulation=Simulation(seed=3), patients=6), cohort, workers=1, progress=silent)
+    assert content_of(cohort) == before
+
+
+def test_a_twin_lacks_one_finding_and_shares_the_rest() -> None:
+    ill, well = Simulation(seed=4, twin="iph", spacing_mm=3.0).scans(0)
+    assert ill.labels.findings["iph"] == 1
+    assert well.labels.findings["iph"] == 0
+    assert ill.patient_id == well.patient_id
+    assert ill.scan_id != well.scan_id
+    outside = ~(ill.masks["iph"])
+    difference = ill.scan.hu.astype(int) - well.scan.hu.astype(int)
+    assert (difference != 0).mean() < 0.5
+    assert np.abs(difference[ill.masks["iph"]]).mean() > 10 * np.abs(difference[outside]).mean()
+
+
+def test_a_rescan_is_the_same_patient_at_another_scanner() -> None:
+    first, second = Simulation(seed=4, rescan="site-b", spacing_mm=3.0).scans(1)
+    assert first.patient == second.patient
+    assert first.patient_id == second.patient_id
+    assert first.study_id != second.study_id
+    assert second.scan.header.manufacturer == "GE MEDICAL SYSTEMS"
+
+
+def test_simulate_gives_scans_with_their_truth() -> None:
+    (simulated,) = simulate(1, seed=6)
+    assert isinstance(simulated.scan, Scan)
+    assert set(simulated.labels.findings) == set(FINDINGS)
+    for mask in simulated.masks.values():
+        assert mask.shape == simulated.scan.hu.shape
+    assert len(simulated.landmarks_mm) >= 25
+
+
+def test_arrays_without_end_equal_those_of_a_cohort(cohort: Path) -> None:
+    made = arrays(Simulation(seed=2))
+    for scan_id in Cohort(cohort).scans.scan_id[:2]:
+        array, simulated = next(made)
+        assert simulated.scan_id == scan_id
+        np.testing.assert_array_equal(array, Cohort(cohort).array(scan_id))
+
+
+@pytest.mark.slow
+def test_an_archive_goes_through_ingest(tmp_path: Path) -> None:
+    job = Job(simulation=Simulation(seed=5, site="site-b"), patients=2, format="dicom")
+    run(job, tmp_path / "archive", workers=2, progress=silent)
+    ingest([tmp_path / "archive"], tmp_path / "cohort", workers=2, keep_ids=True)
+    scans, rows = Cohort(tmp_path / "cohort").scans, rows_of(tmp_path / "archive")
+    assert sorted(scans.series_id) == sorted(row["series_id"] for row in rows)
+    assert sorted(scans.patient_id) == sorted(row["patient_id"] for row in rows)
+    assert set(scans.manufacturer) == {"GE MEDICAL SYSTEMS"}
+    assert all("tilt" in flags for flags in scans["flags"])
+    rejected = set(Cohort(tmp_path / "cohort").rejections.code)
+    assert rejected <= {"localizer", "screen-capture", "not-ct", "unknown-format", "not-hounsfield"}
+
+
+@pytest.mark.slow
+def test_clean_files_satisfy_a_validator_and_another_reader(tmp_path: Path) -> None:
+    simulated = next(simulate(1, seed=5, site="site-d", twin="iph"))
+    write_study(simulated, tmp_path / "study", "clean")
+    series = tmp_path / "study" / "series-1"
+    (scan,) = (one for one in read(series, criteria=Criteria(check_head=False)) if isinstance(one, Scan))
+    np.testing.assert_array_equal(scan.hu, simulated.scan.hu)
+    np.testing.assert_allclose(scan.origins_mm, simulated.scan.origins_mm, atol=1e-6)
+
+    if shutil.which("dcm2niix"):
+        subprocess.run(["dcm2niix", "-z", "n", "-o", tmp_path, "-f", "out", series], check=True, capture_output=True)
+        (nifti,) = (path for path in tmp_path.glob("out*.nii") if "Eq" not in path.name)
+        image = nibabel.load(nifti)
+        corners = np.array([[0, 0, 0, 1], [*(n - 1 for n in image.shape), 1]]) @ image.affine.T
+        low, high = np.sort(corners[:, :3], axis=0)
+        last = simulated.scan.origins_mm[-1]
+        span = last + (scan.hu.shape[1] - 1) * scan.row_step_mm + (scan.hu.shape[2] - 1) * scan.col_step_mm
+        ours = np.sort(np.array([simulated.scan.origins_mm[0], span]), axis=0)
+        if not scan.tilt_deg:
+            np.testing.assert_allclose([low, high], ours, atol=0.5)
+    if shutil.which("dciodvfy"):
+        for path in (series / "0001.dcm", tmp_path / "study" / "segmentation.dcm"):
+            said = subprocess.run(["dciodvfy", path], capture_output=True, text=True, check=False)
+            errors = [line for line in (said.stdout + said.stderr).splitlines() if line.startswith("Error")]
+            assert errors == []
+    marked = pydicom.dcmread(tmp_path / "study" / "segmentation.dcm")
+    assert "iph" in {segment.SegmentLabel for segment in marked.SegmentSequence}

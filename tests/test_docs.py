@@ -52,6 +52,13 @@ def test_every_column_is_documented_with_its_type(heading, schema):
     assert columns("tables.md", heading) == built
 
 
+def test_every_column_of_vectors_is_documented():
+    from headct.embedding.embeddings import VECTORS
+
+    kinds = {field.name: re.sub(r"^list<\w+: (\w+)>$", r"list<\1>", str(field.type)) for field in VECTORS}
+    assert list(columns("tables.md", "Embeddings").items())[: len(kinds)] == list(kinds.items())
+
+
 def test_every_public_name_is_documented():
     page = (DOCS / "reference" / "python.md").read_text()
     for name in set(headct.__all__) - {"__version__"}:

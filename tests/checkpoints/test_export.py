@@ -232,7 +232,7 @@ def test_the_folder_for_the_hub_is_a_checkpoint(model: PretrainedEncoder, tmp_pa
     assert (done.folder / "README.md").read_text().startswith("---\n")
 
 
-@pytest.mark.parametrize(("to", "precision"), [("coreml", "fp32"), ("onnx", "int8")])
+@pytest.mark.parametrize(("to", "precision"), [("coreml", "fp32"), ("onnx", "int8"), ("hub", "bf16")])
 def test_what_cannot_be_written_is_said(model: PretrainedEncoder, tmp_path: Path, to: str, precision: str) -> None:
     with pytest.raises(Misuse):
         export(model, to, tmp_path / "x", precision=precision)

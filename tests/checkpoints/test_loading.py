@@ -100,6 +100,57 @@ def test_a_copy_without_a_recorded_hash_says_so(here: Path) -> None:
     assert found.notes == (f"the registry has no SHA-256 of fm-hct to compare with; this file's is {found.sha256}",)
 
 
+def test_a_file_of_a_checkpoint_is_not_taken_alone(here: Path) -> None:
+    save(here / "c", small(), CARD)
+    for name in ("model.safetensors", "config.json"):
+        with pytest.raises(Misuse, match="is a part of a checkpoint") as caught:
+            headct.load(f"c/{name}")
+        assert caught.value.do == "name the folder: c"
+
+
+def test_a_run_that_has_not_finished_and_a_cohort_are_told_from_checkpoints(here: Path) -> None:
+    for name, file, says, remedy in (
+        ("run", "settings.toml", "is a run that has not finished", "`headct pretrain` line again"),
+        ("night", "cohort.json", "is a cohort, not a model", "name a checkpoint folder"),
+    ):
+        (here / name).mkdir()
+        (here / name / file).write_text("")
+        for ask in (headct.load, registry.about):
+            with pytest.raises(Misuse, match=says) as caught:
+                ask(name)
+            assert remedy in caught.value.do
+
+
+def test_a_home_that_the_shell_left_is_found(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(here))
+    save(here / "c", small(), CARD)
+    assert same(headct.load("~/c"), small())
+    assert registry.about("~/c")["where"] == str(here / "c")
+
+
+@pytest.mark.parametrize("model", [None, 3])
+def test_what_is_no_name_is_said(model: object) -> None:
+    with pytest.raises(Misuse, match="names no model\n  do:  give a name"):
+        headct.load(model)  # type: ignore[arg-type]
+
+
+# A file that is none
+
+
+def test_advice_that_is_not_safe_is_not_passed_on(here: Path) -> None:
+    class Code:
+        def __reduce__(self) -> tuple[object, ...]:
+            return print, ("run",)
+
+    (here / "random.pth").write_bytes(bytes(range(256)))
+    torch.save({"weights": Code()}, here / "code.pth")
+    for name in ("random.pth", "code.pth"):
+        with pytest.raises(CheckpointFailure, match="cannot be read as weights") as caught:
+            headct.load(name)
+        assert "weights_only" not in str(caught.value)
+        assert "trust" not in str(caught.value)
+
+
 # Names that give nothing
 
 

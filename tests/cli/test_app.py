@@ -13,6 +13,8 @@ import pytest
 
 from headct.cli import app, doctor
 from headct.cli.commands import COMMANDS, Command
+from headct.cli.pretrain import ENCODERS
+from headct.encoders import ARCHITECTURES
 from headct.failure import Failure, Misuse
 
 
@@ -177,6 +179,25 @@ def test_parts_of_a_command_are_found_and_the_command_alone_still_works(monkeypa
     assert capsys.readouterr().out == "all\none vit-tiny\n"
     assert app.run(["models", "shw"]) == 2
     assert "did you mean 'show'?" in capsys.readouterr().err
+
+
+def test_options_before_a_part_are_those_of_the_part(capsys):
+    assert app.run(["models", "show", "vit-tiny", "--json"]) == 0
+    shown = capsys.readouterr().out
+    for line in (["models", "--json", "show", "vit-tiny"], ["models", "--json", "--quiet", "show", "vit-tiny"]):
+        assert app.run(line) == 0
+        assert capsys.readouterr().out == shown
+
+
+def test_what_is_no_cohort_is_wrong_usage(tmp_path, capsys):
+    for name in ("missing", "."):
+        assert app.run(["pretrain", str(tmp_path / name), "--steps", "1", "--out", str(tmp_path / "run")]) == 2
+        assert "error: " in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_pretrain_names_every_encoder():
+    assert ENCODERS.replace(" or ", ", ").split(", ") == list(ARCHITECTURES)
 
 
 def test_quiet_leaves_only_data(capsys):

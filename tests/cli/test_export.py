@@ -18,7 +18,8 @@ from pretraining.memory_cohort import MemoryCohort, heads
 from test_zero_egress import WALL, namespace
 
 from headct import encoders
-from headct.checkpoints import Card, save
+from headct.checkpoints import Card, load, save
+from headct.checkpoints.exported import ExportedEncoder
 from headct.cli import app
 from headct.preparing import recipes
 from headct.preparing.recipe import Frame
@@ -89,6 +90,36 @@ def test_the_witness_would_see_a_runtime_that_tells(alone: Alone, tmp_path: Path
     pytest.importorskip("onnxruntime", minversion="1.31")
     alone("import onnxruntime; onnxruntime.SessionOptions()")
     assert any("onnxruntime" in name for name in kept(tmp_path / "home"))
+
+
+def test_what_cannot_be_exported_is_told_before_anything_begins(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "there").mkdir()
+    for model, to, precision, out, says in (
+        ("no-such-model", "tensorrt", "fp32", "new", "not 'tensorrt'"),
+        ("no-such-model", "onnx", "bf16", "new", "onnx takes the precision fp32"),
+        ("no-such-model", "hub", "bf16", "new", "hub takes the precision fp32"),
+        ("no-such-model", "onnx", "fp32", "there", "exists already"),
+    ):
+        assert app.run(["export", model, "--to", to, "--precision", precision, "--out", str(tmp_path / out)]) == 2
+        said = capsys.readouterr().err
+        assert said.startswith("error: ")
+        assert says in said
+    assert (
+        app.run(["export", "no-such-model", "--to", "hub", "--calibrate", "night", "--out", str(tmp_path / "x")]) == 2
+    )
+    assert "--calibrate is for graphs" in capsys.readouterr().err
+
+
+def test_a_graph_is_not_exported_again(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    graph = load(checkpoint)
+    graph.encoder = ExportedEncoder(graph.encoder, None, None)  # type: ignore[arg-type]
+    monkeypatch.setattr("headct.checkpoints.load", lambda name: graph)
+    assert app.run(["export", str(checkpoint), "--to", "onnx", "--out", str(tmp_path / "x")]) == 2
+    assert capsys.readouterr().err.startswith("error: this model is an exported one")
 
 
 def test_a_cohort_of_another_recipe_is_refused(

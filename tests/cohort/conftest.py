@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from headct.virtual.phantom import write_demo_series
+from headct.virtual.demonstration import write_demonstration
 
 
 @pytest.fixture(scope="session")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Four patients; one has a contrast series, a localizer and a truncated copy beside the head. Not to be changed."""
     folder = tmp_path_factory.mktemp("demo") / "archive"
-    write_demo_series(folder, patients=4)
+    write_demonstration(folder, patients=4)
     return folder
 
 

@@ -103,13 +103,17 @@ def test_an_unknown_scan_suggests_the_nearest(folder: Path) -> None:
 
 
 def test_what_is_no_cohort_is_called_so(tmp_path: Path, folder: Path) -> None:
-    with pytest.raises(Failure, match="is not a cohort"):
-        Cohort(folder / "volumes")
-    with pytest.raises(Failure, match="is not a cohort"):
-        Cohort(folder / "scans.parquet")
+    for name in ("volumes", "scans.parquet"):
+        with pytest.raises(Misuse, match="is not a cohort"):
+            Cohort(folder / name)
     (folder / "cohort.json").unlink()
     with pytest.raises(Failure, match="not finished"):
         Cohort(folder)
+
+
+def test_a_home_that_the_shell_left_is_found(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(folder.parent))
+    assert Cohort(f"~/{folder.name}").path == folder
 
 
 def test_a_newer_format_asks_for_an_upgrade(folder: Path) -> None:

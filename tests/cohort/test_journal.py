@@ -139,6 +139,11 @@ def test_two_writers_do_not_meet(tmp_path: Path) -> None:
     ) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == "in\n"
+        with (
+            pytest.raises(Failure, match=r"another process is writing to out\.parquet"),
+            only_writer(tmp_path / ".ingest", Path("out.parquet")),
+        ):
+            pass
         with pytest.raises(Failure, match="another process is writing"), only_writer(tmp_path / ".ingest"):
             pass
         other.kill()

@@ -204,7 +204,7 @@ def test_the_command_writes_the_same_page(
     expected = page(cohort(tmp_path / "night", heads[:1]), tmp_path / "page.html")
     assert run(["qc", str(tmp_path / "night"), "--out", str(tmp_path / "out" / "qc.html"), "--quiet"]) == 0
     assert (tmp_path / "out" / "qc.html").read_text(encoding="utf-8") == expected
-    assert run(["qc", str(tmp_path), "--out", str(tmp_path / "none.html")]) == 1
+    assert run(["qc", str(tmp_path), "--out", str(tmp_path / "none.html")]) == 2
     assert "is not a cohort" in capsys.readouterr().err
     assert not (tmp_path / "none.html").exists()
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from headct.cli.app import run
+from headct.cohort.ingest import ingest
 from headct.embedding import job
 from headct.scan import REASONS
 
@@ -54,7 +55,7 @@ def test_what_cannot_work_is_told_before_the_model_is_loaded(
     for inputs, out, code, says in (
         ([files, missing], tmp_path / "v.parquet", 2, f"there is no {missing}"),
         ([files], tmp_path / "t.py", 2, "name "),
-        ([files], tmp_path / "mine.parquet", 2, "headct did not write it"),
+        ([files], tmp_path / "mine.parquet", 2, "is damaged, or not a table at all"),
         ([files], tmp_path / "file" / "v.parquet", 1, f"cannot write {tmp_path / 'file' / 'v.parquet'}"),
     ):
         assert run(line(inputs, "no-such-model", out)) == code
@@ -63,6 +64,33 @@ def test_what_cannot_work_is_told_before_the_model_is_loaded(
         assert "\n  do:  " in said
         assert "no-such-model" not in said
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "mine.parquet"]
+
+
+def test_options_of_files_do_not_pretend_to_change_a_cohort(
+    files: Path, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ingest([files], tmp_path / "cohort", keep_ids=True, workers=1)
+    assert run([*line([tmp_path / "cohort"], checkpoint, tmp_path / "v.parquet"), "--criteria", "fm-hct"]) == 2
+    said = capsys.readouterr().err
+    assert f"--criteria, --keep-ids cannot change the cohort {tmp_path / 'cohort'}" in said
+    assert not (tmp_path / "v.parquet").exists()
+    assert run(line([tmp_path / "cohort", files], checkpoint, tmp_path / "v.parquet")) == 0
+    said = capsys.readouterr().err
+    assert "warning: --keep-ids cannot change the cohort" in said
+    assert "warning: the inputs overlap; left out as repeated: 2 scans" in said
+
+
+def test_a_home_that_the_shell_left_is_found(
+    files: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in --out=~/v.parquet."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "model").symlink_to(checkpoint)
+    (tmp_path / "scans").symlink_to(files)
+    assert run(line([Path("~/scans")], "~/model", Path("~/v.parquet"))) == 0
+    names = ["model", "scans", "v.parquet", "v.rejections.parquet"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
 
 
 def test_inputs_that_can_be_gone_through_once_are_left_alone(tmp_path: Path) -> None:

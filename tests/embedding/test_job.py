@@ -5,6 +5,8 @@ Oracle: `embed`, which holds all in memory.
 
 from __future__ import annotations
 
+import json
+import re
 import shutil
 import subprocess
 import sys
@@ -21,14 +23,17 @@ import pytest
 from pretraining.memory_cohort import MemoryCohort, heads
 
 from headct.checkpoints import PretrainedEncoder
+from headct.cohort.ingest import ingest
 from headct.cohort.journal import Journal, only_writer
 from headct.embedding import embed, job
+from headct.embedding.embeddings import model_of
 from headct.embedding.inputs import Reading
 from headct.embedding.job import embed_into
 from headct.embedding.machine import choose
 from headct.failure import Failure, Misuse
 from headct.preparing import recipes
 from headct.reading import Criteria
+from headct.reading import read as read_scans
 from headct.scan import Scan
 from headct.writing import write_nifti
 
@@ -133,7 +138,7 @@ def test_another_line_does_not_finish_an_unfinished_job(model: PretrainedEncoder
     cohort.dies_at = "scan-2"
     with pytest.raises(Killed):
         run(model, cohort, tmp_path / "out.parquet")
-    with pytest.raises(Misuse, match="embeds otherwise \\(criteria, precision\\)"):
+    with pytest.raises(Misuse, match="embeds otherwise \\(precision\\)"):
         run(model, cohort, tmp_path / "out.parquet", precision="bf16", criteria=Criteria(check_head=False))
 
 
@@ -162,6 +167,8 @@ def test_other_inputs_or_another_key_do_not_finish_an_unfinished_job(
     ):
         with pytest.raises(Misuse, match=f"embeds otherwise \\({other}\\)"):
             run(model, inputs, out, key=key)
+    with pytest.raises(Misuse, match="embeds otherwise \\(criteria\\)"):
+        run(model, [files], out, key=b"1" * 32, criteria=Criteria(check_head=False))
     assert run(model, [Path()], out, key=b"1" * 32).scans == 2  # the same folder, named in another way
 
 
@@ -208,13 +215,124 @@ def test_files_that_look_alike_are_told_apart(
     assert pq.read_table(tmp_path / "out.rejections.parquet").num_rows == 2
 
 
-def test_an_input_that_is_given_twice_is_embedded_twice(
+def test_a_scan_that_several_inputs_hold_has_one_row(
     model: PretrainedEncoder, files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """The same path, a copy of it, the folder around it, and a cohort of all; killed and called again as well."""
     monkeypatch.setattr(job, "PART_INPUTS", 1)
-    inputs = [files / "patient-0", files / "patient-0"]
-    cut(model, inputs, tmp_path / "out.parquet", at=2, batch_size=1)
-    assert run(model, inputs, tmp_path / "out.parquet", batch_size=1).scans == 2
+    shutil.copytree(files / "patient-0", tmp_path / "copy")
+    ingest([files], tmp_path / "cohort", keep_ids=True, workers=1)
+    inputs = [files / "patient-0", files / "patient-0", tmp_path / "copy", files, tmp_path / "cohort"]
+    cut(model, inputs, tmp_path / "out.parquet", at=3, batch_size=1)
+    summary = run(model, inputs, tmp_path / "out.parquet", batch_size=1)
+    assert (summary.scans, summary.repeated, summary.rejected) == (2, 5, {"unknown-format": 1})
+    found = embed(inputs, model, keep_ids=True)
+    assert found.repeated == 5
+    assert "5 repeated left out" in repr(found)
+    assert found.table["input"].tolist() == [0, 3]
+    table = pq.read_table(tmp_path / "out.parquet")
+    assert table["scan_id"].to_pylist() == found.table["scan_id"].tolist()
+    assert table["files"].to_pylist() == found.table["files"].tolist()
+
+
+def test_overlapping_cohorts_are_kept_too(model: PretrainedEncoder, tmp_path: Path) -> None:
+    out, arrays = tmp_path / "out.parquet", heads(3)
+    inputs = [MemoryCohort(arrays[:2], name="first"), MemoryCohort(arrays, name="second")]
+    for kept in (0, 3):
+        summary = run(model, inputs, out, tokens=None)
+        assert (summary.scans, summary.kept, summary.repeated) == (3, kept, 2)
+    assert len(embed(inputs, model, tokens=True).tokens) == 3
+
+
+def test_rows_say_where_they_are_from(model: PretrainedEncoder, files: Path, scans: list[Scan], tmp_path: Path) -> None:
+    run(model, [files, MemoryCohort(heads(1)), scans[0]], tmp_path / "out.parquet")
+    of_files, _, of_cohort, in_memory = pq.read_table(tmp_path / "out.parquet").to_pylist()
+    assert list(of_files) == ["scan_id", "vector", "patient_id", "study_id", "series_id", "files"]
+    (expected, *_) = (item for item in read_scans(files, keep_ids=True) if isinstance(item, Scan))
+    for name in ("scan_id", "patient_id", "study_id", "series_id"):
+        assert of_files[name] == getattr(expected.header, name)
+    names = sorted(path.name for path in (files / "patient-0").iterdir())
+    assert of_files["files"] == [f"input/patient-0/{name}" for name in names]
+    assert (of_cohort["patient_id"], of_cohort["files"]) == ("patient of scan-0", [])
+    assert in_memory["files"] == []
+
+
+def test_a_cohort_keeps_the_criteria_and_ids_it_was_ingested_with(
+    model: PretrainedEncoder, files: Path, tmp_path: Path
+) -> None:
+    out, about = tmp_path / "out.parquet", {}
+    ingest([files], tmp_path / "cohort", criteria=Criteria(min_slices=7), keep_ids=True, workers=1)
+    for criteria, key, kept in ((Criteria(), b"1" * 32, 0), (Criteria(check_head=False), None, 2)):
+        assert run(model, tmp_path / "cohort", out, criteria=criteria, key=key).kept == kept
+        about = model_of(out) or {}
+        assert json.loads(about["criteria"])["min_slices"] == 7
+        assert about["ids"] == "kept"
+    run(model, [tmp_path / "cohort", files], out, key=b"1" * 32)
+    about = model_of(out) or {}
+    assert [one["min_slices"] for one in json.loads(about["criteria"])] == [7, 3]
+    assert re.fullmatch(r"kept, key [0-9a-f]{8}", about["ids"])
+
+
+def test_a_key_has_one_name_in_cohorts_and_vectors(model: PretrainedEncoder, files: Path, tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("ab" * 32)
+    ingest([files], tmp_path / "cohort", key=tmp_path / "key", workers=1)
+    ids = []
+    for inputs in (files, tmp_path / "cohort"):
+        run(model, inputs, tmp_path / "out.parquet", key=bytes.fromhex("ab" * 32))
+        ids.append((model_of(tmp_path / "out.parquet") or {})["ids"])
+    assert ids[0] == ids[1]
+
+
+def test_rejections_of_reading_are_passed_on(model: PretrainedEncoder, files: Path, tmp_path: Path) -> None:
+    items = list(read_scans(files, keep_ids=True))
+    found = embed(items, model)
+    assert (len(found), found.rejections["code"].tolist()) == (2, ["unknown-format"])
+    assert run(model, items, tmp_path / "out.parquet").rejected == {"unknown-format": 1}
+
+
+@pytest.mark.parametrize("inputs", [[3], None, [None], np.zeros((2, 2))])
+def test_what_is_no_input_is_said(model: PretrainedEncoder, inputs: Any, tmp_path: Path) -> None:
+    for call in (lambda: embed(inputs, model), lambda: run(model, inputs, tmp_path / "out.parquet")):
+        with pytest.raises(Misuse, match="cannot be embedded\n  do:  give paths, scans, cohorts"):
+            call()
+
+
+def test_a_home_that_the_shell_left_is_found(
+    model: PretrainedEncoder, files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(files, tmp_path / "scans")
+    found = embed("~/scans", model, tokens=True, keep_ids=True)
+    assert len(found) == 2
+    found.write("~/q.parquet")
+    found.write_tokens("~/tokens")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["q.parquet", "q.rejections.parquet", "scans", "tokens"]
+
+
+def test_tokens_do_not_lie_among_other_things(model: PretrainedEncoder, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "letter.txt").write_text("dear colleague")
+    found = embed(MemoryCohort(heads(1)), model, tokens=True)
+    for write in (
+        lambda: found.write_tokens(tmp_path / "mine"),
+        lambda: run(model, MemoryCohort(heads(1)), tmp_path / "out.parquet", tokens=tmp_path / "mine"),
+    ):
+        with pytest.raises(Misuse, match=r"holds other things, such as letter\.txt"):
+            write()
+    with pytest.raises(Misuse, match="need a folder of their own"):
+        run(model, MemoryCohort(heads(1)), tmp_path / "new" / "out.parquet", tokens=tmp_path / "new")
+    with pytest.raises(Misuse, match="no tokens to write"):
+        embed(MemoryCohort(heads(1)), model).write_tokens(tmp_path / "tokens")
+    assert [path.name for path in tmp_path.rglob("*")] == ["mine", "letter.txt"]
+
+
+def test_a_second_job_is_told_which_file_is_taken(
+    model: PretrainedEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with only_writer(Path(".v.parquet.embedding")), pytest.raises(Failure, match=r"is writing to v\.parquet"):
+        run(model, MemoryCohort(heads(1)), Path("v.parquet"))
 
 
 def test_tokens_that_are_gone_are_not_made_up(
@@ -245,7 +363,7 @@ def test_an_unfinished_job_does_not_own_tokens_elsewhere(model: PretrainedEncode
     cut(model, cohort, tmp_path / "out.parquet", at=2)
     (tmp_path / "mine").mkdir()
     np.save(tmp_path / "mine" / "tokens.npy", np.arange(3))
-    with pytest.raises(Misuse, match="is there already, and headct did not write it"):
+    with pytest.raises(Misuse, match=r"is there already, and no tokens\.json beside it"):
         job.check(tmp_path / "out.parquet", cohort, tmp_path / "mine")
 
 
@@ -323,8 +441,9 @@ def test_a_cohort_that_was_made_anew_is_embedded_anew(model: PretrainedEncoder, 
 
 
 def test_rows_come_in_the_order_of_the_input_however_they_came_about(model: PretrainedEncoder, tmp_path: Path) -> None:
-    """Two cohorts of which the first grows; some of their scans have the same ids."""
+    """Two cohorts of which the first grows."""
     out, first, second = tmp_path / "out.parquet", heads(5), MemoryCohort(heads(2, seed=1), name="second")
+    second._arrays = {f"other-{name}": array for name, array in second._arrays.items()}
     run(model, [MemoryCohort(first[:3], name="first"), second], out)
     summary = run(model, inputs := [MemoryCohort(first, name="first"), second], out)
     assert (summary.scans, summary.kept) == (7, 5)
@@ -378,8 +497,11 @@ def test_what_headct_did_not_write_is_not_replaced(model: PretrainedEncoder, tmp
 def test_vectors_in_memory_are_as_careful(model: PretrainedEncoder, scans: list[Scan], tmp_path: Path) -> None:
     (tmp_path / "out.parquet").write_text("notes")
     found = embed(scans[0], model)
-    with pytest.raises(Misuse, match="is there already"):
+    with pytest.raises(Misuse, match="is there already, and is damaged, or not a table at all"):
         found.write(tmp_path / "out.parquet")
+    pq.write_table(pa.table({"scan_id": ["a"]}), tmp_path / "scans.parquet")
+    with pytest.raises(Misuse, match="is there already, and is not a table of vectors"):
+        found.write(tmp_path / "scans.parquet")
     with pytest.raises(Misuse, match="Parquet"):
         found.write(tmp_path / "out.csv")
 

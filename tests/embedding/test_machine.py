@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -69,6 +71,11 @@ def test_a_graph_keeps_its_own_precision() -> None:
             assert not torch.is_autocast_enabled("cpu")
     with pytest.raises(Misuse, match="computes in int8, not in fp32"):
         choose("fp32", graph=graph)
+    onnx = replace(graph, kind="onnx", precision="fp32")
+    for precision, remedy in (("bf16", "--to openvino --precision bf16"), ("fp8", "leave out the precision")):
+        with pytest.raises(Misuse) as caught:
+            choose(precision, graph=onnx)
+        assert caught.value.do.endswith(remedy)
     with pytest.raises(Misuse, match="not on cuda"):
         choose(None, "cuda", graph=graph)
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from pretraining.memory_cohort import MemoryCohort, heads
 from sklearn.base import clone
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
@@ -89,6 +90,18 @@ def test_a_table_of_one_column_is_that_column(checkpoint: Path, paths: list[str]
 def test_what_is_no_sequence_of_scans_is_refused(model: PretrainedEncoder, rows: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         HeadCTEncoder(model).fit(rows)
+
+
+def test_a_cohort_is_no_sequence_of_scans(model: PretrainedEncoder) -> None:
+    cohort = MemoryCohort(heads(1))
+    for rows in (cohort, [cohort]):
+        with pytest.raises(ValueError, match=r"cohort.+headct\.embed"):
+            HeadCTEncoder(model).fit(rows)
+
+
+def test_rows_that_come_up_again_are_rows_again(model: PretrainedEncoder, paths: list[str]) -> None:
+    vectors = HeadCTEncoder(model).fit_transform([*paths, paths[0]])
+    np.testing.assert_allclose(vectors[2], vectors[0], atol=1e-5)
 
 
 def test_fitting_loads_and_says_what_is_wrong(paths: list[str]) -> None:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from headct.cohort import Cohort
 from headct.preparing import Recipe, recipes
+from headct.reading import Criteria
 
 
 class MemoryCohort(Cohort):
     """Arrays under the ids scan-0, scan-1, ..., as if prepared by a recipe."""
+
+    about: Mapping[str, Any] = {"criteria": Criteria().to_dict(), "pseudonyms": "none"}
 
     def __init__(
         self, arrays: Iterable[np.ndarray], *, recipe: Recipe = recipes["head"], name: str = "memory", mm: float = 2.0

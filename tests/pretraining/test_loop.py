@@ -17,7 +17,7 @@ import torch
 from pretraining.memory_cohort import MemoryCohort, heads
 from safetensors.torch import load_file
 
-from headct import checkpoints
+from headct import checkpoints, encoders
 from headct.failure import Failure, Misuse
 from headct.pretraining import PretrainSettings, Run, loop, pretrain, read_settings
 from headct.pretraining.dino import DinoSettings
@@ -169,11 +169,26 @@ def test_a_folder_with_something_else_in_it_is_left_alone(tmp_path: Path) -> Non
         pretrain([cohort()], tmp_path, SMALL)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in encoders.ARCHITECTURES if name not in ("vit-base", "vit-large")])
+def test_every_encoder_can_be_trained(tmp_path: Path, name: str) -> None:
+    """But the largest transformers, which are the small ones with other numbers."""
+    views = ViewSettings(
+        global_crops=Crops(views=2, shape=(48, 64, 48), edge_mm=(120.0, 130.0), overhang=0.1),
+        local_crops=Crops(views=1, shape=(32, 32, 32), edge_mm=(60.0, 70.0), overhang=0.0),
+    )
+    settings = PretrainSettings(steps=1, batch=2, encoder=name, views=views, device="cpu")
+    run = pretrain([MemoryCohort(heads(2, (96, 112, 96)))], tmp_path / "run", settings)
+    assert np.isfinite(run.history["loss"]).all()
+    assert checkpoints.load(run.checkpoint).architecture == name
+
+
 def test_a_damaged_state_is_named(tmp_path: Path) -> None:
     run = pretrain([cohort()], tmp_path / "run", replace(SMALL, steps=2))
     (run.checkpoint.parent / "state.pt").write_bytes(b"half a file")
-    with pytest.raises(Failure, match=r"state\.pt cannot be read"):
+    with pytest.raises(Failure, match=r"state\.pt cannot be read") as caught:
         pretrain([cohort()], tmp_path / "run", replace(SMALL, steps=2))
+    assert "weights_only" not in str(caught.value), "torch's advice is not safe"
 
 
 def test_a_budget_becomes_steps_that_are_said_and_stored(tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ def test_toml_gives_the_same_settings_again(settings: PretrainSettings) -> None:
         ("steps = ", "is not TOML"),
         ("batch = 2", "needs steps or a budget"),
         ("steps = 3\nbatch = 0", "batch must be above zero"),
-        ("steps = 3\nprecision = 'float16'", "precision must be one of float32, bfloat16"),
+        ("steps = 3\nprecision = 'float16'", "precision must be one of fp32, bf16"),
         ("steps = 3\nwindows = {}", "at least one window"),
     ],
 )
@@ -65,6 +65,12 @@ def test_what_is_given_goes_before_the_file(tmp_path: Path) -> None:
     assert settings_for(tmp_path / "s.toml", objective="dino").objective == DinoSettings()
     with pytest.raises(Misuse, match=r"no\.toml cannot be read"):
         settings_for(tmp_path / "no.toml")
+
+
+def test_precisions_have_the_names_they_have_elsewhere() -> None:
+    for name, short in (("fp32", "fp32"), ("float32", "fp32"), ("bf16", "bf16"), ("bfloat16", "bf16")):
+        settings = from_toml(f"steps = 3\nprecision = '{name}'")
+        assert settings == PretrainSettings(steps=3, precision=short)
 
 
 @pytest.mark.parametrize(("text", "expected"), [("60s", 60), ("1.5m", 90), ("8 H", 28800)])

@@ -7,7 +7,7 @@ import io
 import json
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -29,8 +29,8 @@ from headct.preparing import Recipe
 from headct.preparing.recipe import Windows
 from headct.preparing.windows import apply
 
-FORMS = ("hub", "onnx", "openvino")
-PRECISIONS = {"onnx": ("fp32",), "openvino": ("fp32", "bf16", "int8")}
+PRECISIONS: Mapping[str, tuple[str, ...]] = {"onnx": ("fp32",), "openvino": ("fp32", "bf16", "int8"), "hub": ("fp32",)}
+"""In which a model can be written, by form."""
 QUIET = ("nncf", "torch.onnx", "onnxscript", "onnx_ir")
 
 
@@ -53,7 +53,8 @@ def export(
     exist, `out` does, or the encoder measures in millimetres and its recipe has no one spacing; Failure, with nothing
     left behind, where the graph is not near enough to the encoder (`exported.NEAREST`).
     """
-    _check(model, to, precision)
+    check(to, out, precision)
+    check_model(model)
     model = model.eval().cpu()
     if to == "hub":
         folder.save(out, model.encoder, model.card)
@@ -63,11 +64,19 @@ def export(
     return Exported(out, runtime)
 
 
-def _check(model: PretrainedEncoder, to: str, precision: str) -> None:
-    if to not in FORMS:
-        raise Misuse(f"a model is exported to one of {', '.join(FORMS)}, not {to!r}")
-    if to != "hub" and precision not in PRECISIONS[to]:
-        raise Misuse(f"{to} takes the precision {' or '.join(PRECISIONS[to])}, not {precision!r}")
+def check(to: str, out: Path, precision: str) -> None:
+    """What can be known before the model is there. Raises Misuse as `export` does."""
+    if to not in PRECISIONS:
+        raise Misuse(f"a model is exported to one of {', '.join(sorted(PRECISIONS))}, not {to!r}")
+    if precision not in PRECISIONS[to]:
+        others = [form for form in PRECISIONS if precision in PRECISIONS[form]]
+        do = f"name --to {others[0]}, which takes it" if others else "leave out the precision"
+        raise Misuse(f"{to} takes the precision {' or '.join(PRECISIONS[to])}, not {precision!r}", do=do)
+    layout.check_new(out)
+
+
+def check_model(model: PretrainedEncoder) -> None:
+    """Raises Misuse where the model is a graph already."""
     if isinstance(model.encoder, exported.ExportedEncoder):
         raise Misuse("this model is an exported one", do="export the checkpoint that it was made from")
 

@@ -32,6 +32,9 @@ TOLERANCE: Mapping[torch.dtype, float] = {torch.float32: 1e-4, torch.bfloat16: 5
 """Largest difference of a feature in the self-test, by the dtype of the weights. Normalised features are of size 1;
 between machines, sums in another order move them by about 1e-5 in float32, and by one rounding step in the others."""
 
+COHORT, RUN = "cohort.json", "settings.toml"
+"""By which a folder that is taken for a checkpoint is told to be a cohort, or a run."""
+
 
 def save(folder: Path, encoder: Encoder, card: Card, *, replace_existing: bool = False) -> None:
     """Write a checkpoint; the folder is there completely or not at all, and one that is replaced is lost at no moment.
@@ -86,6 +89,14 @@ def find(model: str | Path) -> Path:
             return place
     if not folder.exists():
         raise Misuse(f"no model {str(model)!r}", why="there is no such folder", do="name a checkpoint or run folder")
+    if (folder / COHORT).exists():
+        raise Misuse(f"{folder} is a cohort, not a model", do="name a checkpoint folder, a finished run, or a name")
+    if (folder / RUN).exists():
+        raise Misuse(
+            f"{folder} is a run that has not finished",
+            why="its checkpoint is written at the end",
+            do="call its `headct pretrain` line again, which goes on where it stopped",
+        )
     raise Misuse(
         f"{folder} is not a checkpoint", why=f"it holds no {CONFIG}", do="name a checkpoint folder, or a finished run"
     )

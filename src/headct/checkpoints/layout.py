@@ -156,8 +156,8 @@ def written_whole(folder: Path, *, replace_existing: bool = False) -> Iterator[P
     aside = _aside(folder)
     if aside.exists() and not folder.exists():
         os.replace(aside, folder)
-    if folder.exists() and not replace_existing:
-        raise Misuse(f"{folder} exists already", do="name another folder, or remove it first")
+    if not replace_existing:
+        check_new(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     workspace = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
@@ -174,6 +174,21 @@ def written_whole(folder: Path, *, replace_existing: bool = False) -> Iterator[P
         shutil.rmtree(aside, ignore_errors=True)
     finally:
         shutil.rmtree(workspace, ignore_errors=True)
+
+
+def check_new(folder: Path) -> None:
+    """Raises Misuse where a folder, or something else of its name, exists already."""
+    if present(folder).exists():
+        raise Misuse(f"{folder} exists already", do="name another folder, or remove it first")
+
+
+def is_ours(folder: Path) -> bool:
+    """Whether a folder has a configuration that we have written, of whichever format."""
+    try:
+        config = json.loads((folder / CONFIG).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(config, dict) and {"format", "architecture", "recipe"} <= config.keys()
 
 
 def present(folder: Path) -> Path:

@@ -32,10 +32,15 @@ def load(model: str | os.PathLike[str], *, revision: str | None = None) -> Pretr
     Raises Misuse where `model` names nothing that can be loaded, Failure where it cannot be fetched, and
     CheckpointFailure where its content is not right.
     """
+    if not isinstance(model, str | os.PathLike):
+        raise Misuse(
+            f"a {type(model).__name__} names no model",
+            do="give a name (`headct models`), hub:owner/name, or the path of a checkpoint, a run or a weights file",
+        )
     if isinstance(model, str) and model.startswith(registry.HUB):
         return _from_hub(model, revision)
     entry = registry.MODELS.get(model) if isinstance(model, str) else None
-    path = layout.present(Path(model).expanduser())
+    path = layout.present(Path(os.path.expanduser(model)))
     if entry and entry.downloads:
         return _from_hub(_unambiguous(entry, path), revision)
     if entry and not path.exists():
@@ -44,6 +49,12 @@ def load(model: str | os.PathLike[str], *, revision: str | None = None) -> Pretr
         raise Misuse(f"{path} has no revision {revision!r}", why="it is a place on this machine", do="leave it out")
     if not path.exists():
         raise registry.unknown(str(model))
+    if path.is_file() and layout.is_ours(path.parent):
+        raise Misuse(
+            f"{path} is a part of a checkpoint",
+            why="the files beside it say how its weights are used",
+            do=f"name the folder: {path.parent}",
+        )
     return _from_disk(path, source=str(path), entry=registry.of_copy(path))
 
 

@@ -6,6 +6,7 @@ are ours and random until they are trained.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from difflib import get_close_matches
@@ -131,9 +132,10 @@ def about(model: str) -> dict[str, Any]:
             why="what is shown here is known without a network",
             do="load it first, and show the folder that its `source` names",
         )
-    if not layout.present(Path(model)).exists():
+    path = Path(os.path.expanduser(model))
+    if not layout.present(path).exists():
         raise unknown(model)
-    folder = find(model)
+    folder = find(path)
     return {"name": model, "where": str(folder), **layout.read_config(folder)}
 
 

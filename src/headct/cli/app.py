@@ -14,6 +14,7 @@ import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -112,15 +113,27 @@ def split_docstring(function: Callable[..., Any]) -> tuple[str, list[str]]:
     return text.strip(), [line.strip() for line in examples.splitlines() if line.strip()]
 
 
+def _at_home(value: Any) -> Any:
+    """A path, or each of several, with the home folder for a `~` that the shell has left, as it does in `--out=~/x`."""
+    if isinstance(value, list):
+        return [_at_home(one) for one in value]
+    return Path(os.path.expanduser(value)) if isinstance(value, Path) else value
+
+
 def _with_talk(function: Callable[..., Any], *, unless_part: bool = False) -> Callable[..., None]:
-    """The command with `--quiet` and `--debug` among its options, and `talk` filled in if it asks for it."""
+    """The command with `--quiet` and `--debug` among its options, and `talk` filled in if it asks for it.
+
+    Options before the name of a part are those of the part.
+    """
     signature = inspect.signature(function, eval_str=True)
     wants_talk = "talk" in signature.parameters
 
     @functools.wraps(function)
     def command(ctx: typer.Context, *, quiet: bool, debug: bool, **options: Any) -> None:
         if unless_part and ctx.invoked_subcommand is not None:
+            ctx.default_map = {ctx.invoked_subcommand: {**options, "quiet": quiet, "debug": debug}}
             return
+        options = {name: _at_home(value) for name, value in options.items()}
         if wants_talk:
             options["talk"] = Talk(quiet=quiet)
         function(**options)

@@ -39,10 +39,11 @@ def embed(
     keep_ids: Annotated[bool, typer.Option("--keep-ids", help="Keep identifiers instead of pseudonyms.")] = False,
     key: Key = None,
 ) -> None:
-    """Turn scans, or the scans of a cohort, into vectors: a table of scan_id and vector.
+    """Turn scans, or the scans of a cohort, into vectors: a table with a row for each scan.
 
     What cannot be embedded is in FILE.rejections.parquet beside it, with the reason. The same line goes on after a
-    kill, and embeds only what is new in a cohort that has grown.
+    kill, and embeds only what is new in a cohort that has grown. --criteria, --keep-ids and --key are for files: a
+    cohort keeps what it was ingested with.
 
     Examples:
         headct embed night --model run --out night.parquet
@@ -51,14 +52,22 @@ def embed(
     from headct import checkpoints
     from headct.cli.rejected import nothing, reasons
     from headct.embedding.embeddings import rejections_path
-    from headct.embedding.inputs import Reading
+    from headct.embedding.inputs import Reading, is_cohort
     from headct.embedding.job import check, embed_into
     from headct.embedding.machine import choose
+    from headct.failure import Misuse
     from headct.reading.pseudonyms import user_key
     from headct.reporting.words import count
 
     check(out, inputs, tokens)
     wanted = criteria_of(criteria)
+    given = {"--criteria": criteria != "default", "--keep-ids": keep_ids, "--key": key is not None}
+    of_files = ", ".join(option for option, is_given in given.items() if is_given)
+    if of_files and (cohorts := [place for place in inputs if is_cohort(place)]):
+        what = f"{of_files} cannot change the cohort {cohorts[0]}, which keeps what it was ingested with"
+        if len(cohorts) == len(inputs):
+            raise Misuse(what, do=f"leave out {of_files}, or ingest its files again")
+        talk.warn(what)
     tell_new_key(talk, key)
     encoder = checkpoints.load(model)
     machine = choose(precision, device, graph=encoder.runtime)
@@ -76,6 +85,8 @@ def embed(
             out, inputs, encoder, reading, machine, batch_size=batch, workers=workers, tokens=tokens, progress=progress
         )
     talk.table(reasons(done.rejected), to_stderr=True)
+    if done.repeated:
+        talk.warn(f"the inputs overlap; left out as repeated: {count(done.repeated, 'scan')}")
     before = f", {done.kept:,} of them before" if done.kept else ""
     talk.say(f"{count(done.scans, 'scan')} embedded in {done.width:,} numbers each{before}: {out}")
     sentences = rejections_path(out)

@@ -38,10 +38,16 @@ def export(
         headct export run --to openvino --precision int8 --calibrate night --out fast
     """
     from headct import checkpoints
+    from headct.checkpoints.export import check, check_model, drawn_heads
     from headct.checkpoints.export import export as write
     from headct.cohort import Cohort
+    from headct.failure import Misuse
 
+    check(to, out, precision)
+    if to == "hub" and calibrate is not None:
+        raise Misuse("--calibrate is for graphs, and the Hub takes the checkpoint", do="leave it out")
     encoder = checkpoints.load(model)
+    check_model(encoder)
     arrays = []
     if calibrate is not None:
         cohort = Cohort(calibrate)
@@ -49,9 +55,10 @@ def export(
         taken = list(cohort)[:: max(1, len(cohort) // scans)][:scans]  # from all of it: neighbours are alike
         arrays = [cohort.array(scan_id) for scan_id in taken]
     elif to != "hub":
+        arrays = drawn_heads(encoder.recipe)
         talk.warn("no scans to compare on: simple drawn heads are taken, which says less (--calibrate COHORT)")
     if to != "hub":
-        talk.say(f"writing an {to} graph in {precision}; of a large model this takes minutes")
+        talk.say(f"writing a graph for {to} in {precision}; of a large model this takes minutes")
     done = write(encoder, to, out, precision=precision, arrays=arrays)
     if done.runtime is not None:
         talk.say(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -41,6 +42,7 @@ def criteria_of(option: str) -> Criteria:
     """The criteria that `--criteria` names. Raises Misuse where there are none, or no file of that name."""
     from headct.reading.criteria import named
 
+    option = os.path.expanduser(option)
     path = Path(option)
     if (path.suffix == ".toml" or len(path.parts) > 1) and not path.is_file():
         raise Misuse(f"there is no file {option}", do="check the path")

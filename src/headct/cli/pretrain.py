@@ -9,6 +9,9 @@ import typer
 
 from headct.cli.talk import Talk
 
+ENCODERS = "vit-tiny, vit-small, vit-base, vit-large, segresenc, slices-tiny or slices-small"
+"""Those of `headct.encoders.ARCHITECTURES`, which help cannot wait for."""
+
 
 def pretrain(
     talk: Talk,
@@ -17,7 +20,7 @@ def pretrain(
     out: Annotated[Path, typer.Option("--out", metavar="RUN", help="The run to begin, or to go on with.")],
     objective: Annotated[str | None, typer.Option("--objective", metavar="NAME", help="What is learned: dino.")] = None,
     encoder: Annotated[
-        str | None, typer.Option("--encoder", metavar="NAME", help="vit-tiny, vit-small, vit-base or vit-large.")
+        str | None, typer.Option("--encoder", metavar="NAME", help=f"What is trained: {ENCODERS}.")
     ] = None,
     config: Annotated[
         Path | None, typer.Option("--config", metavar="FILE.toml", help="Settings; those given here go before.")
@@ -29,7 +32,7 @@ def pretrain(
     batch: Annotated[int | None, typer.Option("--batch", min=1, metavar="N", help="Scans a step.")] = None,
     seed: Annotated[int | None, typer.Option("--seed", min=0, metavar="N", help="Decides everything random.")] = None,
     precision: Annotated[
-        str | None, typer.Option("--precision", metavar="NAME", help="float32, or bfloat16 where it is faster.")
+        str | None, typer.Option("--precision", metavar="NAME", help="fp32, or bf16 where it is faster.")
     ] = None,
 ) -> None:
     """Train an encoder on scans without labels; the run ends with a checkpoint folder.

@@ -19,16 +19,18 @@ from headct.cohort.journal import refused
 from headct.encoders import Grid
 from headct.failure import Misuse
 
-TOKENS, ABOUT_TOKENS = "tokens.npy", "tokens.json"
-"""Files of a folder of tokens; the latter is written last."""
+TOKENS, TOKEN_PLACES, ABOUT_TOKENS = "tokens.npy", "tokens.parquet", "tokens.json"
+"""Files of a folder of tokens; the last is written last."""
 
 
 @dataclass(frozen=True)
 class Embeddings:
     """Vectors of n scans, in the order of the input, and why other inputs have none.
 
-    `table` has n rows: scan_id, patient_id, study_id, series_id, input. `rejections` has scan_id (empty where a file
-    never became a scan), code, sentence, remedy, files, input. `input` is the position, from 0, of the input.
+    `table` has n rows: scan_id, patient_id, study_id, series_id, files (none for a scan of a cohort or in memory),
+    input. `rejections` has scan_id (empty where a file never became a scan), code, sentence, remedy, files, input.
+    `input` is the position, from 0, of the input. A scan that paths or cohorts hold more than once has one row, and
+    `repeated` says how often one was left out for that.
     """
 
     table: pd.DataFrame
@@ -38,6 +40,7 @@ class Embeddings:
     grid: Grid | None  # (nx, ny, nz), if there are tokens
     token_affines: np.ndarray | None  # (n, 4, 4), place (i, j, k) in the grid to RAS mm, if there are tokens
     model: Mapping[str, str]  # architecture, sha256, decisive_sha256, recipe, device, precision
+    repeated: int = 0
 
     def __len__(self) -> int:
         return len(self.vectors)
@@ -45,21 +48,29 @@ class Embeddings:
     def __repr__(self) -> str:
         tokens = "" if self.tokens is None else f", tokens {self.tokens.shape}"
         made_by = f"{self.model['architecture']} {self.model['sha256'][:8]}"
-        return f"Embeddings({self.vectors.shape}{tokens}, {len(self.rejections)} rejected, by {made_by})"
+        repeated = f", {self.repeated} repeated left out" if self.repeated else ""
+        return f"Embeddings({self.vectors.shape}{tokens}, {len(self.rejections)} rejected{repeated}, by {made_by})"
 
     def write(self, path: str | os.PathLike[str]) -> None:
-        """Write NAME.parquet (scan_id, vector) and NAME.rejections.parquet beside it; `check_place` says where not."""
-        path = Path(path)
+        """Write NAME.parquet (scan_id, vector, where it is from) and NAME.rejections.parquet beside it.
+
+        Raises Misuse where another name is needed, or something else is there.
+        """
+        path = Path(os.path.expanduser(path))
         check_place(path)
         with Tables(path, self.model) as tables:
-            tables.add_vectors(self.table["scan_id"], self.vectors)
+            tables.add_vectors(self.table.to_dict("records"), self.vectors)
             tables.add_rejections(self.rejections.to_dict("records"))
 
     def write_tokens(self, folder: str | os.PathLike[str]) -> None:
-        """Write tokens.npy (n, N, W), which numpy can map into memory, tokens.json and tokens.parquet."""
-        assert self.tokens is not None, "embed with tokens=True"
-        assert self.token_affines is not None
-        folder = Path(folder)
+        """Write tokens.npy (n, N, W), which numpy can map into memory, tokens.json and tokens.parquet.
+
+        Raises Misuse where there are no tokens, or the folder holds other things.
+        """
+        if self.tokens is None or self.token_affines is None:
+            raise Misuse("there are no tokens to write", do="call headct.embed with tokens=True")
+        folder = Path(os.path.expanduser(folder))
+        check_token_place(folder)
         folder.mkdir(parents=True, exist_ok=True)
         np.save(folder / TOKENS, self.tokens)
         write_places(folder, self.table["scan_id"], self.token_affines, self.grid, self.model)
@@ -87,12 +98,39 @@ def check_place(path: Path) -> None:
         raise Misuse(
             f"vectors are a Parquet table, and {path} is not called so", do=f"name {path.with_suffix('.parquet')}"
         )
-    for final in (path, rejections_path(path)):
+    for final, what in ((path, "vectors"), (rejections_path(path), "rejections of vectors")):
         if final.is_dir():
             raise Misuse(f"{final} is a folder", do="name another file")
         if final.exists() and model_of(final) is None:
-            do = "name another file, or move that one away"
-            raise Misuse(f"{final} is there already, and headct did not write it", do=do)
+            fault = f"is not a table of {what}" if _is_table(final) else "is damaged, or not a table at all"
+            raise Misuse(f"{final} is there already, and {fault}", do="name another file, or move that one away")
+
+
+def check_token_place(folder: Path, *, begun: bool = False) -> None:
+    """Raises Misuse where tokens in `folder` would lie among, or replace, what is not ours; some may be `begun`."""
+    if folder.exists() and not folder.is_dir():
+        raise Misuse(f"{folder} is a file", do="name a folder")
+    found = {path.name for path in folder.iterdir()} if folder.exists() else set()
+    if others := sorted(found - {TOKENS, TOKEN_PLACES, ABOUT_TOKENS, partial_of(folder / TOKENS).name}):
+        raise Misuse(f"{folder} holds other things, such as {others[0]}", do="name an empty or a new folder")
+    if TOKENS in found and ABOUT_TOKENS not in found and not begun:
+        raise Misuse(
+            f"{folder / TOKENS} is there already, and no {ABOUT_TOKENS} beside it says what it is",
+            do="name another folder, or move that file away",
+        )
+
+
+def partial_of(path: Path) -> Path:
+    """Under which name a file is written before it is whole."""
+    return path.with_name(f".{path.name}.partial")
+
+
+def _is_table(path: Path) -> bool:
+    try:
+        pq.read_schema(path)
+    except (pa.ArrowException, OSError):
+        return False
+    return True
 
 
 def model_of(path: Path) -> Mapping[str, str] | None:
@@ -100,7 +138,7 @@ def model_of(path: Path) -> Mapping[str, str] | None:
     try:
         metadata = pq.read_schema(path).metadata or {}
         about = json.loads(metadata.get(b"headct", b"null"))
-    except (pa.ArrowInvalid, ValueError, FileNotFoundError):
+    except (pa.ArrowException, ValueError, OSError):
         return None
     return about if isinstance(about, dict) else None
 
@@ -114,7 +152,16 @@ def jobs_of(path: Path) -> list[str]:
     return (pq.read_metadata(path).metadata or {}).get(JOBS.encode(), b"").decode().split()
 
 
-VECTORS = pa.schema([("scan_id", pa.string()), ("vector", pa.list_(pa.float32()))])
+VECTORS = pa.schema(
+    [
+        ("scan_id", pa.string()),
+        ("vector", pa.list_(pa.float32())),
+        ("patient_id", pa.string()),
+        ("study_id", pa.string()),
+        ("series_id", pa.string()),
+        ("files", pa.list_(pa.string())),
+    ]
+)
 
 PLACES = pa.schema([("scan_id", pa.string()), ("affine", pa.list_(pa.float64()))])
 
@@ -129,7 +176,7 @@ class Tables:
 
     def __init__(self, path: Path, model: Mapping[str, str], jobs: Sequence[str] = ()) -> None:
         self._finals = (path, rejections_path(path))
-        self._partials = tuple(final.with_name(f".{final.name}.partial") for final in self._finals)
+        self._partials = tuple(map(partial_of, self._finals))
         self._metadata = {"headct": json.dumps(dict(model))}
         self._jobs = {JOBS: " ".join(jobs)}
 
@@ -155,11 +202,16 @@ class Tables:
             for partial in self._partials:
                 partial.unlink(missing_ok=True)
 
-    def add_vectors(self, scan_ids: Iterable[str], vectors: np.ndarray) -> None:
-        """Rows of vectors (n, F)."""
-        rows = [pa.array(list(scan_ids), pa.string()), flat(vectors, pa.float32())]
+    def add_vectors(self, rows: Sequence[Mapping[Any, Any]], vectors: np.ndarray) -> None:
+        """Rows by the other columns of `VECTORS`, and their vectors (n, F)."""
+        columns = [
+            flat(vectors, pa.float32())
+            if field.name == "vector"
+            else pa.array([row[field.name] for row in rows], field.type)
+            for field in VECTORS
+        ]
         with writing(self._finals[0]):
-            self._writers[0].write_table(pa.table(rows, schema=VECTORS.with_metadata(self._metadata)))
+            self._writers[0].write_table(pa.table(columns, schema=VECTORS.with_metadata(self._metadata)))
 
     def add_rejections(self, rows: Sequence[Mapping[Any, Any]]) -> None:
         """Rows by the columns of `REJECTIONS`."""
@@ -174,7 +226,7 @@ def write_places(
     """Beside tokens.npy: tokens.json (grid, model) and tokens.parquet (scan_id, affine: 16 numbers, row by row)."""
     about = {"grid": grid, "model": dict(model)}
     rows = [pa.array(list(scan_ids), pa.string()), flat(affines.reshape(len(affines), 16), pa.float64())]
-    pq.write_table(pa.table(rows, schema=PLACES), folder / "tokens.parquet")
+    pq.write_table(pa.table(rows, schema=PLACES), folder / TOKEN_PLACES)
     (folder / ABOUT_TOKENS).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Iterator
@@ -15,13 +16,15 @@ from typing import TypeVar
 import numpy as np
 
 from headct.cohort import Cohort
+from headct.cohort.ingest import fingerprint
+from headct.failure import Misuse
 from headct.preparing import Prepared, Recipe, prepare
 from headct.reading import Criteria, finish, survey
 from headct.reading.pseudonyms import Pseudonyms, user_key
 from headct.reading.series import Volume
 from headct.scan import Rejection, Scan
 
-Input = str | os.PathLike[str] | Scan | Cohort
+Input = str | os.PathLike[str] | Scan | Cohort | Rejection
 Inputs = Input | Iterable[Input]
 
 COHORT_FILE = "cohort.json"
@@ -38,6 +41,7 @@ class Reading:
     criteria: Criteria
     key: bytes | None = None  # of the pseudonyms; None: the user's own
     keep_ids: bool = False
+    one_for_one: bool = False  # a scan that comes up again in the inputs is a scan again
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,7 @@ class Ready:
     ids: dict[str, str]  # by `IDS`
     array: np.ndarray  # as the recipe makes it
     affine: np.ndarray  # (4, 4), voxel to RAS mm
+    files: tuple[str, ...] = ()  # names of those it was read from, where this call has read it
 
     @property
     def spacing_mm(self) -> np.ndarray:
@@ -77,6 +82,9 @@ class Job:
     input: int
     run: Callable[[], Items]
     of_cohort: bool = False  # which gives a scan and no rejections
+    scan_id: str = ""  # where it is known beforehand
+    one_for_one: bool = False  # taken as often as it is given: whoever gives scans one by one wants them one by one
+    again: bool = False  # nothing to be run: an earlier job, whose name it has, is of the same volume
 
 
 def count(inputs: Inputs) -> int | None:
@@ -96,17 +104,42 @@ def digest(inputs: Inputs) -> str:
     return "an iterator" if isinstance(inputs, Iterator) else _digest(*map(_place, _listed(inputs)))
 
 
+def is_cohort(place: Path) -> bool:
+    """Whether a path is taken as a finished cohort."""
+    return (place / COHORT_FILE).is_file()
+
+
+def chosen_by(inputs: Inputs, reading: Reading) -> dict[str, str]:
+    """By which criteria scans were chosen, and how their ids came about: of a cohort, as its `cohort.json` says.
+
+    Several, in the order of the input, where inputs differ in it. An iterator is taken to give files.
+    """
+    given = [] if isinstance(inputs, Iterator) else list(_each(inputs))
+    told = [_of_cohort(one) if isinstance(one, Cohort) else _of_files(reading) for one in given]
+    criteria, ids = (list(dict.fromkeys(values)) for values in zip(*(told or [_of_files(reading)]), strict=True))
+    return {"criteria": criteria[0] if len(criteria) == 1 else f"[{', '.join(criteria)}]", "ids": ", ".join(ids)}
+
+
+def _of_cohort(cohort: Cohort) -> tuple[str, str]:
+    ids = cohort.about.get("pseudonyms", "none")
+    return json.dumps(cohort.about.get("criteria"), sort_keys=True), "kept" if ids == "none" else ids
+
+
+def _of_files(reading: Reading) -> tuple[str, str]:
+    ids = "kept" if reading.keep_ids else fingerprint(reading.key or user_key())
+    return json.dumps(reading.criteria.to_dict(), sort_keys=True), ids
+
+
 def stream(
     inputs: Inputs, reading: Reading, *, workers: int, done: Collection[str] = ()
 ) -> Iterator[tuple[Job, Items | None]]:
     """Each job and what came of it, made ahead by `workers` threads, never more than a few at a time.
 
-    None stands for what came of those whose names are `done`; nothing is read for them. Raises Misuse where a cohort
-    was prepared by another recipe.
+    None stands for what came of those whose names are `done`, and of those that come up again; nothing is read for
+    them. Raises Misuse where a cohort was prepared by another recipe, or an input is nothing that can be embedded.
     """
-    return _ahead(
-        lambda job: (job, None if job.name in done else job.run()), _told_apart(_jobs(inputs, reading)), workers
-    )
+    jobs = _told_apart(_jobs(inputs, reading), one_for_one=reading.one_for_one)
+    return _ahead(lambda job: (job, None if job.again or job.name in done else job.run()), jobs, workers)
 
 
 def _jobs(inputs: Inputs, reading: Reading) -> Iterator[Job]:
@@ -116,11 +149,13 @@ def _jobs(inputs: Inputs, reading: Reading) -> Iterator[Job]:
             yield from _jobs_of_cohort(one, index, reading)
         elif isinstance(one, Scan):
             name = one.header.scan_id or f"scan-{index + 1}"
-            yield Job(_digest("scan", name), index, partial(_from_scan, one, name, reading))
+            yield Job(_digest("scan", name), index, partial(_from_scan, one, name, reading), one_for_one=True)
+        elif isinstance(one, Rejection):
+            yield Job(_digest("rejection", _place(one)), index, partial(_refuse, one), one_for_one=True)
         else:
             volumes, rejections = survey(one)
             for rejection in rejections:
-                name = _digest("rejection", _place(one), rejection.code, rejection.sentence, *rejection.files)
+                name = _digest("rejection", _place(one), _place(rejection))
                 yield Job(name, index, partial(_refuse, rejection))
             for volume in volumes:
                 name = _digest("volume", *_traces(volume))
@@ -134,37 +169,61 @@ def _jobs_of_cohort(cohort: Cohort, index: int, reading: Reading) -> Iterator[Jo
     columns = [scans[name].fillna("").astype(str) if name in scans else [""] * len(scans) for name in wanted]
     for *ids, crc32 in zip(*columns, strict=True):
         name = _digest("cohort", _place(cohort), ids[0], crc32)
-        yield Job(name, index, partial(_from_cohort, cohort, dict(zip(IDS, ids, strict=True))), of_cohort=True)
+        run = partial(_from_cohort, cohort, dict(zip(IDS, ids, strict=True)))
+        yield Job(name, index, run, of_cohort=True, scan_id=ids[0])
 
 
-def _told_apart(jobs: Iterable[Job]) -> Iterator[Job]:
-    """The jobs; one that comes up again, as its input was given twice, under a name of its own."""
+def _told_apart(jobs: Iterable[Job], *, one_for_one: bool) -> Iterator[Job]:
+    """The jobs; one of a volume that was met before is marked so, or has a name of its own where it is wanted again."""
     times: Counter[str] = Counter()
+    first_of: dict[str, str] = {}
     for job in jobs:
-        times[job.name] += 1
-        again = times[job.name]
-        yield job if again == 1 else replace(job, name=_digest(job.name, str(again)))
+        same = job.scan_id or job.name
+        if one_for_one or job.one_for_one:
+            times[job.name] += 1
+            name = job.name if times[job.name] == 1 else _digest(job.name, str(times[job.name]))
+            yield replace(job, name=name, one_for_one=True)
+        elif same in first_of:
+            yield replace(job, name=first_of[same], again=True)
+        else:
+            first_of[same] = job.name
+            yield job
 
 
 def _listed(inputs: Inputs) -> Iterable[Input]:
-    return [inputs] if isinstance(inputs, Scan | Cohort | str | os.PathLike) else inputs
+    if isinstance(inputs, Scan | Cohort | Rejection | str | os.PathLike):
+        return [inputs]
+    if not isinstance(inputs, Iterable):
+        raise _no_input(inputs)
+    return inputs
 
 
-def _each(inputs: Inputs) -> Iterator[Scan | Cohort | Path]:
-    """The inputs one by one; a folder that is a cohort is opened."""
+def _each(inputs: Inputs) -> Iterator[Scan | Cohort | Rejection | Path]:
+    """The inputs one by one; a folder that is a cohort is opened. Raises Misuse for what is no input."""
     for one in _listed(inputs):
-        if isinstance(one, Scan | Cohort):
+        if isinstance(one, Scan | Cohort | Rejection):
             yield one
+        elif isinstance(one, str | os.PathLike):
+            path = Path(os.path.expanduser(one))
+            yield Cohort(path) if is_cohort(path) else path
         else:
-            path = Path(one)
-            yield Cohort(path) if (path / COHORT_FILE).is_file() else path
+            raise _no_input(one)
+
+
+def _no_input(one: object) -> Misuse:
+    return Misuse(
+        f"a {type(one).__name__} cannot be embedded",
+        do="give paths, scans, cohorts, or what headct.read gives, one of them or several",
+    )
 
 
 def _place(one: Input) -> str:
-    """Where an input lies, whichever way it was named; of a scan in memory its id."""
+    """Where an input lies, whichever way it was named; of a scan in memory its id, of a rejection what it says."""
     if isinstance(one, Scan):
         return one.header.scan_id
-    return str((one.path if isinstance(one, Cohort) else Path(one)).resolve())
+    if isinstance(one, Rejection):
+        return repr((one.code, one.sentence, one.files))
+    return str((one.path if isinstance(one, Cohort) else Path(os.path.expanduser(one))).resolve())
 
 
 def _traces(volume: Volume) -> Iterator[str]:
@@ -194,19 +253,24 @@ def _from_cohort(cohort: Cohort, ids: dict[str, str]) -> Items:
 
 def _from_volume(volume: Volume, pseudonyms: Pseudonyms, reading: Reading) -> Items:
     items: list[Ready | Refused] = []
-    for item in finish(volume, reading.criteria, pseudonyms):
-        items += [Refused(item)] if isinstance(item, Rejection) else _from_scan(item, item.header.scan_id, reading)
+    found = list(finish(volume, reading.criteria, pseudonyms))
+    lost = {name for item in found if isinstance(item, Rejection) for name in item.files}
+    files = tuple(name for name in volume.files if name not in lost)
+    for item in found:
+        items += (
+            [Refused(item)] if isinstance(item, Rejection) else _from_scan(item, item.header.scan_id, reading, files)
+        )
     return tuple(items)
 
 
-def _from_scan(scan: Scan, name: str, reading: Reading) -> Items:
+def _from_scan(scan: Scan, name: str, reading: Reading, files: tuple[str, ...] = ()) -> Items:
     wanted = reading.criteria
     prepared = prepare(scan, reading.recipe, check_head=wanted.check_head, min_coverage=wanted.min_coverage)
     if not isinstance(prepared, Prepared):
         return (Refused(prepared, name),)
     header = scan.header
     ids = dict(zip(IDS, (name, header.patient_id, header.study_id, header.series_id), strict=True))
-    return (Ready(ids, prepared.array, prepared.affine),)
+    return (Ready(ids, prepared.array, prepared.affine, files),)
 
 
 def _refuse(rejection: Rejection) -> Items:

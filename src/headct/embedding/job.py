@@ -5,7 +5,6 @@ What is done lies in a hidden folder beside the output, part by part, until the 
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 import shutil
@@ -13,7 +12,7 @@ import time
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,27 +23,29 @@ from headct import __version__
 from headct.checkpoints import PretrainedEncoder
 from headct.cohort.journal import Journal, expect_writable, only_writer
 from headct.embedding.embeddings import (
-    ABOUT_TOKENS,
     TOKENS,
+    VECTORS,
     Tables,
     check_place,
+    check_token_place,
     jobs_of,
     model_of,
     write_places,
     writing,
 )
-from headct.embedding.inputs import Inputs, Reading, digest
+from headct.embedding.inputs import Inputs, Reading, chosen_by, digest
 from headct.embedding.machine import Machine
 from headct.embedding.token_file import TokenFile, crc32_of_row, has_rows
-from headct.embedding.vectors import Looked, Progress, about, look
+from headct.embedding.vectors import Looked, Progress, about, first_of_each, identity, look
 from headct.encoders import Grid
 from headct.failure import Failure, Misuse
-from headct.reading.pseudonyms import Pseudonyms, user_key
 
 PART_INPUTS, PART_S = 256, 20.0
 """A part is kept when it has so many inputs or is so old: a kill costs no more."""
 ROWS_AT_ONCE = 4096
 """Vectors that are written together, and lie together in the output."""
+OF_FILES = ("criteria", "ids")
+"""Terms that change nothing of what an output keeps, which is scans of cohorts."""
 ANOTHER = "-"
 """Stands, in an output, for the name of a job that is done again: files are looked at each time."""
 
@@ -57,6 +58,7 @@ class Summary:
     kept: int  # of these, from the output that was there
     width: int  # numbers in a vector
     rejected: Mapping[str, int]  # by code
+    repeated: int = 0  # left out, for another input holds the same scan
 
 
 def embed_into(
@@ -75,14 +77,14 @@ def embed_into(
 
     Called again with the same arguments it goes on where it stopped, after a kill too; what was done of a file that
     has changed or gone since is left out. Where the output is there already, made by the same model in the same way, a
-    scan of a cohort that is in it is not embedded again. Vectors come in the order of the input either way. Raises
-    Misuse where an unfinished job at this place was another one, or `check` does; Failure where nothing can be
-    written, or the tokens of an unfinished job are gone.
+    scan of a cohort that is in it is not embedded again. Vectors come in the order of the input either way, one for a
+    scan, however many inputs hold it. Raises Misuse where an unfinished job at this place was another one, or
+    `check` does; Failure where nothing can be written, or the tokens of an unfinished job are gone.
     """
     check(out, inputs, tokens)
-    terms = _terms(encoder, reading, machine, tokens)
+    terms = _terms(encoder, inputs, reading, machine, tokens)
     home = _home(out)
-    with only_writer(home):
+    with only_writer(home, out):
         asked = {**terms, "inputs": digest(inputs), "tokens": _place_of(tokens)}
         parts = _Parts(Journal(home / "journal"), asked, out)
         kept = _Kept(out if tokens is None else None, terms)
@@ -99,21 +101,23 @@ def embed_into(
             grid=parts.grid,
             progress=progress,
         )
-        met: dict[str, None] = {}  # names, each once, in the order of the input
+        met: Counter[str] = Counter()  # names, in the order of the input
         for batch in batches:
             if file is not None and batch.tokens is not None:
                 file.append(batch.tokens)
             parts.add(batch)
-            met.update(dict.fromkeys(batch.met))
+            met.update(batch.met)
         parts.flush()
-        found = [name for name in met if name in parts.rows or name in kept.rows]
+        scans = [name for name in met if name in parts.rows or name in kept.rows]
+        found = [scans[index] for index in first_of_each(parts.scans.get(name) or kept.scans[name] for name in scans)]
+        repeated = sum(met[name] for name in scans) - len(found)
         rejected: Counter[str] = Counter()
         lasting = [name if name in kept.rows or name in parts.of_cohorts else ANOTHER for name in found]
         with Tables(out, terms, lasting) as tables:
             for start in range(0, len(found), ROWS_AT_ONCE):
                 names = found[start : start + ROWS_AT_ONCE]
                 rows = [parts.vector(name) if name in parts.rows else kept.vector(name) for name in names]
-                tables.add_vectors([scan_id for scan_id, _ in rows], np.stack([vector for _, vector in rows]))
+                tables.add_vectors([ids for ids, _ in rows], np.stack([vector for _, vector in rows]))
             for part in parts:
                 rejections = [row for row in part["rejections"] if row["job"] in met]
                 tables.add_rejections(rejections)
@@ -124,30 +128,27 @@ def embed_into(
         parts.journal.remove()
         shutil.rmtree(home, ignore_errors=True)
     before = sum(name not in parts.rows for name in found)
-    return Summary(len(found), before, encoder.scan_width, rejected)
+    return Summary(len(found), before, encoder.scan_width, rejected, repeated)
 
 
 def check(out: Path, inputs: Inputs, tokens: Path | None = None) -> None:
     """What can be known before the model is there.
 
-    Raises Misuse where an input is missing, or the output would replace what headct did not write; Failure where it
+    Raises Misuse where an input is missing, or the output would replace or lie among other things; Failure where it
     cannot be written.
     """
     listed = [inputs] if isinstance(inputs, str | os.PathLike) else inputs
     for one in listed if isinstance(listed, Sequence) else ():  # an iterator can be gone through only once
-        if isinstance(one, str | os.PathLike) and not os.path.lexists(one):
+        if isinstance(one, str | os.PathLike) and not os.path.lexists(os.path.expanduser(one)):
             raise Misuse(f"there is no {one}", do="check the path")
     check_place(out)
     expect_writable(out)
     if tokens is None:
         return
+    if out.parent.resolve() == tokens.resolve():
+        raise Misuse(f"tokens need a folder of their own, and {out} lies in {tokens} too", do="name another folder")
     unfinished = Journal(_home(out) / "journal").get("terms", 0) or {}
-    ours = (tokens / ABOUT_TOKENS).exists() or unfinished.get("tokens") == _place_of(tokens)
-    if (tokens / TOKENS).exists() and not ours:
-        raise Misuse(
-            f"{tokens / TOKENS} is there already, and headct did not write it",
-            do="name another folder, or move that file away",
-        )
+    check_token_place(tokens, begun=unfinished.get("tokens") == _place_of(tokens))
     expect_writable(tokens / TOKENS)
 
 
@@ -166,34 +167,30 @@ def _remains(home: Path, tokens: str) -> str:
     return f"{home} and {file}" if file.is_file() else str(home)
 
 
-def _terms(encoder: PretrainedEncoder, reading: Reading, machine: Machine, tokens: Path | None) -> dict[str, str]:
+def _terms(
+    encoder: PretrainedEncoder, inputs: Inputs, reading: Reading, machine: Machine, tokens: Path | None
+) -> dict[str, str]:
     """All that decides what becomes of a scan: kept in the output, and compared when the job is called again."""
-    criteria = json.dumps(asdict(reading.criteria), sort_keys=True, default=str)
     return {
         **about(encoder, machine),
-        "criteria": criteria,
-        "ids": "kept" if reading.keep_ids else _named(reading.key or user_key()),
+        **chosen_by(inputs, reading),
         "tokens": "no" if tokens is None else "yes",
         "headct": __version__,
     }
 
 
-def _named(key: bytes) -> str:
-    """Names a key of pseudonyms without giving it away."""
-    return f"key {Pseudonyms(key).of('scan', 'headct')}"
-
-
 class _Parts:
     """What has been embedded so far, in the order in which it was.
 
-    `rows` are the numbers, in that order, of the scans that the named jobs gave, `of_cohorts` the names of those that
-    took it from a cohort; `last` is the checksum of the last row of tokens.
+    `rows` are the numbers, in that order, of the scans that the named jobs gave, `scans` what these are (`identity`),
+    `of_cohorts` the names of those that took it from a cohort; `last` is the checksum of the last row of tokens.
     """
 
     def __init__(self, journal: Journal, terms: Mapping[str, str], out: Path) -> None:
         self.journal, self.count = journal, 0
         self.names: set[str] = set()
         self.rows: dict[str, int] = {}
+        self.scans: dict[str, str] = {}
         self.of_cohorts: set[str] = set()
         self.grid: Grid | None = None
         self.last: int | None = None
@@ -248,12 +245,12 @@ class _Parts:
         self._take(part)
         self._begin()
 
-    def vector(self, name: str) -> tuple[str, np.ndarray]:
-        """Id and vector of the scan that this job gave."""
+    def vector(self, name: str) -> tuple[Mapping[str, Any], np.ndarray]:
+        """Ids and vector of the scan that this job gave."""
         return self._row(name, "vectors")
 
-    def affine(self, name: str) -> tuple[str, np.ndarray]:
-        """Id and (4, 4) matrix from token to RAS mm of the scan that this job gave."""
+    def affine(self, name: str) -> tuple[Mapping[str, Any], np.ndarray]:
+        """Ids and (4, 4) matrix from token to RAS mm of the scan that this job gave."""
         return self._row(name, "affines")
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
@@ -261,17 +258,18 @@ class _Parts:
         for number in range(self.count):
             yield self.journal.get("part", number)
 
-    def _row(self, name: str, column: str) -> tuple[str, np.ndarray]:
+    def _row(self, name: str, column: str) -> tuple[Mapping[str, Any], np.ndarray]:
         number, row = _block(self.rows[name], self._firsts)
         if self._held[0] != number:
             self._held = number, self.journal.get("part", number)
         part = self._held[1]
-        return part["ids"][row]["scan_id"], _array(part[column])[row]
+        return part["ids"][row], _array(part[column])[row]
 
     def _take(self, part: Mapping[str, Any]) -> None:
         self._firsts.append(len(self.rows))
         for row in part["ids"]:
             self.rows[row["job"]] = len(self.rows)
+            self.scans[row["job"]] = identity(row)
             self.of_cohorts.update([row["job"]] if row["of_cohort"] else [])
         self.names.update(part["names"])
         self.grid, self.last, self._id = part["grid"], part["last"], part["id"]
@@ -280,35 +278,48 @@ class _Parts:
     def _begin(self) -> None:
         self._since_s = time.monotonic()
         self._names: list[str] = []
-        self._ids: list[dict[str, str]] = []
+        self._ids: list[dict[str, Any]] = []
         self._vectors: list[np.ndarray] = []
         self._affines: list[np.ndarray] = []
         self._rejections: list[dict[str, object]] = []
 
 
 class _Kept:
-    """The vectors of an earlier output, if it was made on the same terms; `rows` are their numbers by name of job."""
+    """The vectors of an earlier output, if it was made on the same terms.
+
+    `rows` are their numbers by name of job, `scans` their ids. All are of cohorts, so terms of files do not count.
+    """
 
     def __init__(self, path: Path | None, terms: Mapping[str, str]) -> None:
         self.rows: dict[str, int] = {}
-        self._held: tuple[int, list[str], np.ndarray] = (-1, [], np.zeros((0, 0)))
-        if path is None or model_of(path) != dict(terms):
+        self.scans: dict[str, str] = {}
+        self._held: tuple[int, list[dict[str, Any]], np.ndarray] = (-1, [], np.zeros((0, 0)))
+        before = None if path is None else model_of(path)
+        if path is None or before is None or _lasting(before) != _lasting(terms):
+            return
+        if pq.read_schema(path).names != VECTORS.names:  # of an earlier version
             return
         self._path = path
         with pq.ParquetFile(path) as file:
             sizes = [file.metadata.row_group(number).num_rows for number in range(file.num_row_groups)]
         self._firsts = np.cumsum([0, *sizes]).tolist()[:-1]
         self.rows = {name: row for row, name in enumerate(jobs_of(path)) if name != ANOTHER}
+        scan_ids = pq.read_table(path, columns=["scan_id"])["scan_id"].to_pylist()
+        self.scans = {name: scan_ids[row] for name, row in self.rows.items()}
 
-    def vector(self, name: str) -> tuple[str, np.ndarray]:
-        """Id and vector of the scan that this job gave."""
+    def vector(self, name: str) -> tuple[Mapping[str, Any], np.ndarray]:
+        """Ids and vector of the scan that this job gave."""
         number, row = _block(self.rows[name], self._firsts)
         if self._held[0] != number:
             with pq.ParquetFile(self._path) as file:
                 block = file.read_row_group(number)
             vectors = block["vector"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
-            self._held = number, block["scan_id"].to_pylist(), vectors.reshape(len(block), -1)
+            self._held = number, block.drop_columns("vector").to_pylist(), vectors.reshape(len(block), -1)
         return self._held[1][row], self._held[2][row]
+
+
+def _lasting(terms: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in terms.items() if name not in OF_FILES}
 
 
 def _block(row: int, firsts: Sequence[int]) -> tuple[int, int]:
@@ -333,7 +344,7 @@ def _write_places(folder: Path, parts: _Parts, names: Sequence[str], terms: Mapp
     rows = [parts.affine(name) for name in names]
     affines = np.array([affine for _, affine in rows]).reshape(-1, 4, 4)
     with writing(folder):
-        write_places(folder, [scan_id for scan_id, _ in rows], affines, parts.grid, terms)
+        write_places(folder, [ids["scan_id"] for ids, _ in rows], affines, parts.grid, terms)
 
 
 def _plain(arrays: list[np.ndarray]) -> tuple[bytes, str, tuple[int, ...]]:

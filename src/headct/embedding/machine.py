@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from headct.checkpoints.export import PRECISIONS as PRECISIONS_OF
 from headct.checkpoints.exported import Runtime
 from headct.failure import Misuse
 
@@ -27,7 +28,7 @@ class Machine:
         return f"{self.device.type} in {self.precision} ({self.why})"
 
     def arithmetic(self) -> AbstractContextManager[object]:
-        """The context in which the encoder computes. Weights and results stay float32."""
+        """The context in which the encoder computes. Weights stay float32; what comes out may be bf16, to be cast."""
         if self.precision == "bf16" and not self.of_graph:
             return torch.autocast(self.device.type, dtype=torch.bfloat16)
         return nullcontext()
@@ -55,9 +56,11 @@ def choose(precision: str | None = "auto", device: str | None = None, *, graph: 
 
 def _of_graph(graph: Runtime, precision: str | None, device: str | None) -> Machine:
     if precision not in (None, "auto", graph.precision):
+        form = next((form for form in (graph.kind, *PRECISIONS_OF) if precision in PRECISIONS_OF[form]), None)
+        again = f", or export the model again: --to {form} --precision {precision}"
         raise Misuse(
             f"this {graph.kind} graph computes in {graph.precision}, not in {precision}",
-            do=f"leave out the precision, or export the model again: --precision {precision}",
+            do="leave out the precision" + (again if form else ""),
         )
     if device not in (None, "cpu"):
         raise Misuse(

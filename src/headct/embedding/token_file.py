@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from headct.embedding.embeddings import writing
+from headct.embedding.embeddings import partial_of, writing
 
 
 class TokenFile:
@@ -53,7 +53,7 @@ class TokenFile:
 
     def _choose(self, rows: Sequence[int]) -> None:
         whole = np.load(self._path, mmap_mode="r")
-        partial = self._path.with_name(f".{self._path.name}.partial")
+        partial = partial_of(self._path)
         with partial.open("wb") as file:
             _begin(file, (len(rows), *whole.shape[1:]))
             for row in rows:

@@ -11,8 +11,11 @@ from sklearn.utils.validation import check_is_fitted
 
 from headct import checkpoints
 from headct.checkpoints import PretrainedEncoder
+from headct.cohort import Cohort
 from headct.embedding.embeddings import Embeddings
-from headct.embedding.vectors import embed
+from headct.embedding.inputs import Reading
+from headct.embedding.machine import choose
+from headct.embedding.vectors import gathered, look
 from headct.reading import Criteria
 from headct.scan import Scan
 
@@ -58,15 +61,10 @@ class HeadCTEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # s
         """
         check_is_fitted(self)
         rows = _rows(X)
-        found = embed(
-            rows,
-            self.encoder_,
-            batch_size=self.batch_size,
-            workers=self.workers,
-            precision=self.precision,
-            device=self.device,
-            criteria=self.criteria,
-        )
+        machine = choose(self.precision, self.device, graph=self.encoder_.runtime)
+        reading = Reading(recipe=self.encoder_.recipe, criteria=self.criteria or Criteria(), one_for_one=True)
+        batches = look(self.encoder_, rows, reading, machine, batch_size=self.batch_size, workers=self.workers)
+        found = gathered(self.encoder_, machine, batches)
         scans = np.bincount(found.table["input"], minlength=len(rows))
         if wrong := [
             f"row {row}: {_fault(found, row, int(scans[row]))}" for row in np.flatnonzero(scans != 1).tolist()
@@ -89,6 +87,8 @@ class HeadCTEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # s
 
 
 def _rows(X: Any) -> list[Row]:
+    if isinstance(X, Cohort):
+        raise ValueError("X must be a sequence of paths or scans, got a cohort: headct.embed(cohort, model).vectors")
     if isinstance(X, str | os.PathLike | Scan):
         raise ValueError("X must be a sequence of paths or scans, got one")
     shape: tuple[int, ...] = getattr(X, "shape", (0,))  # a list has none
@@ -99,7 +99,8 @@ def _rows(X: Any) -> list[Row]:
     rows = list(X)
     strange = next((row for row in rows if not isinstance(row, str | os.PathLike | Scan)), None)
     if strange is not None:
-        raise ValueError(f"each row of X must be a path or a Scan, got {type(strange).__name__}")
+        hint = "; a cohort is embedded by headct.embed" if isinstance(strange, Cohort) else ""
+        raise ValueError(f"each row of X must be a path or a Scan, got {type(strange).__name__}{hint}")
     if not rows:
         raise ValueError("X has no rows")
     return rows

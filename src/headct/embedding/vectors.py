@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -46,36 +47,69 @@ def embed(
 ) -> Embeddings:
     """Vectors of scans, pooled as the encoder's settings say, in the order of the input.
 
-    `inputs` are paths of files, folders, archives or cohorts, scans, cohorts, or a mix. Files are taken as far as they
-    meet the `criteria` (None: the default ones, as in `headct ingest`), and prepared by the model's recipe; of a scan
-    in memory only the head is judged; a cohort must have been prepared by that recipe. The column `input` of both
-    tables is the position in `inputs` (from 0) of what a row came from. Identifiers of files become
-    pseudonyms as in `headct.read`, so that they are those of a cohort that was ingested with the same `key` or
-    `keep_ids`. What cannot be embedded is in `rejections`, never a row of zeros.
+    `inputs` are paths of files, folders, archives or cohorts, scans, cohorts, what `headct.read` gives, or a mix. Files
+    are taken as far as they meet the `criteria` (None: the default ones, as in `headct ingest`), and prepared by the
+    model's recipe; of a scan in memory only the head is judged; a cohort must have been prepared by that recipe. The
+    column `input` of both tables is the position in `inputs` (from 0) of what a row came from. Identifiers of files
+    become pseudonyms as in `headct.read`, so that they are those of a cohort that was ingested with the same `key` or
+    `keep_ids`. These three are for files: a cohort keeps what it was ingested with. What cannot be embedded is in
+    `rejections`, never a row of zeros. Where paths and cohorts overlap, a scan has one row, the first.
 
     The encoder runs on `device` (None: a GPU if there is one) in `precision`: fp32 (None), bf16, or "auto", which takes
     bf16 where the machine has units for it; an exported graph runs on the CPU in its own. Vectors do not depend on
     `batch_size` (beyond the last bits) or `workers`. All are held in memory; `headct embed` writes them as they come.
     A `model` that was loaded before is moved to that device and left in evaluation mode, as after `.to()` and
-    `.eval()`. Raises Misuse where a cohort has another recipe.
+    `.eval()`. Raises Misuse where a cohort has another recipe, or an input is none of these.
     """
     encoder = model if isinstance(model, PretrainedEncoder) else checkpoints.load(model)
     machine = choose(precision, device, graph=encoder.runtime)
     reading = Reading(recipe=encoder.recipe, criteria=criteria or Criteria(), key=key, keep_ids=keep_ids)
-    seen = list(
+    return gathered(
+        encoder,
+        machine,
         look(
             encoder, inputs, reading, machine, batch_size=batch_size, workers=workers, tokens=tokens, progress=progress
-        )
+        ),
+        tokens=tokens,
     )
+
+
+def gathered(
+    encoder: PretrainedEncoder, machine: Machine, batches: Iterable[Looked], *, tokens: bool = False
+) -> Embeddings:
+    """All that was seen."""
+    seen = list(batches)
+    rows = [row for one in seen for row in one.ids]
+    met = Counter(name for one in seen for name in one.met)
+    kept = first_of_each(map(identity, rows))
+
+    def joined(arrays: Iterable[np.ndarray | None], shape: tuple[int, ...], dtype: type = np.float32) -> np.ndarray:
+        whole = _joined([array for array in arrays if array is not None], shape, dtype)
+        return whole if len(kept) == len(rows) else whole[kept]
+
     return Embeddings(
-        table=_table([row for one in seen for row in one.ids], IDS),
-        vectors=_joined([one.vectors for one in seen], (encoder.scan_width,)),
-        tokens=_joined([one.tokens for one in seen if one.tokens is not None], (0, 0)) if tokens else None,
+        table=_table([rows[index] for index in kept], (*IDS, "files")),
+        vectors=joined((one.vectors for one in seen), (encoder.scan_width,)),
+        tokens=joined((one.tokens for one in seen), (0, 0)) if tokens else None,
         rejections=_table([row for one in seen for row in one.rejections], REJECTIONS.names),
         grid=next((one.grid for one in seen if one.grid), None),
-        token_affines=_joined([one.token_affines for one in seen], (4, 4), np.float64) if tokens else None,
+        token_affines=joined((one.token_affines for one in seen), (4, 4), np.float64) if tokens else None,
         model=about(encoder, machine),
+        repeated=sum(met[row["job"]] for row in rows) - len(kept),
     )
+
+
+def identity(row: Mapping[str, Any]) -> str:
+    """What rows of one scan share, by a row of `Looked.ids`; one that is wanted as often as it is given has its own."""
+    return f"job {row['job']}" if row["one_for_one"] else row["scan_id"]
+
+
+def first_of_each(names: Iterable[str]) -> list[int]:
+    """Where each name comes up for the first time."""
+    first: dict[str, int] = {}
+    for index, name in enumerate(names):
+        first.setdefault(name, index)
+    return list(first.values())
 
 
 def about(encoder: PretrainedEncoder, machine: Machine) -> dict[str, str]:
@@ -94,7 +128,7 @@ def about(encoder: PretrainedEncoder, machine: Machine) -> dict[str, str]:
 class Looked:
     """A batch that the encoder has seen: the names of its jobs, and what became of them."""
 
-    met: list[str] = field(default_factory=list)  # names of all its jobs, in the order of the input
+    met: list[str] = field(default_factory=list)  # names of all its jobs, in the order of the input; some again
     names: list[str] = field(default_factory=list)  # of these, those that were not done before
     ready: list[tuple[Job, Ready]] = field(default_factory=list)
     refused: list[tuple[Job, Refused]] = field(default_factory=list)
@@ -105,9 +139,17 @@ class Looked:
 
     @property
     def ids(self) -> list[dict[str, Any]]:
-        """A row for each scan, by `IDS`, `input`, and `job` and `of_cohort` of its job."""
+        """A row for each scan, by `IDS`, `files`, `input`, and what its job is: `job`, `of_cohort`, `one_for_one`."""
         return [
-            {**ready.ids, "input": job.input, "job": job.name, "of_cohort": job.of_cohort} for job, ready in self.ready
+            {
+                **ready.ids,
+                "files": list(ready.files),
+                "input": job.input,
+                "job": job.name,
+                "of_cohort": job.of_cohort,
+                "one_for_one": job.one_for_one,
+            }
+            for job, ready in self.ready
         ]
 
     @property

@@ -86,7 +86,7 @@ def pretrain(
             lr = warm_cosine(step, steps, int(settings.warmup * steps), settings.lr, settings.lr_end)
             decay = cosine(step, steps, *settings.decay)
             # ------------------------------------------------------------------ the step
-            with torch.autocast(settings.device, torch.bfloat16, enabled=settings.precision == "bfloat16"):
+            with torch.autocast(settings.device, torch.bfloat16, enabled=settings.precision == "bf16"):
                 loss, watched = objective(views, step, steps)
             loss.backward()
             norm = descend(optimizer, lr=lr, decay=decay, clip=settings.clip)
@@ -180,7 +180,7 @@ def _steps_that_fit(settings: PretrainSettings, objective: nn.Module, scans: Sca
     for step in range(1 + measured):
         step_begun_s = time.monotonic()
         views = make_views(scans.batch(settings.seed, step, settings.batch, settings.views), settings, scans)
-        with torch.autocast(settings.device, torch.bfloat16, enabled=settings.precision == "bfloat16"):
+        with torch.autocast(settings.device, torch.bfloat16, enabled=settings.precision == "bf16"):
             loss, _ = trial(views, step, 1000)
         loss.backward()
         float(descend(optimizer, lr=settings.lr, decay=0.0, clip=settings.clip))  # waits for the device

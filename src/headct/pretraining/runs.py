@@ -87,10 +87,11 @@ class RunFolder:
         try:
             state: State = torch.load(self.state_file, map_location="cpu", weights_only=True)
         except Exception as error:
-            # a damaged file fails in many ways inside torch; all of them mean this one thing
+            # a damaged file fails in many ways inside torch; all of them mean this one thing, and some advise what is
+            # not safe
             raise Failure(
                 f"{self.state_file} cannot be read",
-                why=f"{type(error).__name__}: {error}",
+                why="it is not the state that was saved there",
                 do="remove the run folder and start again; the disk may be at fault",
             ) from error
         return state

@@ -17,7 +17,8 @@ from headct.preparing.windows import WINDOWS
 from headct.pretraining.objectives import OBJECTIVES, ObjectiveSettings
 from headct.pretraining.views import ViewSettings
 
-PRECISIONS = ("float32", "bfloat16")
+PRECISIONS = ("fp32", "bf16")
+LONG_NAMES = {"float32": "fp32", "bfloat16": "bf16"}
 
 T = TypeVar("T")
 
@@ -36,7 +37,7 @@ class PretrainSettings:
     budget_s: float | None = None
     batch: int = 8  # scans a step
     seed: int = 0
-    precision: str = "float32"
+    precision: str = "fp32"  # or bf16, by autocast; float32 and bfloat16 mean the same
     device: str = "auto"
 
     lr: float = 1e-3  # the peak
@@ -51,6 +52,7 @@ class PretrainSettings:
     def __post_init__(self) -> None:
         windows = {name: (float(level), float(width)) for name, (level, width) in self.windows.items()}
         object.__setattr__(self, "windows", windows)
+        object.__setattr__(self, "precision", LONG_NAMES.get(self.precision, self.precision))
         if (self.steps is None) == (self.budget_s is None) and self.steps is None:
             raise Misuse("a run needs steps or a budget", do="set steps, or budget_s in seconds (--fit 60s)")
         for name in ("steps", "budget_s", "batch", "lr", "save_every"):

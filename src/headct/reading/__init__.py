@@ -57,7 +57,8 @@ def survey(paths: Paths, *, isolated: bool = True) -> tuple[list[Volume], list[R
     headers: list[Instance | GridFile] = []
     rejections: list[Rejection] = []
     inputs = [paths] if isinstance(paths, str | os.PathLike) else paths
-    for entry in chain.from_iterable(_headers(found, isolated) for found in find(inputs)):
+    places = [os.path.expanduser(path) for path in inputs]
+    for entry in chain.from_iterable(_headers(found, isolated) for found in find(places)):
         if isinstance(entry, Rejection):
             rejections.append(entry)
         else:

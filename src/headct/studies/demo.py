@@ -25,7 +25,7 @@ from headct.reporting.neighbours import Neighbour, neighbour_strip
 from headct.reporting.page import Page, Provenance, Section, software_versions
 from headct.reporting.pictures import View, montage
 from headct.reporting.words import count, visible
-from headct.virtual.phantom import write_demo_series
+from headct.virtual.demonstration import write_demonstration
 
 Say = Callable[[str], None]
 
@@ -102,7 +102,7 @@ def settings(budget_s: float) -> PretrainSettings:
 def _write_virtual(folder: Path, patients: int) -> None:
     """Whole or not at all, so that a demo that was killed does not go on with half of its patients."""
     draft = folder.with_name(folder.name + ".partial")
-    write_demo_series(draft, patients=patients)
+    write_demonstration(draft, patients=patients)
     draft.rename(folder)
 
 

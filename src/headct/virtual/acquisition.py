@@ -187,17 +187,19 @@ def _partial_volumes(
     normal /= np.linalg.norm(normal)
     steps = np.arange(rows, dtype=np.float32)
     in_plane = steps[:, None, None] * row_step.astype(np.float32) + steps[:, None] * col_step.astype(np.float32)
-    flat = torch.from_numpy(in_plane.reshape(-1, 3))
+    flat = torch.from_numpy(in_plane.reshape(-1, 3)).to(patient.device)
     for index in range(len(origins)):
         planes = max(1, int(np.ceil(thickness[index] / max(SAMPLES_EVERY_MM, 1.25 * visit.pixel_mm))))
         depths = ((np.arange(planes) + 0.5) / planes - 0.5) * thickness[index]
-        corners = torch.from_numpy((origins[index] + depths[:, None] * normal).astype(np.float32))
+        corners = flat.new_tensor((origins[index] + depths[:, None] * normal).astype(np.float32))
         points = (flat + corners[:, None]).reshape(-1, 3)
         parts = [
-            _hardened(patient.paint(visit.to_head(part), visit.pixel_mm), part, visit)
+            _hardened(patient.paint(visit.to_head(part), visit.pixel_mm), visit)
             for part in torch.split(points, POINTS_AT_ONCE)
         ]
         _keep(result, index, parts, (planes, rows, rows))
+        middle = (in_plane + origins[index].astype(np.float32)).reshape(-1, 3)
+        lay_table(result.hu[index].reshape(-1), middle, visit.shift_mm, head_rest=visit.head_rest)
     return result
 
 
@@ -205,7 +207,7 @@ def _keep(result: _Averaged, index: int, parts: list[Painted], shape: tuple[int,
     """Average the planes of one slice into the result."""
 
     def mean(values: list[torch.Tensor]) -> np.ndarray:
-        averaged: np.ndarray = torch.cat(values).reshape(shape).mean(dim=0).numpy()
+        averaged: np.ndarray = torch.cat(values).reshape(shape).mean(dim=0).cpu().numpy()
         return averaged
 
     result.hu[index] = mean([part.hu for part in parts])
@@ -221,13 +223,12 @@ def _keep(result: _Averaged, index: int, parts: list[Painted], shape: tuple[int,
             )
     if result.template_mm is not None:
         planes = torch.cat([part.template_mm for part in parts]).reshape(*shape, 3)
-        result.template_mm[index] = planes[shape[0] // 2].numpy()
+        result.template_mm[index] = planes[shape[0] // 2].cpu().numpy()
 
 
-def _hardened(painted: Painted, points_mm: torch.Tensor, visit: Acquisition) -> Painted:
-    """Beam hardening and the table: bright under the skull, dark between the petrous bones."""
+def _hardened(painted: Painted, visit: Acquisition) -> Painted:
+    """Beam hardening: bright under the skull, dark between the petrous bones; in place."""
     hu, depth = painted.hu, -painted.cavity_mm
-    lay_table(hu.numpy(), points_mm.numpy(), visit.shift_mm, head_rest=visit.head_rest)
     inside = torch.nonzero(depth > 0).squeeze(1)
     if len(inside):
         x, y, z = painted.template_mm[inside].T

@@ -7,9 +7,8 @@ from pathlib import Path
 
 import numpy as np
 from pydicom.dataset import Dataset
-from pydicom.uid import generate_uid
 
-from headct.scan import Header, Scan
+from headct.scan import Scan
 from headct.virtual import clutter
 from headct.virtual.acquisition import take
 from headct.virtual.simulated import Simulated
@@ -32,7 +31,7 @@ def write_study(simulated: Simulated, folder: Path, profile: str) -> None:
     from headct.writing.segmentation import SEGMENTS, write_segmentation  # needs highdicom, which cohorts do without
 
     quirks = profile == "quirks"
-    paths = _write_series(simulated, simulated.scan, folder / "series-1", quirks=quirks, number=2)
+    paths = write_series(simulated, simulated.scan, folder / "series-1", quirks=quirks)
     masks = {name: mask for name, mask in simulated.masks.items() if name in SEGMENTS and mask.any()}
     if masks:
         write_segmentation(masks, paths, folder / "segmentation.dcm", description="virtual truth")
@@ -40,13 +39,22 @@ def write_study(simulated: Simulated, folder: Path, profile: str) -> None:
         _write_extras(simulated, folder)
 
 
-def _write_series(simulated: Simulated, scan: Scan, folder: Path, *, quirks: bool, number: int) -> list[Path]:
+def write_series(
+    simulated: Simulated,
+    scan: Scan,
+    folder: Path,
+    *,
+    description: str = "HEAD ROUTINE",
+    number: int = 2,
+    quirks: bool = True,
+) -> list[Path]:
+    """Write a scan as the scanner of `simulated` stores it, 0001.dcm and on; gives the paths in the scan's order."""
     protocol = simulated.visit.protocol
     padded = quirks and protocol.padding_hu is not None
     intercept = protocol.intercept_hu if quirks else -1024
     if padded:
         scan = _padded(scan, int(protocol.padding_hu or 0))
-    images = images_of(scan, intercept_hu=intercept, description="HEAD ROUTINE", series_number=number)
+    images = images_of(scan, intercept_hu=intercept, description=description, series_number=number)
     syntax = TRANSFER_SYNTAXES[protocol.transfer_syntax if quirks else "explicit-little"]
     paths = []
     for index, image in enumerate(images, start=1):
@@ -82,21 +90,15 @@ def _write_extras(simulated: Simulated, folder: Path) -> None:
             simulated.visit, sharpening=simulated.visit.sharpening + 0.5, noise_hu=1.6 * simulated.visit.noise_hu
         )
         scan = take(simulated.patient, sharper).scan
-        header = replace(_header(simulated, "bone"), kernel="Hr60h\\3")
-        _write_series(simulated, replace(scan, header=header), folder / "series-2", quirks=True, number=3)
+        header = replace(simulated.header("bone"), kernel="Hr60h\\3")
+        write_series(simulated, replace(scan, header=header), folder / "series-2", description="HEAD BONE", number=3)
     if localizer < site.localizer:
-        clutter.write_localizer(_side_view(simulated), folder / "localizer")
+        clutter.write_localizer(side_view(simulated), folder / "localizer")
     if capture < site.capture:
         clutter.write_capture(folder / "dose.dcm", study_id=simulated.study_id, patient_id=simulated.patient_id)
 
 
-def _header(simulated: Simulated, what: str) -> Header:
-    """That of another series of the same study."""
-    series = generate_uid(entropy_srcs=["virtual series", simulated.patient_id, simulated.study, what])
-    return replace(simulated.scan.header, series_id=str(series), scan_id="")
-
-
-def _side_view(simulated: Simulated) -> Scan:
+def side_view(simulated: Simulated) -> Scan:
     """The scan summed from side to side, in one thick sagittal slice."""
     scan = simulated.scan
     view = scan.hu.astype(np.float32).mean(axis=2)  # (slices, rows)
@@ -110,5 +112,5 @@ def _side_view(simulated: Simulated) -> Scan:
         row_step_mm=np.array([0.0, 0.0, -scan.pixel_mm[0]]),
         col_step_mm=np.array([0.0, -scan.pixel_mm[0], 0.0]),
         thickness_mm=160.0,
-        header=_header(simulated, "localizer"),
+        header=simulated.header("localizer"),
     )

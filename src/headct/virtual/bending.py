@@ -54,6 +54,10 @@ class Bend:
     names: tuple[str, ...]
     values: torch.Tensor  # (1, channels, z, y, x): H, B, then the named fields
 
+    def to(self, device: str) -> Bend:
+        """The same on another device."""
+        return Bend(self.names, self.values.to(device))
+
     def sample(self, head_mm: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
         """Template coordinates (n, 3) by H and by B, and the fields (n,) at points (n, 3) in head millimetres."""
         place = normalized(head_mm, COARSE)[None, None, None]
@@ -67,13 +71,14 @@ class Bend:
         Also gives by how many template millimetres (n,) each place misses its target: less than 0.05 where the map
         is monotone; more where a mass or a ventricle has taken the place of the tissue.
         """
-        target = torch.as_tensor(np.asarray(template_mm, dtype=np.float32).reshape(-1, 3))
+        target = self.values.new_tensor(np.asarray(template_mm, dtype=np.float32).reshape(-1, 3))
         at = target / ICBM_PER_HEAD
         for _ in range(60):
             by_head, by_brain, _fields = self.sample(at)
             missing = target - (by_brain if brain else by_head)
             at = at + 0.6 * missing
-        return at.numpy().astype(float), torch.linalg.vector_norm(missing, dim=1).numpy().astype(float)
+        missed_mm = torch.linalg.vector_norm(missing, dim=1)
+        return at.cpu().numpy().astype(float), missed_mm.cpu().numpy().astype(float)
 
 
 def coarse_points() -> torch.Tensor:

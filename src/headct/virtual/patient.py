@@ -60,6 +60,7 @@ class Patient:
     seed: int
     anatomy: Anatomy
     findings: tuple[Finding, ...] = field(default=())
+    device: str = "cpu"  # where points are painted; the coarse maps are worked out on the CPU
 
     def without(self, *names: str) -> Patient:
         """The twin who lacks some findings; all else is equal."""
@@ -77,22 +78,22 @@ class Patient:
         """The patient of a seed; see `headct.virtual.findings.mixture` for how findings are drawn."""
         return cls(seed, Anatomy.draw(seed, age=age, sex=sex), draw_findings(seed, prevalence))
 
-    @cached_property
+    @property
     def template(self) -> Template:
         """The average head."""
-        return template()
+        return template(self.device)
 
     @cached_property
     def coarse(self) -> Coarse:
         """This head without disease, on the coarse grid."""
-        return bending.undiseased(self.anatomy, self.template)
+        return bending.undiseased(self.anatomy, template())
 
     @cached_property
     def bend(self) -> Bend:
         """The maps from this head to the template, with what the findings push aside."""
         pushes = [finding.push(self.coarse) for finding in self.findings]
         fields = [finding.fields(self.coarse) for finding in self.findings]
-        return bending.bent(self.anatomy, self.coarse, pushes, fields)
+        return bending.bent(self.anatomy, self.coarse, pushes, fields).to(self.device)
 
     @cached_property
     def displaced_mm(self) -> torch.Tensor:
@@ -104,7 +105,7 @@ class Patient:
     def fluid_ml(self) -> FluidVolumes:
         """Ventricles and all fluid around the brain in this head, sampled every 4 mm."""
         grid = replace(bending.COARSE, step_mm=4.0)
-        points = torch.from_numpy(np.stack([axis.ravel() for axis in grid.grid()], axis=1))
+        points = torch.from_numpy(np.stack([axis.ravel() for axis in grid.grid()], axis=1)).to(self.device)
         by_head, by_brain, fields = self.bend.sample(points)
         channels = self.template.sample("head", by_head)
         cavity_mm = channels["cavity_mm"] / self.anatomy.mean_scale
@@ -122,7 +123,7 @@ class Patient:
 
         With `tissues`, the shares of `brain`, `ventricles` and `skull` are among the changes, which change nothing.
         """
-        hu = torch.full((len(head_mm),), AIR_HU, dtype=torch.float32)
+        hu = head_mm.new_full((len(head_mm),), AIR_HU)
         painted = Painted(hu, {}, torch.full_like(head_mm, torch.nan), torch.full_like(hu, 99.0))
         near = self._near(head_mm)
         if not len(near):
@@ -183,6 +184,6 @@ def _at(values: Mapping[str, torch.Tensor], where: torch.Tensor) -> dict[str, to
 def _add(changes: dict[str, Change], more: Mapping[str, Change], where: torch.Tensor, count: int) -> None:
     """Join changes at some of `count` points to those at all of them, in place."""
     for name, change in more.items():
-        known = changes.setdefault(name, Change(torch.zeros(count), torch.zeros(count)))
+        known = changes.setdefault(name, Change(change.hu.new_zeros(count), change.hu.new_zeros(count)))
         known.share[where] = torch.maximum(known.share[where], change.share)
         known.hu[where] += change.hu

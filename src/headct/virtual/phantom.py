@@ -7,26 +7,21 @@ reading and preparing as the same head. It is not a virtual patient: one anatomy
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 from scipy.ndimage import gaussian_filter
 from scipy.spatial.transform import Rotation
 
 from headct.scan import AIR_HU, Header, Scan
-from headct.virtual import clutter, head
-from headct.virtual.habits import HABITS, Habit
+from headct.virtual import head
 from headct.virtual.head import Bleed, Shape
 from headct.virtual.solids import Points
 from headct.virtual.table import lay_table
 
 POINTS_AT_ONCE = 1 << 16
 """How many points are worked on together: few enough for their arrays to stay in the processor's cache."""
-
-DEMO_ROWS, DEMO_PIXEL_MM = 192, 1.2
-"""The field of view of the demonstration: 230 mm, coarse enough to be quick."""
 
 AXES: Mapping[str, np.ndarray] = {
     "axial": np.array([(0, -1, 0), (-1, 0, 0), (0, 0, 1)], dtype=float),
@@ -198,32 +193,3 @@ def _noise(shape: tuple[int, ...], sigma_hu: float, seed: int) -> np.ndarray:
     white = np.random.default_rng(seed).standard_normal(shape, dtype=np.float32)
     smooth = gaussian_filter(white, (0, 0.6, 0.6), mode="wrap")
     return smooth * float(sigma_hu / smooth.std())
-
-
-def write_demo_series(folder: Path, *, patients: int = 12, seed: int = 0) -> None:
-    """Write virtual patients as DICOM, one folder each, with the clutter that an archive sends along.
-
-    Tilts, thicknesses, uneven and missing slices, kernels and transfer syntaxes take turns; a third bleed. Beside
-    them lies what a reader must refuse: localizers, contrast series, a quality phantom, a dose page, a file that
-    broke off. The same arguments give the same bytes; 12 patients take about 13 MB.
-    """
-    for index in range(patients):
-        place = folder / f"patient-{index + 1:02d}"
-        _write_patient(place, seed + index + 1, HABITS[index % len(HABITS)], others=index % 4 == 0)
-    clutter.write_water_cylinder(folder / "quality")
-    clutter.write_capture(folder / "captures" / "dose.dcm")
-
-
-def _write_patient(place: Path, number: int, habit: Habit, *, others: bool) -> None:
-    """One patient's head; `others` adds the localizer, a series with contrast, and a copy that broke off."""
-    phantom = Phantom(number, habit.bleed)
-    settings = {**habit.settings(number), "rows": DEMO_ROWS, "cols": DEMO_ROWS, "pixel_mm": DEMO_PIXEL_MM}
-    scan = phantom.scan(**settings)
-    files = habit.write(scan, place / "head", description="HEAD ROUTINE")
-    if others:
-        clutter.truncate(files[2], files[2].with_name("0003-copy.dcm"))
-        enhanced = replace(scan, hu=scan.hu + np.int16(4), header=replace(scan.header, contrast=True))
-        habit.write(enhanced, place / "head-2", description="HEAD WITH CONTRAST", series_number=2)
-        side = phantom.scan(plane="sagittal", slices=1, rows=64, cols=64, pixel_mm=4.0, thickness_mm=160.0,
-                            centre_mm=(0.0, -6.0, -20.0), header=scan.header)  # fmt: skip
-        clutter.write_localizer(side, place / "localizer")

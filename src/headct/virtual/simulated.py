@@ -11,7 +11,7 @@ import numpy as np
 from pydicom.uid import generate_uid
 
 from headct.failure import Misuse
-from headct.scan import Scan
+from headct.scan import Header, Scan
 from headct.virtual.acquisition import Acquisition, Taken, take
 from headct.virtual.findings.mixture import KINDS, PREVALENCE, one_of
 from headct.virtual.labels import Labels, judge
@@ -102,10 +102,17 @@ class Simulated:
         """A DICOM UID, made from what decides on the scan."""
         return str(generate_uid(entropy_srcs=["virtual study", self.patient_id, self.study]))
 
-    @cached_property
+    @property
     def series_id(self) -> str:
         """A DICOM UID."""
-        return str(generate_uid(entropy_srcs=["virtual series", self.patient_id, self.study]))
+        return self._series_id("head")
+
+    def _series_id(self, what: str) -> str:
+        return str(generate_uid(entropy_srcs=["virtual series", self.patient_id, self.study, what]))
+
+    def header(self, what: str) -> Header:
+        """That of another series of the same study, such as a `localizer`; without a scan id."""
+        return replace(self.scan.header, series_id=self._series_id(what), scan_id="")
 
     @cached_property
     def scan_id(self) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -41,12 +42,15 @@ def content(path: Path) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise CheckpointFailure(f"{path} is missing", do=COPY_AGAIN) from None
+    except (SafetensorError, OSError) as error:
+        raise CheckpointFailure(f"{path} cannot be read as weights", why=said(error), do=COPY_AGAIN) from error
     except Exception as error:
-        # torch's unpickler fails in many ways on bytes that are no checkpoint; all of them mean this
+        # torch's unpickler fails in many ways on bytes that are no checkpoint; all of them mean this, and none is told,
+        # for its text advises to open the file by running what is in it
         raise CheckpointFailure(
             f"{path} cannot be read as weights",
-            why=said(error),
-            do=f"{COPY_AGAIN}; a file that needs code to be opened is not opened",
+            why="it is no file of tensors and plain values, and what needs code to be opened is not opened",
+            do=f"name a file of weights; if this is one, {COPY_AGAIN}",
         ) from error
 
 

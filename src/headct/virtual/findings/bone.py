@@ -20,6 +20,9 @@ from headct.virtual.tissue import Brain, Skull, inside
 SKULL_PLACES_MM: tuple[Vector, ...] = ((66, -10, 10), (45, 58, 18), (50, -50, 46), (40, -92, -4), (20, 20, 82))
 """On the right: temporal, frontal, parietal, occipital, near the vertex; template."""
 
+REACH_MM: Mapping[str, tuple[float, float]] = {"linear": (20, 60), "depressed": (8, 15), "base": (14, 24)}
+"""How far a fracture of each kind goes from its centre."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Fracture(Finding):
@@ -47,7 +50,7 @@ class Fracture(Finding):
             centre_mm=_vector((place + rng.normal(0, 5, 3)) * (side, 1, 1)),
             across=_vector(across / np.linalg.norm(across)),
             width_mm=float(rng.uniform(0.4, 1.6)),
-            reach_mm=float(rng.uniform(20, 60) if kind == "linear" else rng.uniform(14, 24)),
+            reach_mm=float(rng.uniform(*REACH_MM[kind])),
             dent_mm=float(rng.uniform(3, 9)) if kind == "depressed" else 0.0,
             swelling_mm=float(rng.uniform(2, 9)) if kind != "base" and rng.uniform() < 0.8 else 0.0,
             tile=_vector(rng.uniform(0, 1, 3)),
@@ -62,10 +65,10 @@ class Fracture(Finding):
         jagged = 1.2 * tiled_noise(skull.template_mm, 12.0, self.tile)[0]
         cut = torch.abs(away @ away.new_tensor(self.across) + jagged) - self.width_mm / 2
         bone = torch.clamp((skull.hu - 120) / 120, 0, 1)
-        if self.kind == "depressed":
-            rim = torch.abs(near) - self.width_mm / 2
-            cut = torch.minimum(cut, rim)
-            near = near - 1.5
+        if self.kind == "depressed":  # the piece is gone from here; it lies within the cavity, see `paint`
+            skull.change("fracture", inside(near, 2.0) * bone * (skull.cavity_mm > 0), 45.0)
+            bone = torch.clamp((skull.hu - 120) / 120, 0, 1)
+            near = near - 8
         line = inside(cut, max(0.8, 0.6 * skull.edge_mm)) * inside(near, 3.0) * bone
         fine = min(1.0, self.width_mm / skull.edge_mm)  # a line finer than a pixel takes part of it
         skull.change("fracture", line * fine, 30.0)
@@ -73,8 +76,8 @@ class Fracture(Finding):
     def paint(self, brain: Brain) -> None:
         if self.kind == "depressed":  # a piece of the inner table lies within the cavity
             near = brain.distance_mm(self.centre_mm) - self.reach_mm
-            piece = torch.abs(brain.depth_mm - self.dent_mm) - 2.0
-            brain.change("fracture", inside(piece, 1.2) * inside(near + 2, 2.0), 0.7 * brain.anatomy.table_hu)
+            piece = torch.abs(brain.depth_mm - self.dent_mm) - 2.4
+            brain.change("fracture", inside(piece, 1.2) * inside(near + 1, 2.0), 0.8 * brain.anatomy.table_hu)
 
 
 @dataclass(frozen=True, kw_only=True)

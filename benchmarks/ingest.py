@@ -20,7 +20,8 @@ import threading
 from pathlib import Path
 
 from headct.cohort.ingest import ingest
-from headct.virtual.phantom import Phantom, write_demo_series
+from headct.virtual.demonstration import write_demonstration
+from headct.virtual.phantom import Phantom
 from headct.writing import write_dicom
 
 
@@ -43,7 +44,7 @@ def compare_workers(folder: Path, series: int, workers: list[int]) -> None:
     source, key = folder / "archive", folder / "key"
     key.write_text("ab" * 32)
     print(f"writing {series} virtual patients", file=sys.stderr)
-    write_demo_series(source, patients=series)
+    write_demonstration(source, patients=series)
     size_mb = sum(path.stat().st_size for path in source.rglob("*") if path.is_file()) / 1e6
     print(f"{series} patients, {size_mb:.0f} MB of DICOM, {os.cpu_count()} cores")
     print(f"{'workers':>7} {'seconds':>8} {'scans':>6} {'scans/s':>8} {'ratio':>6} {'cohort MB':>10}")

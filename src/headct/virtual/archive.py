@@ -77,6 +77,7 @@ def _padded(scan: Scan, padding_hu: int) -> Scan:
 def _describe_dose(image: Dataset, simulated: Simulated) -> None:
     """What consoles write about the exposure; the same for every patient of a protocol, so that it tells nothing."""
     image.BodyPartExamined = "HEAD"
+    del image.Laterality  # has no place beside a body part that is not paired
     image.StudyDescription = "CT HEAD WITHOUT CONTRAST"
     image.ProtocolName = f"HEAD {simulated.visit.protocol.thickness_mm:g} MM"
 

@@ -187,7 +187,7 @@ def _common(scan: Scan, intercept: int, description: str, series_number: int) ->
     image.KVP = None if header.kvp is None else _decimal(header.kvp)
     if header.contrast is not None:
         image.ContrastBolusAgent = "contrast agent" if header.contrast else "NONE"  # as consoles write it
-    image.PatientPosition = ""
+    image.PatientPosition = image.Laterality = ""
     image.AcquisitionNumber = 1
     _describe_plane(image, scan)
     _describe_pixels(image, scan, intercept)

@@ -15,14 +15,13 @@ import nibabel as nib
 import numpy as np
 from scipy import ndimage
 
-from headct.virtual import head
+from headct.virtual import head, template
 from headct.virtual.head import EDGE_MM
 from headct.virtual.solids import Points, capsule, ellipsoid, paint, shared, united
 from headct.virtual.template import (
     BRAIN_BOX,
     HEAD_BOX,
     ICBM_PER_HEAD,
-    TEMPLATE_FILE,
     coded,
 )
 
@@ -68,7 +67,7 @@ def main() -> None:
     hull_mm, brain = _hull(maps["t1"])
     channels = {**_brain(maps, hull_mm, brain), **_head(hull_mm)}
     halves = {name: coded(name, _right_half(values)) for name, values in channels.items()}
-    np.savez_compressed(TEMPLATE_FILE, **halves)
+    np.savez_compressed(template.TEMPLATE_FILE, **halves)
 
 
 def _icbm(name: str) -> np.ndarray:

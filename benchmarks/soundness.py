@@ -1,0 +1,448 @@
+"""Whether virtual patients can be learned, and only by their lesions.
+
+    headct simulate --patients 3200 --masks --out COHORT
+    python benchmarks/soundness.py COHORT [--epochs 8] [--threads 1]
+
+Four tables. (a) What age, sex, the scanner's table, air, and what was drawn for the visit (noise, pose, motion)
+alone say of each finding: nothing, within a site.
+(b) Whether larger lesions are scored higher. (c) A plain supervised network beside baselines on patients it has not
+seen. (d) The same network where lesions are filled with what lies around them, and one that is trained and tested on
+blanked lesions, with lesions of others blanked in those who have none. A label that is empty (there, but hardly to be
+seen) is left out everywhere. Intervals are 95 % by bootstrap over patients.
+
+A shift in mm, volumes in ml and the like are truth, not nuisances: none is an input. 3,200 patients take about 20
+minutes of the processor and 4 GB.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from scipy import ndimage
+from scipy.stats import rankdata
+from sklearn.ensemble import HistGradientBoostingClassifier
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedGroupKFold
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import StandardScaler
+from torch import nn
+
+from headct import Cohort
+from headct.virtual.job import CLASSES, VOLUMES
+from headct.virtual.labels import FINDINGS
+from headct.virtual.simulated import Simulation
+from headct.virtual.sites import SITES
+
+SHAPE, CROP, PLAY = (96, 112, 96), (80, 104, 80), (8, 4, 12)
+"""Of the arrays, of what the network sees, and where that begins; it shifts by up to 2 voxels in training."""
+WINDOWS = ((35, 40), (40, 80), (80, 200), (600, 2800))
+LESIONS = tuple(name for name in CLASSES if name in VOLUMES)
+FIRST_LESION, SKULL = min(CLASSES.index(name) for name in LESIONS) + 1, CLASSES.index("skull") + 1
+PUSHING = {"iph", "sdh", "edh", "tumor", "infarct", "edema"}
+"""Lesions that move brain or close sulci, or can: filling them does not undo that."""
+RIM = 2
+"""Voxels (4 mm) by which a mask is widened, so that partial volume is covered too."""
+BLANK_HU = 300.0
+LEVELS_HU = np.concatenate(
+    [[-1000, -700, -400, -200, -120, -80, -50], np.arange(-30, 170), np.geomspace(172, 3071, 49)]
+)
+"""What the 256 codes stand for: single HU where soft tissue lies, so that a cohort fits into memory as bytes."""
+CODE_OF = np.abs(np.arange(-1024, 3072)[:, None] - LEVELS_HU).argmin(axis=1).astype(np.uint8)
+
+
+@dataclass
+class Patients:
+    """A cohort in memory; row i of everything is scan i."""
+
+    cohort: Cohort
+    scan_ids: list[str]
+    groups: np.ndarray  # (n,) patients
+    table: pd.DataFrame  # labels.csv
+    labels: np.ndarray  # (n, findings) 1, 0 or NaN
+    codes: torch.Tensor  # (n, X, Y, Z) uint8
+    lesions: list[np.ndarray]  # flat indices of all lesions and their rims
+    features: dict[str, np.ndarray]  # (n, some) by name
+
+    def classes(self, row: int) -> np.ndarray:
+        """The map of `CLASSES`."""
+        return np.asarray(
+            nib.Nifti1Image.from_filename(self.cohort.path / "masks" / f"{self.scan_ids[row]}.nii.gz").dataobj
+        )
+
+
+def load(path: Path) -> Patients:
+    """Read everything once; features of scans are worked out on the way."""
+    cohort = Cohort(path)
+    table = pd.read_csv(path / "labels.csv").set_index("scan_id").loc[list(cohort)].reset_index()
+    codes = torch.empty((len(cohort), *SHAPE), dtype=torch.uint8)
+    lesions: list[np.ndarray] = []
+    columns: dict[str, list[np.ndarray]] = {name: [] for name in ("air", "histogram", "height")}
+    ball = ndimage.generate_binary_structure(3, 1)
+    for row, scan_id in enumerate(cohort):
+        hu = cohort.array(scan_id)
+        codes[row] = torch.from_numpy(CODE_OF[hu.clip(-1024, 3071).astype(np.int32) + 1024])
+        sick = np.asarray(nib.Nifti1Image.from_filename(path / "masks" / f"{scan_id}.nii.gz").dataobj) >= FIRST_LESION
+        sick = ndimage.binary_dilation(sick, ball, iterations=RIM) if sick.any() else sick
+        lesions.append(np.flatnonzero(sick).astype(np.int32))
+        for name, values in features_of(hu).items():
+            columns[name].append(values)
+    features = {name: np.array(rows) for name, rows in columns.items()}
+    scans = cohort.scans
+    told = scans.drop(columns=["scan_id", "patient_id", "study_id", "series_id", "affine", "flags", "shard", "index",
+                               "crc32"])  # fmt: skip
+    place = np.array(scans["affine"].tolist())[:, [3, 7, 11]]
+    told = pd.get_dummies(told, dtype=float).assign(x_mm=place[:, 0], y_mm=place[:, 1], z_mm=place[:, 2])
+    told = told.loc[:, told.nunique() > 1].astype(float)
+    print("columns of the table that vary:", *told.columns)
+    features["table"] = told.fillna(-1).to_numpy()
+    features["visit"] = visits_of(cohort, table["patient_id"].tolist())
+    labels = table[list(FINDINGS)].to_numpy(dtype=float)
+    return Patients(cohort, list(cohort), table["patient_id"].to_numpy(), table, labels, codes, lesions, features)
+
+
+def features_of(hu: np.ndarray) -> dict[str, np.ndarray]:
+    """Of one scan: what air, a histogram and the height of the head say."""
+    coarse = ndimage.binary_opening(hu[::2, ::2, ::2] > -250)
+    parts, count = ndimage.label(coarse)
+    sizes = np.bincount(parts.ravel(), minlength=count + 1)
+    sizes[0] = 0
+    head = parts == sizes.argmax()
+    head = np.stack([ndimage.binary_fill_holes(plane) for plane in np.moveaxis(head, 2, 0)], axis=2)
+    far = ~ndimage.binary_dilation(head, iterations=3)
+    head, far = (np.kron(mask, np.ones((2, 2, 2), dtype=bool)) for mask in (head, far))
+    air = hu[far & (hu < -600) & (hu != -1000)].astype(np.float32)  # -1000 is what nothing was acquired of
+    shares = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
+    corners = [hu[x, y, 20:70].std() for x in (slice(0, 8), slice(-8, None)) for y in (slice(0, 8), slice(-8, None))]
+    inside = hu[head]
+    edges = np.concatenate([[-1025, -500, -150, -60], np.arange(-20, 101, 2), [150, 300, 600, 1000, 1500, 4000]])
+    high = np.flatnonzero(head.any(axis=(0, 1)))
+    return {
+        "air": np.array([len(air), air.mean(), air.std(), *np.quantile(air, shares), *corners]),
+        "histogram": np.log1p(np.histogram(inside, edges)[0]),
+        "height": np.array([high[0], high[-1], len(high), *np.quantile(np.nonzero(head)[2], (0.1, 0.5, 0.9))]),
+    }
+
+
+def visits_of(cohort: Cohort, patients: Sequence[str]) -> np.ndarray:
+    """What was drawn for each visit (n, some): pose, noise, offset, hardening, motion, head rest, coverage."""
+    settings = cohort.about["simulated"]["simulation"]
+    simulation = Simulation(seed=settings["seed"], site=settings["site"], prevalence=settings["prevalence"])
+    rows = []
+    for patient in patients:
+        visit = next(simulation.scans(int(patient.rsplit("-", 1)[1]) - 1)).visit
+        drawn = asdict(replace(visit, protocol=SITES[visit.site].protocols[0]))
+        drawn = {name: value for name, value in drawn.items() if name not in ("protocol", "site", "noise_seed")}
+        rows.append(np.hstack([np.ravel(value) for value in drawn.values()]).astype(float))
+    return np.array(rows)
+
+
+def auroc(score: np.ndarray, positive: np.ndarray) -> float:
+    """Share of pairs of a positive and a negative that are in order; ties count half."""
+    n = int(positive.sum())
+    if n in (0, len(positive)):
+        return float("nan")
+    return float((rankdata(score)[positive].sum() - n * (n + 1) / 2) / (n * (len(positive) - n)))
+
+
+def interval(values: Callable[[np.ndarray], float], n: int, rounds: int = 400) -> tuple[float, float]:
+    """95 % by bootstrap of a statistic that takes the rows that were drawn."""
+    rng = np.random.default_rng(0)
+    drawn = [values(rng.integers(0, n, n)) for _ in range(rounds)]
+    low, high = np.nanquantile(drawn, (0.025, 0.975))
+    return float(low), float(high)
+
+
+def measured(score: np.ndarray, label: np.ndarray) -> str:
+    """AUROC with interval; labels that are empty are left out."""
+    known = np.isfinite(label)
+    score, positive = score[known], label[known] == 1
+    low, high = interval(lambda rows: auroc(score[rows], positive[rows]), len(score))
+    return f"{auroc(score, positive):.3f} ({low:.3f}-{high:.3f})"
+
+
+def show(title: str, rows: Sequence[Mapping[str, Any]], *notes: str) -> None:
+    """A table with what must be said beside it."""
+    print(f"\n{title}\n{pd.DataFrame(rows).to_string(index=False)}", *notes, sep="\n", flush=True)
+
+
+def counted(finding: str, label: np.ndarray) -> dict[str, Any]:
+    """The first columns of a row."""
+    return {"finding": finding, "n": int(np.isfinite(label).sum()), "pos": int(np.nansum(label))}
+
+
+def linear() -> Pipeline:
+    return make_pipeline(StandardScaler(), LogisticRegression(C=0.03, max_iter=400))
+
+
+def boosted() -> HistGradientBoostingClassifier:
+    return HistGradientBoostingClassifier(max_iter=60, learning_rate=0.06, max_leaf_nodes=7, min_samples_leaf=30)
+
+
+def show_nuisances(patients: Patients) -> None:
+    """(a) Five folds by patient."""
+    features = {name: patients.features[name] for name in ("table", "air", "visit")}
+    features["all"] = np.hstack(list(features.values()))
+    runs = [("table", boosted), ("air", boosted), ("visit", boosted), ("all", linear), ("all", boosted)]
+    rows = []
+    for column, finding in enumerate(FINDINGS):
+        known = np.flatnonzero(np.isfinite(patients.labels[:, column]))
+        label, row = patients.labels[known, column], counted(finding, patients.labels[:, column])
+        for name, make in runs:
+            score = np.empty(len(known))
+            folds = StratifiedGroupKFold(5, shuffle=True, random_state=0)
+            for seen, unseen in folds.split(known, label, patients.groups[known]):
+                model = make().fit(features[name][known[seen]], label[seen])
+                odds = model.predict_proba(features[name][known[unseen]])[:, 1]
+                score[unseen] = rankdata(odds) / len(odds)  # levels differ from fold to fold
+            row[f"{name}, {make.__name__}"] = measured(score, label)
+        rows.append(row)
+    cells = [str(value) for row in rows for name, value in row.items() if ", " in name]
+    above = sum(float(cell.split("(")[1].split("-")[0]) > 0.5 for cell in cells)
+    note = f"{above} of {len(cells)} intervals lie above 0.5; chance alone gives about {0.025 * len(cells):.0f}"
+    show("(a) nuisances alone: AUROC in five folds by patient", rows, note)
+
+
+def block(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
+    return nn.Sequential(nn.Conv3d(inputs, outputs, 3, stride, 1, bias=False), nn.BatchNorm3d(outputs), nn.ReLU(True))
+
+
+class Net(nn.Module):
+    """Convolutions at 4, 8 and 16 mm; the mean and the maximum of each go to one linear layer."""
+
+    def __init__(self, seed: int = 0) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        self.stem = nn.Sequential(
+            nn.Conv3d(len(WINDOWS), 24, (4, 4, 2), 2, (1, 1, 0), bias=False), nn.BatchNorm3d(24), nn.ReLU(True)
+        )
+        self.middle = nn.Sequential(block(24, 48, 2), block(48, 48))
+        self.place = nn.Parameter(torch.zeros(1, 48, 5, 7, 5))  # what is usual where
+        self.deep = nn.Sequential(block(48, 96, 2), block(96, 96))
+        self.score = nn.Linear(2 * (24 + 48 + 96), len(FINDINGS))
+
+    def features(self, codes: torch.Tensor, shift_hu: torch.Tensor | None = None) -> torch.Tensor:
+        """(B, F) of bytes (B, X, Y, Z)."""
+        shift = torch.zeros(len(codes)) if shift_hu is None else shift_hu
+        level, width = torch.tensor(WINDOWS, dtype=torch.float32).T
+        hu = torch.tensor(LEVELS_HU, dtype=torch.float32) + shift[:, None]
+        shown = ((hu[..., None] - level + width / 2) / width).clamp(0, 1) - 0.3
+        image = torch.stack([F.embedding(c.int(), table) for c, table in zip(codes, shown.bfloat16(), strict=True)])
+        with torch.autocast("cpu", torch.bfloat16):
+            fine = self.stem(image.movedim(-1, 1))
+            middle = self.middle(fine)
+            middle = middle + F.interpolate(self.place, size=middle.shape[2:], mode="trilinear")
+            levels = [part.movedim(1, -1).flatten(1, 3) for part in (fine, middle, self.deep(middle))]
+        return torch.cat([v for part in levels for v in (part.mean(1), part.max(1).values)], dim=1).float()
+
+    def forward(self, codes: torch.Tensor, shift_hu: torch.Tensor | None = None) -> torch.Tensor:
+        """Logits (B, findings)."""
+        logits: torch.Tensor = self.score(self.features(codes, shift_hu))
+        return logits
+
+
+Batch = tuple[torch.Tensor, torch.Tensor]
+
+
+def cropped(codes: torch.Tensor, rng: np.random.Generator | None = None) -> torch.Tensor:
+    """What the network sees, moved and mirrored by chance if `rng` is given."""
+    start = PLAY if rng is None else tuple(int(v) for v in np.array(PLAY) + rng.integers(-2, 3, 3))
+    part = codes[tuple(slice(s, s + n) for s, n in zip(start, CROP, strict=True))]
+    return part.flip(0) if rng is not None and rng.uniform() < 0.5 else part
+
+
+def plain_batches(patients: Patients, rows: np.ndarray, epochs: int, rng: np.random.Generator) -> Iterator[Batch]:
+    """All findings of every patient, once an epoch."""
+    for _ in range(epochs):
+        for part in np.array_split(rng.permutation(rows), len(rows) // 12):
+            codes = torch.stack([cropped(patients.codes[row], rng) for row in part])
+            yield codes, torch.tensor(patients.labels[part], dtype=torch.float32)
+
+
+def blanked(patients: Patients, row: int, other: int) -> torch.Tensor:
+    """A scan without its own lesions, nor what lies where another patient has some."""
+    codes = patients.codes[row].clone()
+    for places in (patients.lesions[row], patients.lesions[other]):
+        codes.view(-1)[torch.from_numpy(places).long()] = int(np.abs(LEVELS_HU - BLANK_HU).argmin())
+    return codes
+
+
+def blanked_batches(patients: Patients, rows: np.ndarray, steps: int, rng: np.random.Generator) -> Iterator[Batch]:
+    """One finding for each sample: a positive with a negative's lesions blanked too, or the other way round."""
+    of = {name: [rows[patients.labels[rows, FINDINGS.index(name)] == value] for value in (0, 1)] for name in LESIONS}
+    for _ in range(steps):
+        codes, labels = [], torch.full((12, len(FINDINGS)), torch.nan)
+        for label in labels:
+            name, positive = LESIONS[rng.integers(len(LESIONS))], int(rng.integers(2))
+            row, other = rng.choice(of[name][positive]), rng.choice(of[name][1 - positive])
+            codes.append(cropped(blanked(patients, row, other), rng))
+            label[FINDINGS.index(name)] = positive
+        yield torch.stack(codes), labels
+
+
+def train(net: Net, batches: Iterator[Batch], steps: int, most: float, rng: np.random.Generator) -> Net:
+    """By AdamW and one cycle of the learning rate."""
+    decayed = [p for p in net.parameters() if p.ndim > 1]
+    rest = [p for p in net.parameters() if p.ndim <= 1]
+    optimizer = torch.optim.AdamW([{"params": decayed, "weight_decay": 0.05}, {"params": rest, "weight_decay": 0}])
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, most, total_steps=steps, pct_start=0.15)
+    started_s, net = time.process_time(), net.train()
+    for step, (codes, labels) in enumerate(batches):
+        shift = torch.tensor(rng.normal(0, 1.5, len(codes)), dtype=torch.float32)
+        known = labels.isfinite()
+        loss = F.binary_cross_entropy_with_logits(net(codes, shift)[known], labels[known])
+        optimizer.zero_grad()
+        torch.autograd.backward(loss)
+        nn.utils.clip_grad_norm_(net.parameters(), 2.0)
+        optimizer.step()
+        schedule.step()
+        if step % max(1, steps // 8) == 0:
+            print(f"  step {step} of {steps}, loss {loss:.3f}, {time.process_time() - started_s:.0f} s", flush=True)
+    return net.eval()
+
+
+@torch.no_grad()
+def passed(run: Callable[[torch.Tensor], torch.Tensor], volumes: Iterable[torch.Tensor]) -> np.ndarray:
+    """What `run` says of each volume."""
+    return np.concatenate([run(cropped(codes)[None]).numpy() for codes in volumes])
+
+
+def show_network(patients: Patients, net: Net, seen: np.ndarray, test: np.ndarray, rng: np.random.Generator) -> None:
+    """(c) and (b)."""
+    random = Net(seed=1).train()
+    for norm in (part for part in random.modules() if isinstance(part, nn.BatchNorm3d)):
+        norm.momentum = None  # the mean over all batches, so that a random network passes on what it is given
+    with torch.no_grad():
+        for codes, _ in plain_batches(patients, seen[:480], 1, rng):
+            random.features(codes)
+    of_random = passed(random.eval().features, patients.codes)
+    inputs = {name: patients.features[name] for name in ("histogram", "height")} | {"random encoder": of_random}
+    truth, scores = patients.labels[test], {"network": passed(net, patients.codes[test])}
+    for name, x in inputs.items():
+        scores[name] = np.zeros(truth.shape)
+        for column in range(len(FINDINGS)):
+            known = seen[np.isfinite(patients.labels[seen, column])]
+            model = linear().fit(x[known], patients.labels[known, column])
+            scores[name][:, column] = model.decision_function(x[test])
+    rows = [
+        counted(finding, truth[:, i]) | {name: measured(score[:, i], truth[:, i]) for name, score in scores.items()}
+        for i, finding in enumerate(FINDINGS)
+    ]
+
+    def macro(name: str, some: np.ndarray) -> float:
+        values = []
+        for score, label in zip(scores[name][some].T, truth[some].T, strict=True):
+            known = np.isfinite(label)
+            values.append(auroc(score[known], label[known] == 1))
+        return float(np.nanmean(values))
+
+    def between(value: Callable[[np.ndarray], float]) -> str:
+        low, high = interval(value, len(test))
+        return f"{value(np.arange(len(test))):.3f} ({low:.3f}-{high:.3f})"
+
+    rows.append({"finding": "macro", "n": len(test)} | {name: between(partial(macro, name)) for name in scores})
+    gains = [f"over {name} {between(lambda r, name=name: macro('network', r) - macro(name, r))}" for name in inputs]
+    show(
+        f"(c) AUROC on patients that no model has seen, {len(seen)} to learn from", rows, f"network {', '.join(gains)}"
+    )
+    measures = {name: f"{name}_visible_ml" for name in LESIONS}
+    measures |= {"midline_shift": "midline_shift_mm", "mass_effect": "midline_shift_mm"}
+    rows = []
+    for name, measure in (measures | {"hydrocephalus": "ventricles_ml"}).items():
+        column = FINDINGS.index(name)
+        sick = np.flatnonzero(truth[:, column] == 1)
+        pair = patients.table[measure].to_numpy()[test[sick]], scores["network"][sick, column]
+        low, high = interval(partial(rank_correlation, *pair), len(sick))
+        rho = rank_correlation(*pair, np.arange(len(sick)))
+        rows.append(
+            {"finding": name, "severity": measure, "pos": len(sick), "rho": f"{rho:.2f} ({low:.2f} to {high:.2f})"}
+        )
+    show("(b) rank correlation of the network's score with severity among positives that it has not seen", rows)
+
+
+def rank_correlation(x: np.ndarray, y: np.ndarray, rows: np.ndarray) -> float:
+    """Spearman's."""
+    return float(np.corrcoef(rankdata(x[rows]), rankdata(y[rows]))[0, 1]) if len(np.unique(rows)) > 2 else np.nan
+
+
+def filled(patients: Patients, row: int, finding: str, rim: int) -> torch.Tensor:
+    """A scan in which a finding has the nearest healthy values: of bone for a fracture, else of brain or ventricles."""
+    classes = patients.classes(row)
+    mask = classes == CLASSES.index(finding) + 1
+    if not mask.any():
+        return patients.codes[row]
+    mask = ndimage.binary_dilation(mask, iterations=rim) if rim else mask
+    sick = np.zeros(mask.size, dtype=bool)
+    sick[patients.lesions[row]] = True
+    tissue = classes == SKULL if finding == "fracture" else (classes > 0) & (classes < SKULL)
+    healthy = tissue & ~sick.reshape(mask.shape)
+    if rim:
+        mask &= (classes == SKULL) | (classes >= FIRST_LESION) if finding == "fracture" else classes != SKULL
+    box = tuple(slice(max(0, c.start - 15), c.stop + 15) for c in ndimage.find_objects(mask.astype(int))[0])
+    box = box if healthy[box].any() else (slice(None),) * 3
+    nearest = ndimage.distance_transform_edt(~healthy[box], return_distances=False, return_indices=True)
+    codes = patients.codes[row].numpy().copy()
+    codes[box][mask[box]] = codes[box][tuple(nearest)][mask[box]]
+    return torch.from_numpy(codes)
+
+
+def show_blanked(patients: Patients, net: Net, strict: Net, test: np.ndarray, rng: np.random.Generator) -> None:
+    """(d) Filled lesions for the network of (c), blanked ones for one that was trained on such."""
+    rows = []
+    for name in LESIONS:
+        column, value = FINDINGS.index(name), CLASSES.index(name) + 1
+        sick, well = (test[patients.labels[test, column] == label] for label in (1, 0))
+        label = np.repeat([1.0, 0.0], [len(sick), len(well)])
+        below = passed(net, patients.codes[well])[:, column]
+        row = {"finding": name, "pushes": "yes" if name in PUSHING else "no", "neg": len(well), "pos": len(sick)}
+        row["with mask"] = sum((patients.classes(i) == value).any() for i in sick)
+        for how, rim in {"as it is": None, "filled": 0, "filled wider": RIM}.items():
+            volumes = (patients.codes[i] if rim is None else filled(patients, i, name, rim) for i in sick)
+            row[how] = measured(np.concatenate([passed(net, volumes)[:, column], below]), label)
+        pairs = [(i, rng.choice(well)) for i in sick] + [(i, rng.choice(sick)) for i in well]
+        row["trained on blanked"] = measured(passed(strict, (blanked(patients, *p) for p in pairs))[:, column], label)
+        rows.append(row)
+    title = (
+        "(d) AUROC with lesions taken away: filled from around, as they are or wider by 4 mm, for the network of (c);"
+    )
+    note = "chance is to be expected only where nothing is pushed aside and no companion remains"
+    show(f"{title} all blanked, for one that was trained so", rows, note)
+
+
+def main() -> None:
+    """Print one table after the other."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("cohort", type=Path)
+    parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--blanked-steps", type=int, default=600, help="of training on blanked lesions")
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    patients, rng = load(options.cohort), np.random.default_rng(0)
+    print(f"{len(patients.scan_ids)} scans of {len(set(patients.groups))} patients, {time.process_time():.0f} s")
+    show_nuisances(patients)
+    people = rng.permutation(np.unique(patients.groups))
+    tested = np.isin(patients.groups, people[: len(people) // 4])
+    seen, test = np.flatnonzero(~tested), np.flatnonzero(tested)
+    steps = options.epochs * (len(seen) // 12)
+    net = train(Net(), plain_batches(patients, seen, options.epochs, rng), steps, 3e-3, rng)
+    show_network(patients, net, seen, test, rng)
+    strict = Net()
+    strict.load_state_dict(net.state_dict())  # what it has learned of lesions helps it to find their traces
+    batches = blanked_batches(patients, seen, options.blanked_steps, rng)
+    show_blanked(patients, net, train(strict, batches, options.blanked_steps, 1e-3, rng), test, rng)
+    print(f"{time.process_time():.0f} s of the processor")
+
+
+if __name__ == "__main__":
+    main()

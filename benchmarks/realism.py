@@ -381,13 +381,14 @@ def told_apart(one: Patches, others: Patches, classify: Classifier, level: bool)
 
     def within_folds(rows: np.ndarray) -> float:
         parts = [rows[fold[rows] == number] for number in range(5)]  # levels differ from fold to fold
-        return float(np.nanmean([auroc(score[part], truth[part]) for part in parts]))
+        values = [value for part in parts if np.isfinite(value := auroc(score[part], truth[part]))]
+        return float(np.mean(values)) if values else np.nan
 
     rng, rows_of, drawn = default_rng(0), {unit: np.flatnonzero(units == unit) for unit in np.unique(units)}, []
     for _ in range(400):
         some = [rng.choice(np.unique(units[side]), len(np.unique(units[side]))) for side in (truth, ~truth)]
         drawn.append(within_folds(np.concatenate([rows_of[unit] for unit in np.concatenate(some)])))
-    low, high = np.quantile(drawn, (0.025, 0.975))
+    low, high = np.nanquantile(drawn, (0.025, 0.975))
     return within_folds(np.arange(len(hu))), float(low), float(high)
 
 

@@ -36,6 +36,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_limits
 from torch import nn
 
 from headct import Cohort
@@ -428,6 +429,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    threadpool_limits(options.threads)
     patients, rng = load(options.cohort), np.random.default_rng(0)
     print(f"{len(patients.scan_ids)} scans of {len(set(patients.groups))} patients, {time.process_time():.0f} s")
     show_nuisances(patients)

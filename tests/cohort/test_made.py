@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -45,10 +46,13 @@ def one(number: int) -> Made:
     return Made(Outcome((accepted,), (), (packed,)), ({"number": number},))
 
 
-def make(out: Path, items: int = 7, work: Callable[[int], Made] = one) -> list[int]:
+def make(
+    out: Path, items: int = 7, work: Callable[[int], Made] = one, finish: Callable[[Any], None] | None = None
+) -> list[int]:
     with ThreadPoolExecutor(2) as threads:
         crew = Crew(threads, lambda: 2)
-        _content, records = make_cohort(out, items, work, ABOUT, crew=crew, progress=lambda *_: None)
+        records: list[Mapping[str, int]] = []
+        make_cohort(out, items, work, ABOUT, crew=crew, progress=lambda *_: None, finish=finish or records.extend)
     return [record["number"] for record in records]
 
 
@@ -80,6 +84,35 @@ def test_an_interrupted_job_does_not_begin_again(tmp_path: Path) -> None:
     make(tmp_path / "whole")
     for path in (tmp_path / "whole").rglob("*.b2nd"):
         assert path.read_bytes() == (tmp_path / "c" / path.relative_to(tmp_path / "whole")).read_bytes()
+
+
+@pytest.mark.parametrize("moment", ["finish", "publish", "clean"])
+def test_an_end_that_is_cut_short_is_made_up_for(moment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed before what belongs beside the tables, before the tables, or before the journal is gone."""
+
+    def killed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    places = {"publish": "headct.cohort.publish.write", "clean": "headct.cohort.made.shutil.rmtree"}
+    with monkeypatch.context() as patch:
+        if moment in places:
+            patch.setattr(places[moment], killed)
+        with pytest.raises(KeyboardInterrupt):
+            make(tmp_path / "c", finish=killed if moment == "finish" else None)
+    if moment != "clean":
+        with pytest.raises(Failure, match="not finished"):
+            Cohort(tmp_path / "c")
+    assert make(tmp_path / "c") == [0, 1, 3, 4, 6]
+    assert not (tmp_path / "c" / ".making").exists()
+    make(tmp_path / "whole")
+    for path in (one for one in (tmp_path / "whole").rglob("*") if one.is_file()):
+        assert path.read_bytes() == (tmp_path / "c" / path.relative_to(tmp_path / "whole")).read_bytes()
+
+
+def test_an_unfinished_ingest_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "c" / ".ingest" / "unfinished").mkdir(parents=True)
+    with pytest.raises(Misuse, match="other things"):
+        make(tmp_path / "c")
 
 
 def test_other_terms_and_other_things_are_refused(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import torch
 from headct.virtual.acquisition import Acquisition, take
 from headct.virtual.anatomy import Anatomy
 from headct.virtual.bending import COARSE, ended
+from headct.virtual.findings.extraaxial import Epidural, Subdural
 from headct.virtual.findings.mass import along_skull_mm
 from headct.virtual.findings.mixture import COMPANIONS, KINDS, PREVALENCE, draw_findings, one_of
 from headct.virtual.landmarks import BONE_MM, brain_landmarks, head_landmarks_mm
@@ -182,20 +183,23 @@ def test_tissues_have_the_values_that_were_drawn() -> None:
 
 
 def test_blood_lies_where_its_name_says() -> None:
-    points = lattice(3.0)
+    points, compared = lattice(3.0), 0
     for seed in range(6):
         ivh = patient_with("ivh", seed).paint(points, 1.0, tissues=True)
         assert (ivh.changes["ivh"].share <= ivh.changes["ventricles"].share + 1e-5).all()
         sdh = patient_with("sdh", seed)
         mask = sdh.paint(points, 1.0).changes["sdh"].share > 0.5
         (finding,) = sdh.findings
-        if len(finding.centres_mm) == 1 and not finding.parafalcine_mm and mask.any():  # type: ignore[attr-defined]
-            side = np.sign(finding.centres_mm[0][0])  # type: ignore[attr-defined]
+        assert isinstance(finding, Subdural)
+        if len(finding.centres_mm) == 1 and not finding.parafalcine_mm and mask.any():
+            compared += 1
+            side = np.sign(finding.centres_mm[0][0])
             by_head, _brain, _fields = sdh.bend.sample(points[mask])
             assert (by_head[:, 0] * side > -1).all()
         iph = patient_with("iph", seed).paint(points, 1.0)
         blood = iph.changes["iph"].share > 0.5
         assert (iph.cavity_mm[blood] < 0).all()
+    assert compared > 1
 
 
 def test_an_epidural_haematoma_is_a_lens_that_stops_at_sutures() -> None:
@@ -204,8 +208,9 @@ def test_an_epidural_haematoma_is_a_lens_that_stops_at_sutures() -> None:
         patient = patient_with("edh", seed)
         (finding,) = patient.findings
         thickness = finding.fields(patient.coarse)["edh"]
-        centre = torch.tensor([finding.centre_mm])  # type: ignore[attr-defined]
-        arc = along_skull_mm(patient.coarse.template_mm, finding.centre_mm)  # type: ignore[attr-defined]
+        assert isinstance(finding, Epidural)
+        centre = torch.tensor([finding.centre_mm])
+        arc = along_skull_mm(patient.coarse.template_mm, finding.centre_mm)
         assert thickness[arc < 8].mean() > thickness[(arc > 20) & (arc < 28)].mean()
         for name in ("coronal", "lambdoid"):
             here, there = sutures(patient.coarse.template_mm)[name], sutures(centre)[name]

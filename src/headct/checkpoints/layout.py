@@ -24,6 +24,7 @@ from torch import Tensor
 from headct import __version__, encoders
 from headct.checkpoints.card import Card, check_fits
 from headct.checkpoints.strict import COPY_AGAIN, CheckpointFailure, damaged
+from headct.cohort.journal import to_disk
 from headct.encoders import Encoder
 from headct.failure import Misuse
 
@@ -165,12 +166,12 @@ def written_whole(folder: Path, *, replace_existing: bool = False) -> Iterator[P
         new.mkdir()
         yield new
         for path in (*new.iterdir(), new):
-            _to_disk(path)
+            to_disk(path)
         if folder.exists():
             shutil.rmtree(aside, ignore_errors=True)  # left where a process was killed after it had moved the new one
             os.replace(folder, aside)
         os.replace(new, folder)
-        _to_disk(folder.parent)
+        to_disk(folder.parent)
         shutil.rmtree(aside, ignore_errors=True)
     finally:
         shutil.rmtree(workspace, ignore_errors=True)
@@ -202,12 +203,3 @@ def present(folder: Path) -> Path:
 
 def _aside(folder: Path) -> Path:
     return folder.parent / f".{folder.name}.old"
-
-
-def _to_disk(path: Path) -> None:
-    """Wait until a file's content, or a folder's list of files, is safe."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

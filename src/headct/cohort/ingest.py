@@ -33,7 +33,7 @@ from headct import __version__
 from headct.cohort import executors, publish
 from headct.cohort.commit import shard_number
 from headct.cohort.inputs import Input, Paths, take_stock
-from headct.cohort.journal import Journal, expect_writable, only_writer
+from headct.cohort.journal import Journal, expect_writable, only_writer, sweep_partials
 from headct.cohort.publish import Content
 from headct.cohort.roots import Roots
 from headct.cohort.rounds import Progress, Round, Runner
@@ -162,8 +162,7 @@ class _Home:
         self.journal.sweep()
         if self.journal.get("round", 0) is None:
             self.journal.remove()
-        for partial in (*self.folder.glob("*.partial"), *self.folder.glob("*/*.partial")):
-            partial.unlink()
+        sweep_partials(self.folder)
 
     def content(self) -> Content:
         """What the cohort holds, nothing if it is not there yet. Raises Misuse where it was made on other terms."""

@@ -40,7 +40,7 @@ def write_atomically(path: Path, data: bytes, *, durable: bool = True) -> None:
                 os.fsync(file.fileno())
         os.replace(partial, path)
         if durable:
-            _sync_folder(path.parent)
+            to_disk(path.parent)
     except BaseException as error:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
@@ -74,9 +74,16 @@ def expect_writable(path: Path) -> None:
         raise refused(path, OSError(refusal, f"{folder}: {os.strerror(refusal)}"))
 
 
-def _sync_folder(folder: Path) -> None:
-    """A new name in a folder survives a power cut only when the folder itself was flushed."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def sweep_partials(folder: Path) -> None:
+    """Remove what a kill in the middle of `write_atomically` has left in a folder or one below it."""
+    for partial in (*folder.glob("*.partial"), *folder.glob("*/*.partial")):
+        if partial.is_file():
+            partial.unlink()
+
+
+def to_disk(path: Path) -> None:
+    """Wait until a file's content, or a folder's list of names, would survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

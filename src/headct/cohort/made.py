@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,13 +13,12 @@ from headct import __version__
 from headct.cohort import publish
 from headct.cohort.commit import ShardWriter
 from headct.cohort.executors import Crew
-from headct.cohort.journal import Journal, expect_writable, only_writer
-from headct.cohort.publish import Content
+from headct.cohort.journal import Journal, expect_writable, only_writer, sweep_partials
+from headct.cohort.publish import MAKING, Content
+from headct.cohort.rounds import Progress
 from headct.cohort.work import Outcome
 from headct.failure import Misuse
 from headct.reading.criteria import Criteria
-
-Progress = Callable[[str, int, int | None], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +29,33 @@ class Made:
     records: tuple[Mapping[str, Any], ...] = ()
 
 
+@contextmanager
+def making(out: Path, terms: Mapping[str, Any]) -> Iterator[Journal]:
+    """Hold the folder `out` against others, and give the journal of what is made there on these terms.
+
+    The journal is that of an earlier call if that was cut short, and is removed when the block ends without an error.
+    Raises Misuse where `out` holds something else, or was begun on other terms; Failure where it cannot be written.
+    """
+    expect_writable(out / MAKING)
+    journal = Journal(out / MAKING / "unfinished")
+    begun = journal.get("terms", 0)
+    if begun is None and (out / publish.COHORT_JSON).exists():
+        raise Misuse(f"there is a cohort in {out} already", do="choose another --out")
+    if begun is None and out.is_dir() and any(path.name != MAKING for path in out.iterdir()):
+        raise Misuse(f"{out} holds other things", do="choose an empty or a new folder")
+    if begun is not None and begun != terms:
+        differing = ", ".join(sorted(name for name in {**begun, **terms} if begun.get(name) != terms.get(name)))
+        do = f"call with the same options, remove {out}, or choose another --out"
+        raise Misuse(f"{out} was begun differently", why=f"other {differing}", do=do)
+    with only_writer(out / MAKING, out):
+        sweep_partials(out)
+        if begun is None:
+            journal.begin()
+            journal.put("terms", 0, dict(terms))
+        yield journal
+        shutil.rmtree(out / MAKING)
+
+
 def make_cohort(
     out: Path,
     items: int,
@@ -36,41 +64,21 @@ def make_cohort(
     *,
     crew: Crew,
     progress: Progress,
-) -> tuple[Content, list[Mapping[str, Any]]]:
+    finish: Callable[[Sequence[Mapping[str, Any]]], None],
+) -> Content:
     """Make the items 0 to `items` - 1 by a crew and keep them in the cohort `out`, in their order.
 
-    `about` is what `cohort.json` says of them; a cohort that says something else is left alone. What was finished
-    before a kill is not made again, and the bytes do not depend on the number of workers. Gives what the cohort holds
-    and the records of its scans. Raises Misuse where `out` holds something else.
+    `about` is what `cohort.json` says of them. `finish` gets the records of all scans and writes what belongs beside
+    the tables, before these are written. What was finished before a kill is not made again, and the bytes do not
+    depend on the number of workers. Raises as `making` does.
     """
-    expect_writable(out / publish.COHORT_JSON)
-    journal = Journal(out / ".ingest" / "unfinished")
-    terms = {"version": __version__, "items": items, **about}
-    _check(out, journal, terms)
-    with only_writer(out / ".ingest"):
-        if journal.get("made", 0) is None:
-            journal.begin()
-            journal.put("made", 0, terms)
+    with making(out, {"version": __version__, "items": items, **about}) as journal:
         writer = ShardWriter(journal, out / "volumes", 0, frozenset())
         made = _work(journal, writer, items, make, crew, progress)
-        records = [record for number in range(items) for record in made[number]]
+        finish([record for number in range(items) for record in made[number]])
         content = _content(writer)
         publish.write(out, content, about)
-        journal.remove()
-    return content, records
-
-
-def _check(out: Path, journal: Journal, terms: Mapping[str, Any]) -> None:
-    """Raises Misuse where the folder is not ours, or was begun on other terms."""
-    begun = journal.get("made", 0)
-    if begun is not None and begun != terms:
-        differing = ", ".join(sorted(name for name in {**begun, **terms} if begun.get(name) != terms.get(name)))
-        do = f"call with the same options, remove {out}, or choose another --out"
-        raise Misuse(f"{out} was begun differently", why=f"other {differing}", do=do)
-    if (out / publish.COHORT_JSON).exists():
-        raise Misuse(f"there is a cohort in {out} already", do="choose another --out")
-    if out.is_dir() and begun is None and any(path.name != ".ingest" for path in out.iterdir()):
-        raise Misuse(f"{out} holds other things", do="choose an empty or a new folder")
+    return content
 
 
 def _work(

@@ -20,6 +20,8 @@ from headct.scan import REASONS
 FORMAT = "headct-cohort"
 FORMAT_VERSION = 1
 COHORT_JSON = "cohort.json"
+MAKING = ".making"
+"""Folder within what `headct.cohort.made` makes that holds its journal; gone when it is whole."""
 SCHEMAS = {"scans": SCANS, "rejections": REJECTIONS, "files": FILES}
 SEEN_FILE = ".ingest/seen.parquet"
 SOFTWARE = ("headct", "numpy", "scipy", "blosc2", "pyarrow", "pydicom")
@@ -124,6 +126,9 @@ def read_about(out: Path) -> dict[str, Any]:
     except (FileNotFoundError, NotADirectoryError):
         if not os.path.lexists(out):
             raise Misuse(f"there is no {out}", do="check the path") from None
+        if (out / MAKING).is_dir():
+            do = "call the line that began it again, such as `headct simulate`"
+            raise Failure(f"the cohort {out} is not finished", do=do) from None
         if (out / ".ingest").is_dir():
             raise Failure(f"the cohort {out} is not finished", do="call the same `headct ingest` line again") from None
         raise Misuse(

@@ -14,6 +14,7 @@ from scipy.spatial.transform import Rotation
 from headct.scan import Header, Scan
 from headct.virtual.patient import Painted, Patient
 from headct.virtual.sites import Protocol, Site
+from headct.virtual.solids import Vector, vector
 from headct.virtual.streams import stream
 from headct.virtual.table import lay_table
 from headct.virtual.template import ICBM_PER_HEAD
@@ -34,8 +35,8 @@ class Acquisition:
 
     protocol: Protocol
     site: str
-    turn_deg: tuple[float, float, float]  # nod, roll, yaw
-    shift_mm: tuple[float, float, float]
+    turn_deg: Vector  # nod, roll, yaw
+    shift_mm: Vector
     pixel_mm: float
     tilt_deg: float
     blur_mm: float
@@ -62,8 +63,8 @@ class Acquisition:
         return cls(
             protocol=protocol,
             site=site.name,
-            turn_deg=(float(turn[0]), float(turn[1]), float(turn[2])),
-            shift_mm=tuple(float(v) for v in rng.normal(0, protocol.off_centre_mm, 3)),  # type: ignore[arg-type]
+            turn_deg=vector(turn),
+            shift_mm=vector(rng.normal(0, protocol.off_centre_mm, 3)),
             pixel_mm=float(uniform(*protocol.pixel_mm)),
             tilt_deg=float(uniform(*protocol.tilt_deg)),
             blur_mm=float(uniform(*protocol.blur_mm)),
@@ -187,7 +188,7 @@ def _partial_volumes(
     normal /= np.linalg.norm(normal)
     steps = np.arange(rows, dtype=np.float32)
     in_plane = steps[:, None, None] * row_step.astype(np.float32) + steps[:, None] * col_step.astype(np.float32)
-    flat = torch.from_numpy(in_plane.reshape(-1, 3)).to(patient.device)
+    flat = torch.from_numpy(in_plane.reshape(-1, 3))
     for index in range(len(origins)):
         planes = max(1, int(np.ceil(thickness[index] / max(SAMPLES_EVERY_MM, 1.25 * visit.pixel_mm))))
         depths = ((np.arange(planes) + 0.5) / planes - 0.5) * thickness[index]
@@ -207,7 +208,7 @@ def _keep(result: _Averaged, index: int, parts: list[Painted], shape: tuple[int,
     """Average the planes of one slice into the result."""
 
     def mean(values: list[torch.Tensor]) -> np.ndarray:
-        averaged: np.ndarray = torch.cat(values).reshape(shape).mean(dim=0).cpu().numpy()
+        averaged: np.ndarray = torch.cat(values).reshape(shape).mean(dim=0).numpy()
         return averaged
 
     result.hu[index] = mean([part.hu for part in parts])
@@ -223,7 +224,7 @@ def _keep(result: _Averaged, index: int, parts: list[Painted], shape: tuple[int,
             )
     if result.template_mm is not None:
         planes = torch.cat([part.template_mm for part in parts]).reshape(*shape, 3)
-        result.template_mm[index] = planes[shape[0] // 2].cpu().numpy()
+        result.template_mm[index] = planes[shape[0] // 2].numpy()
 
 
 def _hardened(painted: Painted, visit: Acquisition) -> Painted:
@@ -284,7 +285,7 @@ def _noise(hu: np.ndarray, visit: Acquisition, patient: Patient, thickness: np.n
 
 
 def _header(patient: Patient, visit: Acquisition) -> Header:
-    name = f"virtual-{patient.seed:08d}"
+    """Without identifiers, which are the archive's to give."""
     return Header(
         source="dicom",
         manufacturer=visit.protocol.manufacturer,
@@ -294,7 +295,4 @@ def _header(patient: Patient, visit: Acquisition) -> Header:
         contrast=False,
         age=float(int(patient.anatomy.age)),
         sex=patient.anatomy.sex,
-        patient_id=name,
-        study_id=f"{name}-{visit.site}-{visit.noise_seed}",
-        series_id=f"{name}-{visit.site}-{visit.noise_seed}-1",
     )

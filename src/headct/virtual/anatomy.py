@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from headct.virtual.solids import Vector
+from headct.virtual.solids import Vector, vector
 from headct.virtual.streams import stream
 from headct.virtual.template import ICBM_PER_HEAD
 
@@ -78,9 +78,9 @@ class Anatomy:
             seed=seed,
             age=age,
             sex=sex,
-            scale=_vector(scale),
-            shear=_vector(uniform(-0.04, 0.04, 3)),
-            warp_mm=_vector(uniform(0.8, 2.2, 3)),
+            scale=vector(scale),
+            shear=vector(uniform(-0.04, 0.04, 3)),
+            warp_mm=vector(uniform(0.8, 2.2, 3)),
             folding_mm=float(uniform(0.8, 1.8)),
             atrophy=float(atrophy),
             gap_mm=float(uniform(0.2, 1.2) + 3.0 * atrophy * uniform(0.5, 1)),
@@ -113,15 +113,10 @@ class Anatomy:
             pallidum_hu=calcified(0.08 + 0.15 * aged, 50, 160),
             falx_spots=int(calcified(0.15, 1, 4)),
             artery_calcium=calcified(0.5 if age > 55 else 0.0, 0.3, 1),
-            shifts=tuple(_vector(row) for row in uniform(0, 1, (6, 3))),
+            shifts=tuple(vector(row) for row in uniform(0, 1, (6, 3))),
         )
 
     @property
     def mean_scale(self) -> float:
         """Template millimetres to one of this head, whatever the direction."""
         return float(np.mean(self.scale))
-
-
-def _vector(values: np.ndarray) -> Vector:
-    x, y, z = (float(value) for value in values)
-    return x, y, z

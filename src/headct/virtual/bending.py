@@ -25,6 +25,9 @@ COARSE = Box((-105, 105), (-126, 126), (-126, 105), 7.0)
 NEAREST_MM = 0.05
 """Pushes below this are cut to nothing, smoothly, so that every finding has an end of its reach."""
 
+THIRD_MM = 3.5
+"""The third ventricle widens by no more than so much."""
+
 FINDING_FIELDS = ("closed", "swelling")
 """Smooth fields that several findings add to: sulci pressed shut (share), scalp swollen (mm)."""
 
@@ -54,10 +57,6 @@ class Bend:
     names: tuple[str, ...]
     values: torch.Tensor  # (1, channels, z, y, x): H, B, then the named fields
 
-    def to(self, device: str) -> Bend:
-        """The same on another device."""
-        return Bend(self.names, self.values.to(device))
-
     def sample(self, head_mm: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
         """Template coordinates (n, 3) by H and by B, and the fields (n,) at points (n, 3) in head millimetres."""
         place = normalized(head_mm, COARSE)[None, None, None]
@@ -78,7 +77,7 @@ class Bend:
             missing = target - (by_brain if brain else by_head)
             at = at + 0.6 * missing
         missed_mm = torch.linalg.vector_norm(missing, dim=1)
-        return at.cpu().numpy().astype(float), missed_mm.cpu().numpy().astype(float)
+        return at.numpy().astype(float), missed_mm.numpy().astype(float)
 
 
 def coarse_points() -> torch.Tensor:
@@ -138,11 +137,8 @@ def widened(coarse: Coarse, wider_mm: float | torch.Tensor, reach_mm: float) -> 
     x, z = coarse.template_mm[:, 0], coarse.template_mm[:, 2]
     share = 1 - 0.55 * torch.clamp((-8 - z) / 8, 0, 1)
     third = (torch.abs(x) < 9) & (z < 16)
-    limit = torch.where(
-        third,
-        torch.clamp(torch.as_tensor(wider_mm, dtype=torch.float32), max=3.5),
-        torch.as_tensor(wider_mm, dtype=torch.float32),
-    )
+    wider = torch.as_tensor(wider_mm, dtype=torch.float32)
+    limit = torch.where(third, torch.clamp(wider, max=THIRD_MM), wider)
     outside = torch.clamp((coarse.ventricles_mm + 3) / 4, 0, 1)
     fall = torch.exp(-torch.clamp(coarse.ventricles_mm, min=0) / reach_mm)
     room = torch.clamp(coarse.depth_mm / 14, max=1)

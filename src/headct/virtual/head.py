@@ -14,7 +14,7 @@ from functools import partial
 
 import numpy as np
 
-from headct.virtual.solids import Points, Vector, capsule, ellipsoid, inside, paint, shared, united
+from headct.virtual.solids import Points, Vector, capsule, ellipsoid, inside, paint, shared, united, vector
 
 EDGE_MM = 1.2
 
@@ -73,9 +73,9 @@ class Shape:
         rng = np.random.default_rng([seed, 1])
         age = rng.uniform()
         return cls(
-            size=_vector(rng.normal(1.0, 0.025) * rng.normal(1.0, 0.02, 3)),
-            turn_deg=_vector(rng.normal(0.0, (5.0, 2.5, 4.0))),
-            shift_mm=_vector(rng.normal(0.0, (3.0, 5.0, 4.0))),
+            size=vector(rng.normal(1.0, 0.025) * rng.normal(1.0, 0.02, 3)),
+            turn_deg=vector(rng.normal(0.0, (5.0, 2.5, 4.0))),
+            shift_mm=vector(rng.normal(0.0, (3.0, 5.0, 4.0))),
             skull_mm=float(rng.uniform(5.5, 8.5)),
             scalp_mm=float(rng.uniform(4.5, 7.5)),
             subarachnoid_mm=float(1.2 + 2.0 * age),
@@ -84,7 +84,7 @@ class Shape:
             grey_hu=float(rng.uniform(36.5, 39.5)),
             white_hu=float(rng.uniform(26.5, 29.5)),
             csf_hu=float(rng.uniform(5.0, 10.0)),
-            folding=_vector(rng.uniform(0.0, 2 * np.pi, 3)),
+            folding=vector(rng.uniform(0.0, 2 * np.pi, 3)),
             pineal=bool(rng.uniform() < 0.6),
         )
 
@@ -108,13 +108,8 @@ class Bleed:
         side = 1 if rng.uniform() < 0.5 else -1
         centre = (side * rng.uniform(24, 34), rng.uniform(-20, 10), rng.uniform(4, 26))
         size = rng.uniform(14, 22) if kind == "iph" else rng.uniform(8, 16)
-        phase = _vector(rng.uniform(0, 2 * np.pi, 3))
-        return cls(kind=kind, side=side, centre_mm=_vector(centre), size_mm=float(size), phase=phase)
-
-
-def _vector(values: np.ndarray | tuple[float, ...]) -> Vector:
-    x, y, z = np.asarray(values, dtype=float)
-    return float(x), float(y), float(z)
+        phase = vector(rng.uniform(0, 2 * np.pi, 3))
+        return cls(kind=kind, side=side, centre_mm=vector(centre), size_mm=float(size), phase=phase)
 
 
 def cavity(at: Points) -> np.ndarray:

@@ -6,9 +6,11 @@ import csv
 import io
 import json
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +20,17 @@ from threadpoolctl import threadpool_limits
 
 from headct import __version__
 from headct.cohort import executors
-from headct.cohort.journal import Journal, expect_writable, only_writer, write_atomically
-from headct.cohort.made import Made, make_cohort
+from headct.cohort.journal import write_atomically
+from headct.cohort.made import Made, make_cohort, making
+from headct.cohort.rounds import Progress
 from headct.cohort.shards import pack
 from headct.cohort.work import Accepted, Outcome, scan_row
-from headct.failure import Misuse
+from headct.failure import Failure, Misuse
 from headct.preparing import Prepared, prepare
 from headct.preparing.recipe import Frame, Recipe, named
 from headct.reading.criteria import Criteria
-from headct.scan import Rejection
-from headct.virtual.acquisition import Acquisition
+from headct.scan import GeometryError, Rejection, Scan
+from headct.virtual.acquisition import POINTS_AT_ONCE, Acquisition
 from headct.virtual.archive import PROFILES, write_study
 from headct.virtual.labels import FINDINGS
 from headct.virtual.patient import Patient
@@ -35,7 +38,6 @@ from headct.virtual.simulated import MASK_SHARE, Simulated, Simulation
 from headct.writing import write_nifti
 
 FORMATS = ("dicom", "nifti", "cohort")
-Progress = Callable[[str, int, int | None], None]
 
 CLASSES = (
     "brain", "ventricles", "skull", "edema", "infarct", "tumor", "iph", "ivh", "sah", "sdh", "edh", "fracture",
@@ -99,16 +101,27 @@ def run(job: Job, out: Path, *, workers: int | None = None, progress: Progress) 
 
     The same job gives the same bytes, whatever the number of workers. Raises Misuse where `out` holds other things.
     """
+    if job.format == "dicom":
+        import_module("headct.writing.segmentation")  # says at once what to install, rather than after some patients
+    rows: list[Mapping[str, Any]] = []
+
+    def finish(records: Sequence[Mapping[str, Any]]) -> None:
+        if not records:
+            raise Failure("no scan could be prepared", why="the recipe rejected all", do="name another --recipe")
+        rows.extend(records)
+        _write_tables(out, records)
+
     with executors.processes(workers or executors.usable_cores(), _begin) as crew:
         if job.format == "cohort":
-            content, records = make_cohort(
-                out, job.patients, partial(_prepared, job, out), _cohort_about(job), crew=crew, progress=progress
+            make = partial(_prepared, job, out)
+            content = make_cohort(
+                out, job.patients, make, _cohort_about(job), crew=crew, progress=progress, finish=finish
             )
-            rejected = [row["code"] for row in content.rejections]
+            codes = Counter(row["code"] for row in content.rejections)
         else:
-            records, rejected = _make_files(job, out, crew, progress), []
-    _write_tables(out, records)
-    return Result(records, {code: rejected.count(code) for code in dict.fromkeys(rejected)})
+            _make_files(job, out, crew, progress, finish)
+            codes = Counter()
+    return Result(rows, codes)
 
 
 def _begin() -> None:
@@ -171,8 +184,8 @@ def truth_at(patient: Patient, visit: Acquisition, points_mm: np.ndarray) -> tup
     """Which of `CLASSES` lies at points (n, 3) of the scanner, uint8 (n,), and which template point, float32 (n, 3)."""
     classes = np.zeros(len(points_mm), dtype=np.uint8)
     template_mm = np.full((len(points_mm), 3), np.nan, dtype=np.float32)
-    for start in range(0, len(points_mm), 1 << 20):
-        some = slice(start, start + (1 << 20))
+    for start in range(0, len(points_mm), POINTS_AT_ONCE):
+        some = slice(start, start + POINTS_AT_ONCE)
         points = visit.to_head(torch.from_numpy(points_mm[some].astype(np.float32)))
         painted = patient.paint(points, 1.0, tissues=True)
         template_mm[some] = painted.template_mm.numpy()
@@ -205,29 +218,23 @@ def record_of(simulated: Simulated) -> dict[str, Any]:
     }
 
 
-def _make_files(job: Job, out: Path, crew: executors.Crew, progress: Progress) -> list[Mapping[str, Any]]:
+def _make_files(
+    job: Job,
+    out: Path,
+    crew: executors.Crew,
+    progress: Progress,
+    finish: Callable[[Sequence[Mapping[str, Any]]], None],
+) -> None:
     """One folder for each patient; a record in the journal says that it is whole."""
-    expect_writable(out / "labels.csv")
-    journal = Journal(out / ".simulate" / "unfinished")
-    begun = journal.get("job", 0)
-    if begun is not None and begun != job.about:
-        raise Misuse(f"{out} was begun differently", do=f"call with the same options, remove {out}, or choose another")
-    if begun is None and out.is_dir() and any(path.name != ".simulate" for path in out.iterdir()):
-        raise Misuse(f"{out} holds other things", do="choose an empty or a new folder")
-    with only_writer(out / ".simulate"):
-        if begun is None:
-            journal.begin()
-            journal.put("job", 0, job.about)
+    with making(out, job.about) as journal:
         records = {number: kept for number in range(job.patients) if (kept := journal.get("records", number))}
         progress("patients", len(records), job.patients)
-        todo = ((number, number) for number in range(job.patients) if number not in records)
+        todo = [(number, number) for number in range(job.patients) if number not in records]
         for number, made in crew.results(partial(_files, job, out), todo):
             journal.put("records", number, made)
             records[number] = made
             progress("patients", len(records), job.patients)
-        journal.remove()
-    shutil.rmtree(out / ".simulate")
-    return [record for number in range(job.patients) for record in records[number]]
+        finish([record for number in range(job.patients) for record in records[number]])
 
 
 def _files(job: Job, out: Path, index: int) -> list[dict[str, Any]]:
@@ -264,17 +271,22 @@ def _write_scan(job: Job, simulated: Simulated, folder: Path) -> None:
     cols = np.arange(scan.hu.shape[2])[:, None] * scan.col_step_mm
     points = (scan.origins_mm[:, None, None] + rows + cols).reshape(-1, 3)
     classes, template_mm = truth_at(simulated.patient, simulated.visit, points)
-    if not _is_even(scan):
-        return  # the segmentation says it slice by slice
-    affine = scan.affine()[:, [2, 1, 0, 3]]
-    write_nifti(classes.reshape(scan.hu.shape).transpose(2, 1, 0), folder / "classes.nii.gz", affine)
+    truth = {"classes": classes.reshape(scan.hu.shape)}
     if job.deformation:
-        field = template_mm.reshape(*scan.hu.shape, 3).transpose(2, 1, 0, 3)
-        write_nifti(field, folder / "deformation.nii.gz", affine)
+        truth["deformation"] = template_mm.reshape(*scan.hu.shape, 3)
+    _write_truth(truth, scan, folder)
 
 
-def _is_even(scan: Any) -> bool:
-    return bool(np.ptp(scan.gaps_mm) < 0.05)
+def _write_truth(truth: Mapping[str, np.ndarray], scan: Scan, folder: Path) -> None:
+    """Arrays (slices, rows, cols, ...) as NIfTI; where gaps differ, which NIfTI cannot say, as NumPy's .npy."""
+    try:
+        affine = scan.affine()[:, [2, 1, 0, 3]]
+    except GeometryError:
+        for name, values in truth.items():
+            np.save(folder / f"{name}.npy", values)
+        return
+    for name, values in truth.items():
+        write_nifti(np.moveaxis(values, (0, 1, 2), (2, 1, 0)), folder / f"{name}.nii.gz", affine)
 
 
 def _write_tables(out: Path, records: Sequence[Mapping[str, Any]]) -> None:

@@ -15,7 +15,7 @@ from headct.virtual.anatomy import Anatomy
 from headct.virtual.bending import Bend, Coarse, ended
 from headct.virtual.findings.finding import Finding
 from headct.virtual.findings.mixture import PREVALENCE, draw_findings
-from headct.virtual.template import Template, template
+from headct.virtual.template import template
 from headct.virtual.tissue import Brain, Change, Skull, inside
 
 
@@ -60,7 +60,6 @@ class Patient:
     seed: int
     anatomy: Anatomy
     findings: tuple[Finding, ...] = field(default=())
-    device: str = "cpu"  # where points are painted; the coarse maps are worked out on the CPU
 
     def without(self, *names: str) -> Patient:
         """The twin who lacks some findings; all else is equal."""
@@ -78,11 +77,6 @@ class Patient:
         """The patient of a seed; see `headct.virtual.findings.mixture` for how findings are drawn."""
         return cls(seed, Anatomy.draw(seed, age=age, sex=sex), draw_findings(seed, prevalence))
 
-    @property
-    def template(self) -> Template:
-        """The average head."""
-        return template(self.device)
-
     @cached_property
     def coarse(self) -> Coarse:
         """This head without disease, on the coarse grid."""
@@ -93,7 +87,7 @@ class Patient:
         """The maps from this head to the template, with what the findings push aside."""
         pushes = [finding.push(self.coarse) for finding in self.findings]
         fields = [finding.fields(self.coarse) for finding in self.findings]
-        return bending.bent(self.anatomy, self.coarse, pushes, fields).to(self.device)
+        return bending.bent(self.anatomy, self.coarse, pushes, fields)
 
     @cached_property
     def displaced_mm(self) -> torch.Tensor:
@@ -105,9 +99,9 @@ class Patient:
     def fluid_ml(self) -> FluidVolumes:
         """Ventricles and all fluid around the brain in this head, sampled every 4 mm."""
         grid = replace(bending.COARSE, step_mm=4.0)
-        points = torch.from_numpy(np.stack([axis.ravel() for axis in grid.grid()], axis=1)).to(self.device)
+        points = torch.from_numpy(np.stack([axis.ravel() for axis in grid.grid()], axis=1))
         by_head, by_brain, fields = self.bend.sample(points)
-        channels = self.template.sample("head", by_head)
+        channels = template().sample("head", by_head)
         cavity_mm = channels["cavity_mm"] / self.anatomy.mean_scale
         within = torch.nonzero((cavity_mm < 0) & (by_head[:, 2] > -66)).squeeze(1)
         brain = self._brain(by_head[within], by_brain[within], _at(fields, within), cavity_mm[within], grid.step_mm)
@@ -129,7 +123,7 @@ class Patient:
         if not len(near):
             return painted
         by_head, by_brain, fields = self.bend.sample(head_mm[near])
-        channels = self.template.sample("head", by_head)
+        channels = template().sample("head", by_head)
         cavity_mm = channels["cavity_mm"] / self.anatomy.mean_scale
         painted.cavity_mm[near], painted.template_mm[near] = cavity_mm, by_head
         outer = torch.nonzero(cavity_mm > -SEAM_MM - edge_mm).squeeze(1)
@@ -165,7 +159,7 @@ class Patient:
         edge_mm: float,
     ) -> Brain:
         """Points within the cavity, without what findings do there."""
-        channels = self.template.sample("brain", by_brain)
+        channels = template().sample("brain", by_brain)
         return Brain(self.anatomy, by_head, channels, fields, edge_mm, by_brain, cavity_mm)
 
     def _near(self, head_mm: torch.Tensor) -> torch.Tensor:

@@ -55,11 +55,6 @@ class Simulation:
         if self.rescan and self.twin:
             raise Misuse("a re-scan and a twin are two things", do="simulate them one after the other")
 
-    @property
-    def scans_per_patient(self) -> int:
-        """Two with a re-scan or a twin."""
-        return 2 if self.rescan or self.twin else 1
-
     def patient(self, index: int) -> Patient:
         """The `index`-th patient, counted from 0."""
         digest = hashlib.blake2b(f"{self.seed}/{self.site}/{index}".encode(), digest_size=6).digest()

@@ -6,11 +6,18 @@ about a millimetre needs. Everything is float32 on flat arrays of coordinates.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
 
 Vector = tuple[float, float, float]
+
+
+def vector(values: Iterable[float]) -> Vector:
+    """Three numbers as plain floats."""
+    x, y, z = (float(value) for value in values)
+    return x, y, z
 
 
 class Points(NamedTuple):

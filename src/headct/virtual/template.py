@@ -37,10 +37,10 @@ class Box:
 
     def axes(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The coordinates along x, y and z."""
-        return tuple(
-            np.arange(round((last - first) / self.step_mm) + 1, dtype=np.float32) * self.step_mm + first
-            for first, last in (self.x, self.y, self.z)
-        )  # type: ignore[return-value]
+        return self._axis(*self.x), self._axis(*self.y), self._axis(*self.z)
+
+    def _axis(self, first: float, last: float) -> np.ndarray:
+        return np.arange(round((last - first) / self.step_mm) + 1, dtype=np.float32) * np.float32(self.step_mm) + first
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -107,14 +107,14 @@ SLOPE_STEP = 2
 
 
 class Template:
-    """The channels, ready to be sampled on a device."""
+    """The channels, ready to be sampled."""
 
-    def __init__(self, device: torch.device | str = "cpu") -> None:
+    def __init__(self) -> None:
         self.names = {box: [name for name, coding in CHANNELS.items() if coding.box == box] for box in BOXES}
         with np.load(TEMPLATE_FILE) as stored:
-            self._values = {box: _packed(stored, names, BOXES[box]).to(device) for box, names in self.names.items()}
+            self._values = {box: _packed(stored, names, BOXES[box]) for box, names in self.names.items()}
             slopes = _slopes(*(_decoded(name, stored[name]) for name in ("cavity_mm", "ventricles_mm")))
-        self._slopes = torch.from_numpy(slopes)[None].to(device)
+        self._slopes = torch.from_numpy(slopes)[None]
 
     def sample(self, box: str, points_mm: torch.Tensor) -> dict[str, torch.Tensor]:
         """All channels of a box at points (n, 3), by name, each (n,); beyond the box its edge goes on."""
@@ -166,6 +166,6 @@ def _decoded(name: str, half: np.ndarray) -> np.ndarray:
 
 
 @cache
-def template(device: str = "cpu") -> Template:
-    """The template on a device, read once."""
-    return Template(device)
+def template() -> Template:
+    """The template, read once in each process."""
+    return Template()

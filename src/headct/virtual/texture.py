@@ -26,11 +26,11 @@ def smooth_noise(rng: np.random.Generator, shape: tuple[int, ...], sigma: float)
 
 
 @cache
-def _tile(channels: int, device: str) -> torch.Tensor:
+def _tile(channels: int) -> torch.Tensor:
     """(1, channels, TILE + 1, ...) with the first planes repeated at the end, the same in every process."""
     noise = smooth_noise(np.random.default_rng(20250205), (channels, TILE, TILE, TILE), TILE_SIGMA)
     wrapped = np.pad(noise, ((0, 0), (0, 1), (0, 1), (0, 1)), mode="wrap")
-    return torch.from_numpy(wrapped)[None].to(device).contiguous(memory_format=torch.channels_last_3d)
+    return torch.from_numpy(wrapped)[None].contiguous(memory_format=torch.channels_last_3d)
 
 
 def tiled_noise(points_mm: torch.Tensor, blob_mm: float, shift: Sequence[float], channels: int = 2) -> torch.Tensor:
@@ -41,7 +41,7 @@ def tiled_noise(points_mm: torch.Tensor, blob_mm: float, shift: Sequence[float],
     skew = points_mm.new_tensor(_SKEW.T * (4.0 / blob_mm / TILE))
     place = points_mm @ skew + points_mm.new_tensor(tuple(shift))
     place = (place - place.floor()) * 2 - 1
-    tile = _tile(channels, str(points_mm.device))
+    tile = _tile(channels)
     return F.grid_sample(tile, place[None, None, None], align_corners=True)[0, :, 0, 0]
 
 

@@ -12,7 +12,7 @@ import torch
 from headct.virtual.bending import Coarse
 from headct.virtual.findings.finding import Finding
 from headct.virtual.findings.mass import pushed_from, shift_of_mass_mm, shifted, within_brain
-from headct.virtual.solids import Vector
+from headct.virtual.solids import Vector, vector
 from headct.virtual.texture import tiled_noise
 from headct.virtual.tissue import Brain, inside
 
@@ -40,7 +40,7 @@ class Blood:
         """Acute blood of 52 to 80 HU, or with chance `isodense` of 42 to 54."""
         faint = rng.uniform() < isodense
         hu = rng.uniform(42, 54) if faint else rng.uniform(54, 80)
-        return cls(hu=float(hu), uneven_hu=float(rng.uniform(1, 5)), shift=_vector(rng.uniform(0, 1, 3)))
+        return cls(hu=float(hu), uneven_hu=float(rng.uniform(1, 5)), shift=vector(rng.uniform(0, 1, 3)))
 
     def values(self, template_mm: torch.Tensor) -> torch.Tensor:
         """Hounsfield values (n,) at points (n, 3)."""
@@ -79,9 +79,9 @@ class Intraparenchymal(Finding):
         has_oedema = rng.uniform() < 0.85
         return cls(
             place=place,
-            centre_mm=_vector(where),
+            centre_mm=vector(where),
             radius_mm=float(radius),
-            stretch=_vector(np.exp(rng.normal(0, 0.18, 3))),
+            stretch=vector(np.exp(rng.normal(0, 0.18, 3))),
             lobes_mm=float(0.33 * radius * rng.uniform(0.3, 1.2)),
             edge_mm=float(rng.uniform(0.8, 2.5)),
             blood=Blood.draw(rng),
@@ -169,7 +169,7 @@ class Subarachnoid(Finding):
         reach = {"cisterns": rng.uniform(18, 42), "diffuse": rng.uniform(50, 80), "convexity": rng.uniform(14, 36)}
         return cls(
             region=region,
-            centre_mm=_vector(np.array(places[region])),
+            centre_mm=vector(np.array(places[region])),
             reach_mm=float(reach[region]),
             strength=float(rng.uniform(0.35, 1)),
             blood=Blood.draw(rng),
@@ -180,8 +180,3 @@ class Subarachnoid(Finding):
         near = inside(brain.distance_mm(self.centre_mm) + patchy - self.reach_mm, 12.0)
         spaces = torch.maximum(brain.sulcus, 0.7 * brain.surface) * (1 - brain.ventricle)
         brain.change("sah", spaces * near * self.strength, self.blood.values(brain.template_mm))
-
-
-def _vector(values: np.ndarray) -> Vector:
-    x, y, z = (float(value) for value in values)
-    return x, y, z

@@ -10,10 +10,9 @@ import numpy as np
 import torch
 
 from headct.virtual.bending import Coarse
-from headct.virtual.findings.bleeding import _vector
 from headct.virtual.findings.finding import Finding
 from headct.virtual.findings.mass import along_skull_mm, swollen_scalp
-from headct.virtual.solids import Vector
+from headct.virtual.solids import Vector, vector
 from headct.virtual.texture import tiled_noise
 from headct.virtual.tissue import Brain, Skull, inside
 
@@ -47,13 +46,13 @@ class Fracture(Finding):
         across = rng.normal(0, 1, 3) * ((1, 1, 0.2) if kind == "base" else (0.4, 1, 1))
         return cls(
             kind=kind,
-            centre_mm=_vector((place + rng.normal(0, 5, 3)) * (side, 1, 1)),
-            across=_vector(across / np.linalg.norm(across)),
+            centre_mm=vector((place + rng.normal(0, 5, 3)) * (side, 1, 1)),
+            across=vector(across / np.linalg.norm(across)),
             width_mm=float(rng.uniform(0.4, 1.6)),
             reach_mm=float(rng.uniform(*REACH_MM[kind])),
             dent_mm=float(rng.uniform(3, 9)) if kind == "depressed" else 0.0,
             swelling_mm=float(rng.uniform(2, 9)) if kind != "base" and rng.uniform() < 0.8 else 0.0,
-            tile=_vector(rng.uniform(0, 1, 3)),
+            tile=vector(rng.uniform(0, 1, 3)),
         )
 
     def fields(self, coarse: Coarse) -> Mapping[str, torch.Tensor]:
@@ -100,9 +99,9 @@ class Surgery(Finding):
         return cls(
             flap=flap,
             catheter=bool(rng.uniform() < 0.5),
-            centre_mm=_vector(place * (side, 1, 1)),
+            centre_mm=vector(place * (side, 1, 1)),
             radius_mm=float(rng.uniform(22, 38) if flap else rng.uniform(4, 7)),
-            tip_mm=_vector(np.array([side * 7.0, 18.0, 8.0])),
+            tip_mm=vector(np.array([side * 7.0, 18.0, 8.0])),
         )
 
     def paint_bone(self, skull: Skull) -> None:
@@ -136,7 +135,7 @@ class Bruise(Finding):
         """Anywhere on the vault."""
         side = 1 if rng.uniform() < 0.5 else -1
         place = np.array(SKULL_PLACES_MM[int(rng.integers(5))], dtype=float)
-        return cls(centre_mm=_vector(place * (side, 1, 1)), swelling_mm=float(rng.uniform(3, 10)))
+        return cls(centre_mm=vector(place * (side, 1, 1)), swelling_mm=float(rng.uniform(3, 10)))
 
     def fields(self, coarse: Coarse) -> Mapping[str, torch.Tensor]:
         return {"swelling": swollen_scalp(coarse, self.centre_mm, self.swelling_mm)}

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from headct.virtual.bending import Coarse
-from headct.virtual.findings.bleeding import Blood, _vector
+from headct.virtual.findings.bleeding import Blood
 from headct.virtual.findings.finding import Finding
 from headct.virtual.findings.mass import (
     along_skull_mm,
@@ -19,7 +19,7 @@ from headct.virtual.findings.mass import (
     shifted,
     swollen_scalp,
 )
-from headct.virtual.solids import Vector
+from headct.virtual.solids import Vector, vector
 from headct.virtual.texture import tiled_noise
 from headct.virtual.tissue import Brain, inside, sutures
 
@@ -62,7 +62,7 @@ class Subdural(Finding):
         return cls(
             stage=stage,
             hu=hu,
-            centres_mm=tuple(_vector(np.array([s * 60, rng.uniform(-45, 25), rng.uniform(12, 45)])) for s in sides),
+            centres_mm=tuple(vector(np.array([s * 60, rng.uniform(-45, 25), rng.uniform(12, 45)])) for s in sides),
             thickness_mm=thickness,
             half_width_mm=half_width,
             decay_mm=float(rng.uniform(18, 45)),
@@ -129,7 +129,7 @@ class Epidural(Finding):
         depth = float(np.clip(11 * np.exp(rng.normal(0, 0.55)), 3, 32))
         radius = float(depth * rng.uniform(1.3, 2.4) + 6)
         return cls(
-            centre_mm=_vector((np.array(centre) + rng.normal(0, 6, 3)) * (side, 1, 1)),
+            centre_mm=vector((np.array(centre) + rng.normal(0, 6, 3)) * (side, 1, 1)),
             depth_mm=depth,
             radius_mm=radius,
             swirl_hu=float(rng.uniform(0, 25)),

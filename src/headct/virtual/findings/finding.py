@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import ClassVar, Self
 
@@ -12,15 +13,15 @@ from headct.virtual.bending import Coarse
 from headct.virtual.tissue import Brain, Skull
 
 
-class Finding:
+class Finding(ABC):
     """One finding of one patient: a frozen value, drawn from a stream of its own. By itself it changes nothing."""
 
     name: ClassVar[str]
 
     @classmethod
+    @abstractmethod
     def draw(cls, rng: np.random.Generator) -> Self:
         """One such finding, its size and place left to chance, down to what can hardly be seen."""
-        raise NotImplementedError
 
     def push(self, coarse: Coarse) -> torch.Tensor:
         """How far the brain map moves (n, 3) in template mm at the coarse points."""
@@ -30,8 +31,8 @@ class Finding:
         """Smooth fields (n,) by name, which are summed over findings."""
         return {}
 
-    def paint(self, brain: Brain) -> None:
+    def paint(self, brain: Brain) -> None:  # noqa: B027  # most findings change one of the two
         """Change the brain's values."""
 
-    def paint_bone(self, skull: Skull) -> None:
+    def paint_bone(self, skull: Skull) -> None:  # noqa: B027
         """Change the values of skull and scalp."""

@@ -47,7 +47,7 @@ class Hydrocephalus(Finding):
     def paint(self, brain: Brain) -> None:
         near = torch.exp(-torch.clamp(brain.channels["ventricles_mm"], min=0) / (5.0 * brain.scale))
         tissue = (1 - brain.fluid) * (1 - brain.grey) * near
-        brain.change("hydrocephalus", torch.maximum(brain.ventricle, 0.0 * near), brain.hu)
+        brain.change("hydrocephalus", brain.ventricle, brain.hu)
         if self.seepage_hu:
             brain.hu -= self.seepage_hu * tissue
 

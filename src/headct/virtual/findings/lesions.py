@@ -10,10 +10,9 @@ import numpy as np
 import torch
 
 from headct.virtual.bending import Coarse, widened
-from headct.virtual.findings.bleeding import _vector
 from headct.virtual.findings.finding import Finding
 from headct.virtual.findings.mass import pushed_from, shift_of_mass_mm, shifted, within_brain
-from headct.virtual.solids import Vector
+from headct.virtual.solids import Vector, vector
 from headct.virtual.texture import tiled_noise
 from headct.virtual.tissue import Brain, inside
 
@@ -63,7 +62,7 @@ class Tumor(Finding):
         volume_ml = 4 / 3 * np.pi * radius**3 / 1000
         return cls(
             extraaxial=extraaxial,
-            centre_mm=_vector(centre * (side, 1, 1)),
+            centre_mm=vector(centre * (side, 1, 1)),
             radius_mm=radius,
             core_hu=float(rng.uniform(40, 54) if extraaxial else rng.uniform(22, 46)),
             necrosis=float(rng.uniform(0.4, 0.75)) if not extraaxial and rng.uniform() < 0.5 else 0.0,
@@ -72,7 +71,7 @@ class Tumor(Finding):
             oedema_hu=float(rng.uniform(7, 14)),
             strength=float(rng.uniform(0.3, 0.8)),
             shift_mm=shift_of_mass_mm(rng, volume_ml * (2 if has_oedema else 1)),
-            tile=_vector(rng.uniform(0, 1, 3)),
+            tile=vector(rng.uniform(0, 1, 3)),
         )
 
     def push(self, coarse: Coarse) -> torch.Tensor:
@@ -119,11 +118,11 @@ class Edema(Finding):
         centres = [(s * rng.uniform(16, 42), rng.uniform(-78, 30), rng.uniform(-2, 46)) for s in sides]
         return cls(
             diffuse=diffuse,
-            centres_mm=tuple(_vector(within_brain(np.array(centre))) for centre in centres),
+            centres_mm=tuple(vector(within_brain(np.array(centre))) for centre in centres),
             reach_mm=tuple(float(rng.uniform(8, 30)) for _ in range(count)),
             depth_hu=float(rng.uniform(4, 13)),
             tightness=float(rng.uniform(0.35, 1)) if diffuse else 0.0,
-            tile=_vector(rng.uniform(0, 1, 3)),
+            tile=vector(rng.uniform(0, 1, 3)),
         )
 
     def fields(self, coarse: Coarse) -> Mapping[str, torch.Tensor]:
@@ -177,12 +176,12 @@ class Infarct(Finding):
         return cls(
             territory=territory,
             age=age,
-            centre_mm=_vector(within_brain((np.array(centre) + jitter) * (side, 1, 1), 0.9)),
-            radii_mm=_vector(np.array(radii) * rng.uniform(0.7, 1.1) * np.exp(rng.normal(0, 0.1, 3))),
+            centre_mm=vector(within_brain((np.array(centre) + jitter) * (side, 1, 1), 0.9)),
+            radii_mm=vector(np.array(radii) * rng.uniform(0.7, 1.1) * np.exp(rng.normal(0, 0.1, 3))),
             fading=float(rng.uniform(0.3, 0.8)) if age != "old" else 0.5,
             drop_hu=float(rng.uniform(*drop)),
             closing=float(rng.uniform(0.2, 0.8)) if age == "acute" and territory != "lacune" else 0.0,
-            tile=_vector(rng.uniform(0, 1, 3)),
+            tile=vector(rng.uniform(0, 1, 3)),
         )
 
     def _away(self, template_mm: torch.Tensor) -> torch.Tensor:

@@ -23,7 +23,7 @@ SAMPLES_EVERY_MM = 1.7
 """Planes within a slice's thickness lie at most so far apart, or 1.25 pixels; their mean is the partial volume."""
 
 POINTS_AT_ONCE = 1 << 20
-"""How many points are painted together; bounds the memory at about 600 MB."""
+"""How many points are painted together; bounds the memory."""
 
 LOWEST_HU, HIGHEST_HU = -1024, 3071
 FIELD_MM = 250.0

@@ -67,7 +67,7 @@ class Bend:
     def head_of(self, template_mm: np.ndarray, *, brain: bool = True) -> tuple[np.ndarray, np.ndarray]:
         """Head millimetres (n, 3) of template points, by the inverse of B, or of H for bone and skin.
 
-        Also gives by how many template millimetres (n,) each place misses its target: less than 0.05 where the map
+        Also gives by how many template millimetres (n,) each place misses its target: less than 0.001 where the map
         is monotone; more where a mass or a ventricle has taken the place of the tissue.
         """
         target = self.values.new_tensor(np.asarray(template_mm, dtype=np.float32).reshape(-1, 3))

@@ -141,3 +141,16 @@ def _die(number: int) -> int:
 def test_a_worker_that_is_killed_is_named_with_a_remedy() -> None:
     with pytest.raises(Failure, match="worker was killed"), processes(1) as crew:
         list(crew.results(_die, [(0, 0)]))
+
+
+def _interrupt_itself(number: int) -> int:
+    import os
+    import signal
+
+    os.kill(os.getpid(), signal.SIGINT)
+    return number
+
+
+def test_workers_leave_control_c_to_the_job() -> None:
+    with processes(2) as crew:
+        assert sorted(crew.results(_interrupt_itself, enumerate(range(4)))) == [(n, n) for n in range(4)]

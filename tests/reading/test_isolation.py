@@ -35,6 +35,15 @@ def test_keeps_its_process_between_calls(cell):
     assert cell.run(misbehaviour.pid) == cell.run(misbehaviour.pid) != os.getpid()
 
 
+def test_control_c_does_not_reach_it_not_even_while_it_starts(cell):
+    process = cell._ready()
+    for _ in range(20):
+        process.child.send_signal(signal.SIGINT)
+        time.sleep(0.01)
+    assert cell.run(misbehaviour.pid) == process.child.pid
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])  # and it still reaches us
+
+
 @pytest.mark.parametrize(
     ("function", "arguments"),
     [

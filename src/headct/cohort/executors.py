@@ -11,10 +11,12 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any, TypeVar
 
 from headct.failure import Failure, Misuse
+from headct.reading.isolation import deaf_children
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -79,7 +81,8 @@ def processes(workers: int, begin: Callable[[], None] | None = None) -> Iterator
     Raises Failure where one of them is killed.
     """
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_begin_worker, initargs=(begin,))
+    resource_tracker.ensure_running()  # at its start it lets Ctrl-C through again
+    pool = _DeafProcesses(workers, mp_context=context, initializer=_begin_worker, initargs=(begin,))
     try:
         yield Crew(pool, lambda: workers)
     except BrokenProcessPool as error:
@@ -87,6 +90,15 @@ def processes(workers: int, begin: Callable[[], None] | None = None) -> Iterator
         raise Failure("a worker was killed", why="often because memory ran out", do=do) from error
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
+
+
+class _DeafProcesses(ProcessPoolExecutor):
+    """As `ProcessPoolExecutor`, which starts its processes as work comes in; they do not hear Ctrl-C."""
+
+    def submit(self, fn: Callable[..., R], /, *args: Any, **kwargs: Any) -> Future[R]:
+        """As in `concurrent.futures.Executor`."""
+        with deaf_children():
+            return super().submit(fn, *args, **kwargs)
 
 
 def _begin_worker(begin: Callable[[], None] | None) -> None:

@@ -125,6 +125,20 @@ def announce(name: str) -> None:
 _of_thread = threading.local()
 
 
+@contextlib.contextmanager
+def deaf_children() -> Iterator[None]:
+    """Processes started in the block never hear Ctrl-C, which reaches the whole group: their parent decides.
+
+    A child inherits the signals that are blocked where it is started, so that it is deaf from its first instruction
+    on, whereas a handler of its own would leave the imports before it to end in a traceback.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 # The parent's side
 
 
@@ -143,13 +157,14 @@ class _Process:
         self.link = _Link(from_child, to_child)
         theirs = (calls, answers, life)
         try:
-            self.child = subprocess.Popen(
-                [sys.executable, "-c", _START, json.dumps(sys.path), *map(str, theirs)],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                pass_fds=theirs,
-                env=os.environ | dict.fromkeys(_ONE_THREAD, "1"),
-            )
+            with deaf_children():
+                self.child = subprocess.Popen(
+                    [sys.executable, "-c", _START, json.dumps(sys.path), *map(str, theirs)],
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    pass_fds=theirs,
+                    env=os.environ | dict.fromkeys(_ONE_THREAD, "1"),
+                )
         except BaseException:
             self._let_go()
             raise
@@ -274,7 +289,6 @@ def _serve(calls_fd: int, answers_fd: int, life_fd: int) -> None:
 def _settle(life_fd: int) -> None:
     import resource
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     _end_with_parent(life_fd)
     # Codecs complain on stderr, as much as they like; what went wrong before this line can still be seen there.

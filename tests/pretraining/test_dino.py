@@ -16,9 +16,10 @@ from encoders.published import uniform
 from numpy.testing import assert_allclose
 
 from headct import encoders
-from headct.pretraining.dino import Dino, DinoSettings, dino_loss, moved_centre, watch
+from headct.pretraining.objectives import Sight
+from headct.pretraining.objectives.dino import Dino, DinoSettings, dino_loss, moved_centre, watch
 from headct.pretraining.schedules import cosine, ramp
-from headct.pretraining.views import Views
+from headct.pretraining.views import Seen, ViewSettings
 
 
 def loop(student: np.ndarray, teacher: np.ndarray, centre: np.ndarray, student_t: float, teacher_t: float) -> float:
@@ -85,13 +86,15 @@ def objective(**settings: object) -> Dino:
     torch.manual_seed(0)
     encoder = encoders.build("vit-tiny", depth=1, width=12, heads=2, mlp_width=16, patch=(4, 4, 4), grid=(2, 2, 2))
     small = {"prototypes": 8, "hidden": 8, "bottleneck": 4, "frozen_prototypes": 0.0}
-    return Dino(encoder, DinoSettings(**{**small, **settings})).train()
+    return Dino(encoder, DinoSettings(**{**small, **settings}), Sight(ViewSettings(), [(40, 80)])).train()
 
 
-def some_views(scans: int = 3) -> Views:
+def some_views(scans: int = 3) -> tuple[list[Seen], list[Seen]]:
+    """Global and local views."""
     torch.manual_seed(1)
     large, small = [torch.rand(scans, 3, 8, 8, 8) for _ in range(2)], [torch.rand(scans, 3, 4, 4, 4)]
-    return Views(global_views=large, local_views=small, air=0.0)
+    spacing_mm, air = torch.full((scans, 3), 2.0), torch.zeros(())
+    return tuple([Seen(image, spacing_mm, air) for image in images] for images in (large, small))  # type: ignore[return-value]
 
 
 def test_teacher_starts_as_the_student_and_takes_no_gradient() -> None:
@@ -100,7 +103,7 @@ def test_teacher_starts_as_the_student_and_takes_no_gradient() -> None:
         assert torch.equal(mine, theirs)
         assert mine is not theirs
         assert not mine.requires_grad
-    loss, _ = dino(some_views(), 0, 10)
+    loss, _ = dino.compared(*some_views(), 0, 10)
     loss.backward()
     assert all(weight.grad is None for weight in dino.teacher.parameters())
     assert all(weight.grad is not None for weight in dino.student.parameters())
@@ -120,11 +123,11 @@ def test_teacher_follows_by_the_momentum_of_the_global_step() -> None:
 
 def test_the_centre_moves_after_the_loss_has_used_it() -> None:
     dino = objective(centre_momentum=0.5, batch_norm=False)
-    views = some_views()
+    global_views, local_views = some_views()
     with torch.no_grad():
-        scores = dino.teacher(views.global_views)[1]
-        student = torch.cat([dino.student(views.global_views)[1], dino.student(views.local_views)[1]])
-        loss, _ = dino(views, 0, 10)
+        scores = dino.teacher(global_views)[1]
+        student = torch.cat([dino.student(global_views)[1], dino.student(local_views)[1]])
+        loss, _ = dino.compared(global_views, local_views, 0, 10)
     expected = dino_loss(student, scores, torch.zeros(8), student_t=0.1, teacher_t=0.02)
     torch.testing.assert_close(loss, expected)
     torch.testing.assert_close(dino.centre, 0.5 * scores.mean(dim=(0, 1)))
@@ -132,12 +135,13 @@ def test_the_centre_moves_after_the_loss_has_used_it() -> None:
 
 def test_scores_do_not_mix_views_and_scans() -> None:
     dino = objective(batch_norm=False)
-    views = some_views().global_views
+    views, _ = some_views()
     with torch.no_grad():
         together = dino.student(views)[1]
         for view in range(2):
             for scan in range(3):
-                alone = dino.student([views[view][scan : scan + 1]])[1][0, 0]
+                one = Seen(views[view].image[scan : scan + 1], views[view].spacing_mm[:1], views[view].air)
+                alone = dino.student([one])[1][0, 0]
                 torch.testing.assert_close(together[view, scan], alone, atol=1e-5, rtol=1e-5)
 
 
@@ -146,8 +150,9 @@ def test_frozen_prototypes_learn_only_after_their_share_of_the_steps() -> None:
     moved = []
     for step in (0, 4, 5, 9):
         dino.zero_grad()
-        loss, _ = dino(some_views(), step, 10)
+        loss, _ = dino.compared(*some_views(), step, 10)
         loss.backward()
+        dino.restrain(step, 10)
         moved.append(dino.student.head.prototypes.weight.grad is not None)
     assert moved == [False, False, True, True]
 

@@ -20,9 +20,9 @@ from safetensors.torch import load_file
 from headct import checkpoints, encoders
 from headct.failure import Failure, Misuse
 from headct.pretraining import PretrainSettings, Run, loop, pretrain, read_settings
-from headct.pretraining.dino import DinoSettings
 from headct.pretraining.interruption import Interruption
 from headct.pretraining.loop import descend, new_objective, new_optimizer
+from headct.pretraining.objectives.dino import DinoSettings
 from headct.pretraining.views import Crops, ViewSettings
 
 SMALL = PretrainSettings(
@@ -30,11 +30,16 @@ SMALL = PretrainSettings(
     batch=3,
     save_every=1,
     encoder_settings={"depth": 1, "width": 24, "heads": 2, "mlp_width": 32, "patch": [4, 4, 4], "grid": [3, 3, 3]},
-    objective=DinoSettings(prototypes=16, hidden=16, bottleneck=8, frozen_prototypes=0.5),
-    views=ViewSettings(
-        global_crops=Crops(views=2, shape=(12, 12, 12), edge_mm=(36.0, 48.0), overhang=0.1),
-        local_crops=Crops(views=1, shape=(8, 8, 8), edge_mm=(16.0, 24.0), overhang=0.0),
-    ),
+    objectives={
+        "dino": DinoSettings(
+            prototypes=16,
+            hidden=16,
+            bottleneck=8,
+            frozen_prototypes=0.5,
+            global_crops=Crops(views=2, shape=(12, 12, 12), edge_mm=(36.0, 48.0), overhang=0.1),
+            local_crops=Crops(views=1, shape=(8, 8, 8), edge_mm=(16.0, 24.0), overhang=0.0),
+        )
+    },
     device="cpu",
 )
 
@@ -143,7 +148,7 @@ def test_the_checkpoint_knows_where_it_comes_from(undisturbed: Run) -> None:
     model = checkpoints.load(undisturbed.checkpoint)
     assert model.recipe == cohort().recipe
     assert model.card.objective["name"] == "dino"
-    assert model.card.objective["prototypes"] == 16
+    assert model.card.objective["dino"]["prototypes"] == 16
     assert model.card.data[0]["scans"] == 5
     assert read_settings(undisturbed.checkpoint.parent / "settings.toml") == undisturbed.settings
 
@@ -173,11 +178,11 @@ def test_a_folder_with_something_else_in_it_is_left_alone(tmp_path: Path) -> Non
 @pytest.mark.parametrize("name", [name for name in encoders.ARCHITECTURES if name not in ("vit-base", "vit-large")])
 def test_every_encoder_can_be_trained(tmp_path: Path, name: str) -> None:
     """But the largest transformers, which are the small ones with other numbers."""
-    views = ViewSettings(
+    dino = DinoSettings(
         global_crops=Crops(views=2, shape=(48, 64, 48), edge_mm=(120.0, 130.0), overhang=0.1),
         local_crops=Crops(views=1, shape=(32, 32, 32), edge_mm=(60.0, 70.0), overhang=0.0),
     )
-    settings = PretrainSettings(steps=1, batch=2, encoder=name, views=views, device="cpu")
+    settings = PretrainSettings(steps=1, batch=2, encoder=name, objectives={"dino": dino}, device="cpu")
     run = pretrain([MemoryCohort(heads(2, (96, 112, 96)))], tmp_path / "run", settings)
     assert np.isfinite(run.history["loss"]).all()
     assert checkpoints.load(run.checkpoint).architecture == name
@@ -185,10 +190,18 @@ def test_every_encoder_can_be_trained(tmp_path: Path, name: str) -> None:
 
 def test_a_damaged_state_is_named(tmp_path: Path) -> None:
     run = pretrain([cohort()], tmp_path / "run", replace(SMALL, steps=2))
-    (run.checkpoint.parent / "state.pt").write_bytes(b"half a file")
-    with pytest.raises(Failure, match=r"state\.pt cannot be read") as caught:
+    one, two = sorted((run.checkpoint.parent / "states").iterdir())
+    two.write_bytes(b"half a file")
+    said: list[str] = []
+    again = pretrain([cohort()], tmp_path / "run", replace(SMALL, steps=2), progress=said.append)
+    assert f"{two} cannot be read" in said[0]
+    assert "weights_only" not in said[0], "torch's advice is not safe"
+    assert "from step 1" in said[1]
+    assert same_bits(weights(again), weights(run))
+    for path in (one, two):
+        path.write_bytes(b"half a file")
+    with pytest.raises(Failure, match=r"no saved state in .* can be read"):
         pretrain([cohort()], tmp_path / "run", replace(SMALL, steps=2))
-    assert "weights_only" not in str(caught.value), "torch's advice is not safe"
 
 
 def test_a_budget_becomes_steps_that_are_said_and_stored(tmp_path: Path) -> None:
@@ -213,21 +226,20 @@ def test_a_scan_full_of_metal_does_not_break_a_run_but_a_huge_rate_does(tmp_path
     pretrain([MemoryCohort(metal)], tmp_path / "metal", replace(SMALL, steps=2))
     with pytest.raises(Failure, match="was not a finite number at step"):
         pretrain([cohort()], tmp_path / "diverges", replace(SMALL, lr=1e30, clip=1e30))
-    state = torch.load(tmp_path / "diverges" / "state.pt", weights_only=True)
+    state = torch.load(sorted((tmp_path / "diverges" / "states").iterdir())[-1], weights_only=True)
     assert all(torch.isfinite(tensor).all() for tensor in state["objective"].values())
 
 
 def test_a_collapse_stops_the_run_and_says_so(tmp_path: Path) -> None:
     same = [heads(1)[0]] * 4  # one head four times, seen without any change: nothing tells the scans apart
-    still = ViewSettings(
+    still = ViewSettings(rotation_deg=0.0, scale_hu=0.0, shift_hu=0.0, noise_hu=0.0)
+    dino = replace(
+        SMALL.objectives["dino"],
         global_crops=Crops(views=2, shape=(12, 12, 12), edge_mm=(500.0, 500.0), overhang=0.5),
         local_crops=Crops(views=0, shape=(8, 8, 8), edge_mm=(16.0, 24.0), overhang=0.0),
-        rotation_deg=0.0,
-        scale_hu=0.0,
-        shift_hu=0.0,
-        noise_hu=0.0,
     )
-    run = pretrain([MemoryCohort(same)], tmp_path / "run", replace(SMALL, steps=60, views=still))
+    settings = replace(SMALL, steps=60, views=still, objectives={"dino": dino})
+    run = pretrain([MemoryCohort(same)], tmp_path / "run", settings)
     assert "every scan gets the same vector" in run.stopped
     assert len(run.history) < 60
     assert checkpoints.load(run.checkpoint).card.objective["stopped"] == run.stopped
@@ -239,16 +251,16 @@ def test_weights_of_linear_layers_decay_and_nothing_else() -> None:
     names = {id(weight): name for name, weight in objective.named_parameters()}
     decayed, free = ([names[id(w)] for w in group["params"]] for group in optimizer.param_groups)
     assert all(name.endswith(".weight") and "norm" not in name for name in decayed)
-    assert "student.encoder.class_token" in free
-    assert "student.encoder.register_tokens" in free
+    assert "parts.dino.student.encoder.class_token" in free
+    assert "parts.dino.student.encoder.register_tokens" in free
     assert all(name.endswith(".bias") or "norm" in name or "token" in name or "mlp" in name for name in free)
-    assert not any(name.startswith("teacher") for name in decayed + free)
+    assert not any("teacher" in name for name in decayed + free)
     assert len(decayed) + len(free) == sum(1 for weight in objective.parameters() if weight.requires_grad)
 
 
 def test_descend_clips_all_gradients_together() -> None:
     layer = torch.nn.Linear(2, 1)
-    optimizer = torch.optim.SGD([{"params": list(layer.parameters()), "decays": False}], lr=0.0)
+    optimizer = torch.optim.SGD([{"params": list(layer.parameters()), "decays": False}], lr=0.0, fused=True)
     before = torch.cat([weight.flatten() for weight in layer.parameters()]).detach().clone()
     layer.weight.grad, layer.bias.grad = torch.tensor([[3.0, 0.0]]), torch.tensor([4.0])
     norm = descend(optimizer, lr=1.0, decay=0.0, clip=1.0)
@@ -256,3 +268,17 @@ def test_descend_clips_all_gradients_together() -> None:
     assert norm.item() == pytest.approx(5.0)
     torch.testing.assert_close(before - after, torch.tensor([0.6, 0.0, 0.8]))
     assert layer.weight.grad is None
+
+
+@pytest.mark.parametrize("broken", [torch.nan, torch.inf])
+def test_gradients_that_are_not_finite_change_nothing(broken: float) -> None:
+    layer = torch.nn.Linear(2, 1)
+    optimizer = new_optimizer(layer)
+    before = [weight.detach().clone() for weight in layer.parameters()]
+    for gradient in (broken, 1.0):
+        layer.weight.grad, layer.bias.grad = torch.tensor([[gradient, 0.0]]), torch.tensor([4.0])
+        descend(optimizer, lr=1.0, decay=0.1, clip=1.0)
+        unchanged = [torch.equal(old, new) for old, new in zip(before, layer.parameters(), strict=True)]
+        assert unchanged == [gradient is broken] * 2
+    assert all(torch.isfinite(weight).all() for weight in layer.parameters())
+    assert all(float(state["step"]) == 1 for state in optimizer.state.values())

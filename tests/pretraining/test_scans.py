@@ -11,36 +11,35 @@ from pretraining.memory_cohort import MemoryCohort, heads
 from headct.failure import Misuse
 from headct.preparing import recipes
 from headct.pretraining.scans import Scans, order
-from headct.pretraining.views import Crops, ViewSettings
-
-VIEWS = ViewSettings(
-    global_crops=Crops(views=2, shape=(8, 8, 8), edge_mm=(30, 40), overhang=0.1),
-    local_crops=Crops(views=1, shape=(4, 4, 4), edge_mm=(10, 20), overhang=0.0),
-)
 
 
-@pytest.mark.parametrize(("scans", "batch"), [(10, 4), (7, 7), (3, 8)])
-def test_every_scan_comes_once_an_epoch(scans: int, batch: int) -> None:
-    seen = np.concatenate([order(seed=1, scans=scans, step=step, batch=batch) for step in range(scans)])
-    epochs = seen.reshape(batch, scans)
+@pytest.mark.parametrize("scans", [10, 7, 3])
+def test_every_scan_comes_once_an_epoch(scans: int) -> None:
+    epochs = np.array(order(1, [scans], [1.0], range(5 * scans))).reshape(5, scans)
     assert all(sorted(epoch) == list(range(scans)) for epoch in epochs)
 
 
 def test_epochs_and_seeds_are_shuffled_differently() -> None:
-    first, second = order(1, 20, 0, 20), order(1, 20, 1, 20)
+    first, second = (order(1, [20], [1.0], range(20 * epoch, 20 * epoch + 20)) for epoch in (0, 1))
     assert first != second
-    assert first != order(2, 20, 0, 20)
+    assert first != order(2, [20], [1.0], range(20))
     assert first != list(range(20))
-    assert first == order(1, 20, 0, 20)
+    assert first == order(1, [20], [1.0], range(20))
 
 
-def test_a_batch_depends_on_seed_and_step_alone() -> None:
-    scans = Scans([MemoryCohort(heads(5))])
-    one, two = scans.batch(3, 7, 2, VIEWS), Scans([MemoryCohort(heads(5))]).batch(3, 7, 2, VIEWS)
-    assert one.scan_ids == two.scan_ids
-    assert one.draws == two.draws
-    assert np.array_equal(one.hu, two.hu)
-    assert scans.batch(3, 8, 2, VIEWS).draws != one.draws
+def test_a_place_has_one_scan_whoever_asks() -> None:
+    whole = order(3, [5, 9], [1.0, 2.0], range(40))
+    assert [order(3, [5, 9], [1.0, 2.0], [place])[0] for place in range(40)] == whole
+
+
+def test_cohorts_get_their_shares_and_none_is_exhausted_before_another_round() -> None:
+    seen = np.array(order(0, [10, 90], [0.5, 0.5], range(1000)))
+    small, large = seen[seen < 10], seen[seen >= 10]
+    assert len(small) == len(large) == 500
+    assert all(sorted(epoch) == sorted([*range(10)] * 5) for epoch in small.reshape(-1, 50))
+    first_round = np.unique(large[:90])  # an epoch takes 50 of them, so the first 90 are spread over two
+    assert len(first_round) > 75
+    assert all(count in (5, 6) for count in np.unique(large, return_counts=True)[1])
 
 
 def test_several_cohorts_are_one_pool() -> None:
@@ -78,4 +77,4 @@ def test_arrays_must_be_hu_of_one_shape() -> None:
         Scans([MemoryCohort([array.astype(np.float32) for array in heads(2)])])
     mixed = Scans([MemoryCohort([*heads(1), *heads(1, shape=(20, 28, 24))])])
     with pytest.raises(Misuse, match="has the shape"):
-        mixed.batch(0, 0, 2, VIEWS)
+        mixed.load(0, "scan-1")

@@ -9,7 +9,7 @@ import pytest
 
 from headct.failure import Misuse
 from headct.pretraining import PretrainSettings, seconds, settings_for, to_toml
-from headct.pretraining.dino import DinoSettings
+from headct.pretraining.objectives.dino import DinoSettings
 from headct.pretraining.settings import from_toml
 from headct.pretraining.views import Crops, ViewSettings
 
@@ -18,8 +18,15 @@ CHANGED = PretrainSettings(
     encoder="vit-small",
     encoder_settings={"patch": [8, 8, 8], "pooling": "mean", "qkv_bias": False},
     windows={"brain": (40.0, 80.0)},
-    objective=DinoSettings(prototypes=64, teacher_temperature=(0.02, 0.07)),
-    views=ViewSettings(local_crops=Crops(views=0, shape=(8, 8, 8), edge_mm=(10.0, 20.0), overhang=0.2)),
+    objectives={
+        "dino": DinoSettings(
+            prototypes=64,
+            teacher_temperature=(0.02, 0.07),
+            local_crops=Crops(views=0, shape=(8, 8, 8), edge_mm=(10.0, 20.0), overhang=0.2),
+        )
+    },
+    views=ViewSettings(mirror=0.5),
+    shares={"night": 2.0},
     licence='with "quotes" and \\ a backslash',
 )
 
@@ -29,22 +36,22 @@ def test_toml_gives_the_same_settings_again(settings: PretrainSettings) -> None:
     text = to_toml(settings)
     assert from_toml(text) == settings
     assert to_toml(from_toml(text)) == text
-    assert tomllib.loads(text)["objective"]["name"] == "dino"
+    assert list(tomllib.loads(text)["objectives"]) == ["dino"]
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("step = 3", "unknown key 'step'\n  do:  did you mean steps"),
-        ("steps = 3\n[objective]\nname = 'dino'\nprototype = 5", "'prototype'\n  do:  did you mean prototypes"),
-        ("steps = 3\n[objective]\nname = 'dinosaur'", "no objective is called 'dinosaur'"),
+        ("steps = 3\n[objectives.dino]\nprototype = 5", "'prototype'\n  do:  did you mean prototypes"),
+        ("steps = 3\n[objectives.dinosaur]", "no objective is called 'dinosaur'"),
         ("steps = 'many'", "steps must be int, got 'many'"),
         ("steps = 3\nclip = true", "clip must be float, got True"),
         ("steps = 3\ndecay = [0.1]", "decay must be"),
-        ("steps = 3\n[views.global_crops]\nviews = 2", "lacks the key 'shape'"),
+        ("steps = 3\n[objectives.dino.global_crops]\nviews = 2", "lacks the key 'shape'"),
         ("steps = 3\nwindows = {brain = 40}", "windows.brain must be"),
         ("steps = ", "is not TOML"),
-        ("batch = 2", "needs steps or a budget"),
+        ("batch = 2", "needs a length"),
         ("steps = 3\nbatch = 0", "batch must be above zero"),
         ("steps = 3\nprecision = 'float16'", "precision must be one of fp32, bf16"),
         ("steps = 3\nwindows = {}", "at least one window"),
@@ -61,8 +68,8 @@ def test_what_is_given_goes_before_the_file(tmp_path: Path) -> None:
     settings = settings_for(tmp_path / "s.toml", encoder="vit-tiny", budget_s=5.0, seed=None)
     assert settings.encoder == "vit-tiny"
     assert (settings.steps, settings.budget_s) == (None, 5.0)
-    assert settings.objective == CHANGED.objective
-    assert settings_for(tmp_path / "s.toml", objective="dino").objective == DinoSettings()
+    assert settings.objectives == CHANGED.objectives
+    assert settings_for(tmp_path / "s.toml", objective="dino").objectives == {"dino": DinoSettings()}
     with pytest.raises(Misuse, match=r"no\.toml cannot be read"):
         settings_for(tmp_path / "no.toml")
 

@@ -14,11 +14,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 from pretraining.memory_cohort import heads
-from scipy.ndimage import map_coordinates
+from scipy.ndimage import convolve1d, gaussian_filter, map_coordinates, uniform_filter1d
 from scipy.spatial.transform import Rotation
 
 from headct.failure import Misuse
-from headct.pretraining.views import Crops, View, ViewSettings, crop, draw, draw_all, head_box, jitter, make
+from headct.pretraining.views import (
+    Crops,
+    View,
+    ViewSettings,
+    crop,
+    draw,
+    draw_views,
+    head_box,
+    rescanned,
+    see,
+    windowed,
+)
 
 CROPS = Crops(views=1, shape=(9, 10, 11), edge_mm=(15.0, 40.0), overhang=0.0)
 
@@ -28,10 +39,16 @@ def view(**changes: object) -> View:
         "centre_mm": (20.0, 24.0, 22.0),
         "voxel_mm": 2.0,
         "angles_deg": (0.0, 0.0, 0.0),
+        "mirrored": False,
         "scale_hu": 1.0,
         "shift_hu": 0.0,
         "noise_hu": 0.0,
         "noise_seed": 1,
+        "soft_mm": 0.0,
+        "sharp": 0.0,
+        "slice_mm": 0.0,
+        "level": 0.0,
+        "width": 1.0,
     }
     return View(**{**plain, **changes})  # type: ignore[arg-type]
 
@@ -135,46 +152,86 @@ def test_crops_lie_on_the_head(seed: int, edge: float, overhang: float) -> None:
 def test_equal_seeds_draw_equal_views_and_equal_views_make_equal_tensors() -> None:
     hu = torch.from_numpy(np.stack(heads(2)))
     boxes = [head_box(one.numpy()) * 2.0 for one in hu]
-    small = ViewSettings(
-        global_crops=Crops(views=2, shape=(8, 8, 8), edge_mm=(30, 40), overhang=0.1),
-        local_crops=Crops(views=1, shape=(4, 4, 4), edge_mm=(10, 20), overhang=0.0),
+    settings = ViewSettings(mirror=0.5, soft_mm=1.5, sharp=0.3, slice_mm=6.0, window=0.2)
+    crops = Crops(views=2, shape=(8, 8, 8), edge_mm=(30, 40), overhang=0.1)
+    first, second, third = (
+        [draw_views(np.random.default_rng((seed, n)), settings, crops, box) for n, box in enumerate(boxes)]
+        for seed in (5, 5, 6)
     )
-    first, second, third = (draw_all(np.random.default_rng(seed), small, boxes) for seed in (5, 5, 6))
     assert first == second
     assert first != third
     before = hu.clone()
-    one, two = (make(hu, draws, small, (2.0, 2.0, 2.0), [(40, 80), (600, 2800)]) for draws in (first, second))
+    for number in range(2):
+        one, two = (
+            see(hu, [views[number] for views in draws], crops, (2.0, 2.0, 2.0), [(40, 80), (600, 2800)])
+            for draws in (first, second)
+        )
+        assert torch.equal(one.image, two.image)
+        assert one.image.shape == (2, 2, 8, 8, 8)
+        assert one.spacing_mm.tolist() == [[pytest.approx(views[number].voxel_mm)] * 3 for views in first]
+        assert 0 <= one.air < 0.8
     assert torch.equal(hu, before), "the scans themselves were changed"
-    for mine, other in zip(one.global_views + one.local_views, two.global_views + two.local_views, strict=True):
-        assert torch.equal(mine, other)
-    assert [view.shape for view in one.global_views] == [(2, 2, 8, 8, 8)] * 2
-    assert [view.shape for view in one.local_views] == [(2, 2, 4, 4, 4)]
-    assert 0 <= one.air < 0.8
 
 
 def test_a_batch_of_views_equals_each_alone() -> None:
     hu = torch.from_numpy(np.stack(heads(3)))
     drawn = [
-        view(angles_deg=(0.0, 10.0 * n, 5.0), centre_mm=(24.0, 28.0 - n, 24.0), noise_hu=3.0, noise_seed=n)
+        view(
+            angles_deg=(0.0, 10.0 * n, 5.0),
+            centre_mm=(24.0, 28.0 - n, 24.0),
+            mirrored=n == 1,
+            noise_hu=3.0,
+            noise_seed=n,
+            soft_mm=1.5 * n,
+            sharp=0.2 * n,
+            slice_mm=5.0 * n,
+        )
         for n in range(3)
     ]
-    together = jitter(crop(hu, drawn, CROPS, (2.0, 2.0, 2.0)), drawn)
+    together = rescanned(crop(hu, drawn, CROPS, (2.0, 2.0, 2.0)), drawn)
     for n in range(3):
-        alone = jitter(crop(hu[n : n + 1], drawn[n : n + 1], CROPS, (2.0, 2.0, 2.0)), drawn[n : n + 1])
+        alone = rescanned(crop(hu[n : n + 1], drawn[n : n + 1], CROPS, (2.0, 2.0, 2.0)), drawn[n : n + 1])
         torch.testing.assert_close(together[n], alone[0], atol=1e-3, rtol=0)  # HU
 
 
 def test_jitter_stretches_around_water_and_shifts() -> None:
     hu = torch.tensor([-1000.0, 0.0, 40.0, 1000.0]).reshape(1, 2, 2, 1)
-    changed = jitter(hu, [view(scale_hu=1.02, shift_hu=-3.0)])
+    changed = rescanned(hu, [view(scale_hu=1.02, shift_hu=-3.0)])
     assert changed.flatten().tolist() == pytest.approx([-1023.0, -3.0, 37.8, 1017.0])
 
 
 def test_noise_has_the_drawn_strength() -> None:
     flat = torch.zeros(1, 30, 30, 30)
-    noise = jitter(flat, [view(noise_hu=4.0)])
+    noise = rescanned(flat, [view(noise_hu=4.0)])
     # 27,000 draws: the standard deviation is known to 0.4 %
     assert noise.std().item() == pytest.approx(4.0, rel=0.02)
+
+
+def test_kernels_and_slices_equal_scipys() -> None:
+    hu = torch.from_numpy(np.random.default_rng(0).normal(30, 10, (1, 12, 14, 16)).astype(np.float32))
+    soft = rescanned(hu, [view(soft_mm=2.0)])[0].numpy()
+    assert_allclose(soft, gaussian_filter(hu[0].numpy(), (1, 1, 0), mode="nearest", truncate=3), atol=1e-3)
+    sharp = rescanned(hu, [view(sharp=0.5)])[0].numpy()
+    blurred = gaussian_filter(hu[0].numpy(), (0.75, 0.75, 0), mode="nearest", radius=(3, 3, 0))
+    assert_allclose(sharp, hu[0].numpy() * 1.5 - 0.5 * blurred, atol=1e-3)
+    thick = rescanned(hu, [view(slice_mm=6.0)])[0].numpy()
+    assert_allclose(thick, uniform_filter1d(hu[0].numpy(), 3, axis=2, mode="nearest"), atol=1e-3)
+    partly = rescanned(hu, [view(slice_mm=4.0)])[0].numpy()  # half of either neighbour
+    assert_allclose(partly, convolve1d(hu[0].numpy(), [0.25, 0.5, 0.25], axis=2, mode="nearest"), atol=1e-3)
+
+
+def test_a_mirrored_view_shows_the_other_side() -> None:
+    hu = torch.from_numpy(np.stack(heads(1))).float()
+    middle = tuple((n - 1) * 1.0 for n in hu.shape[1:])
+    plain, mirrored = (crop(hu, [view(centre_mm=middle, mirrored=m)], CROPS, (2.0, 2.0, 2.0)) for m in (False, True))
+    torch.testing.assert_close(plain.flip(1), mirrored, atol=1e-2, rtol=0)
+
+
+def test_windows_may_vary() -> None:
+    hu = torch.tensor([0.0, 20.0, 40.0, 80.0]).reshape(1, 2, 2, 1)
+    assert windowed(hu, [view()], [(40, 80)]).flatten().tolist() == pytest.approx([0, 0.25, 0.5, 1])
+    wide = windowed(hu, [view(level=0.25, width=1.5)], [(40, 80)])  # level 60, width 120: 0 to 120 HU
+    assert wide.flatten().tolist() == pytest.approx([0, 20 / 120, 40 / 120, 80 / 120])
 
 
 def test_impossible_crops_are_refused() -> None:

@@ -98,7 +98,6 @@ def test_a_killed_job_goes_on_to_the_same_bytes(cohort: Path, tmp_path: Path) ->
     [
         (lambda: Simulation(site="site-x"), "site-x"),
         (lambda: Simulation(twin="measles"), "measles"),
-        (lambda: Simulation(twin="iph", rescan="site-b"), "twin"),
         (lambda: Job(simulation=Simulation(), patients=0), "patient"),
         (lambda: Job(simulation=Simulation(), patients=1, format="png"), "png"),
         (lambda: Job(simulation=Simulation(), patients=1, profile="odd"), "odd"),
@@ -123,6 +122,13 @@ def test_a_finished_cohort_is_not_made_again(cohort: Path) -> None:
     with pytest.raises(Misuse, match="already"):
         run(Job(simulation=Simulation(seed=3), patients=6), cohort, workers=1, progress=silent)
     assert content_of(cohort) == before
+
+
+def test_a_twin_and_a_re_scan_go_together() -> None:
+    ill, well, again = Simulation(seed=4, twin="iph", rescan="site-b", spacing_mm=3.0).scans(0)
+    assert [one.study for one in (ill, well, again)] == ["with", "without", "2"]
+    assert again.patient == ill.patient != well.patient
+    assert (ill.visit, again.visit.site) == (well.visit, "site-b")
 
 
 def test_a_twin_lacks_one_finding_and_shares_the_rest() -> None:

@@ -1,31 +1,36 @@
 """The training loop, read from top to bottom.
 
 Everything a step uses is a function of the settings, the step and the saved state, so a run that was killed and goes on
-gives the same bits as one that was not (on one machine, with the same number of threads).
+gives the same bits as one that was not (on one machine, with the same number of threads and processes).
 """
 
 from __future__ import annotations
 
+import contextlib
 import copy
-import json
 import statistics
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.checkpoint import checkpoint
 
-from headct import checkpoints, encoders
+from headct import encoders
+from headct.encoders.vit import Block
 from headct.failure import Misuse
-from headct.pretraining import views as views_of
+from headct.pretraining.feed import Order, batch_of, batches, moved
 from headct.pretraining.interruption import Interruption
 from headct.pretraining.monitors import Monitors
-from headct.pretraining.objectives import OBJECTIVES, Objective
-from headct.pretraining.runs import RunFolder
-from headct.pretraining.scans import Batch, Scans
+from headct.pretraining.objectives import Batch, Mixture, Objective, Sight, mixture
+from headct.pretraining.processes import Processes, joined
+from headct.pretraining.runs import RunFolder, write_checkpoint
+from headct.pretraining.scans import Scans
 from headct.pretraining.schedules import cosine, warm_cosine
 from headct.pretraining.settings import PretrainSettings
 
@@ -39,6 +44,8 @@ Say = Callable[[str], None]
 SAY_EVERY_S = 5.0
 SAVE_EVERY_S = 300.0
 """A state is saved at least so often, however slow the steps are."""
+LOOK_EVERY = 20
+"""Steps between two looks at the numbers of a GPU, for each look waits for it; a CPU is looked at every step."""
 
 
 @dataclass(frozen=True)
@@ -56,81 +63,108 @@ def pretrain(
 ) -> Run:
     """Train an encoder on unlabelled scans and write its checkpoint; called again, go on where it stopped.
 
-    `progress` is given lines of text. Raises Misuse where cohorts or settings do not fit, Failure where the run
-    diverges.
+    Under `torchrun` every process calls it alike. `progress` is given lines of text. Raises Misuse where cohorts or
+    settings do not fit, Failure where the run diverges.
     """
-    say = progress or (lambda line: None)
-    scans, run = Scans(cohorts), RunFolder(Path(out))
+    with joined(settings.device) as processes, torch.random.fork_rng():
+        say = progress if progress and processes.first else lambda line: None
+        return _pretrain(Scans(cohorts), RunFolder(Path(out)), settings, processes, say)
+
+
+def _pretrain(scans: Scans, run: RunFolder, settings: PretrainSettings, processes: Processes, say: Say) -> Run:
     begun = run.begun_with(settings)
-    settings = begun or replace(settings, device=_device(settings.device))
-    objective = new_objective(settings)
-    if begun is None:
-        steps = settings.steps or _steps_that_fit(settings, objective, scans, say)
-        settings = replace(settings, steps=steps)
+    objective = new_objective(begun or settings, processes.device)
+    scans.check(objective.partners, objective.truth)
+    settings = begun or replace(settings, steps=_steps(settings, objective, scans, processes, say))
+    processes.wait()  # until all have looked whether the run was begun
+    if processes.first and begun is None:
         run.begin(settings)
-    steps = _steps(settings)
+    steps = settings.steps or 0
     optimizer = new_optimizer(objective)
     monitors = Monitors(warm=int(settings.warmup * steps))
     start = _restore(run, objective, optimizer, monitors, scans, say)
-    run.keep_history_before(start)
-    say(_plan(settings, objective, scans, start))
+    if processes.first:
+        run.keep_history_before(start)
+    say(_plan(settings, objective, scans, processes, start))
 
+    model = _spread(objective, processes)
+    feed = feed_of(scans, objective, settings, processes, range(start, steps))
     stopped, begun_s, said_s = "", time.monotonic(), 0.0
     saved_s = begun_s
-    with run.history_file.open("a", encoding="utf-8") as history, Interruption() as interruption:
+    look_every = LOOK_EVERY if processes.device.startswith("cuda") else 1
+    log = _Log(run, monitors, processes)
+    with contextlib.closing(feed), log, Interruption() as interruption:
         for step in range(start, steps):
             step_s = time.monotonic()
-            batch = scans.batch(settings.seed, step, settings.batch, settings.views)
-            views = make_views(batch, settings, scans)
-            data_s = time.monotonic() - step_s
             lr = warm_cosine(step, steps, int(settings.warmup * steps), settings.lr, settings.lr_end)
             decay = cosine(step, steps, *settings.decay)
+            torch.manual_seed((settings.seed * 1_000_003 + step) * processes.ranks + processes.rank)
             # ------------------------------------------------------------------ the step
-            with torch.autocast(settings.device, torch.bfloat16, enabled=settings.precision == "bf16"):
-                loss, watched = objective(views, step, steps)
-            loss.backward()
+            wait_s = 0.0
+            ids: list[str] = []
+            for part in range(settings.accumulate):
+                wait_began_s = time.monotonic()
+                batch = next(feed)
+                wait_s += time.monotonic() - wait_began_s
+                with _together(model, last=part + 1 == settings.accumulate), autocast(settings, processes.device):
+                    loss, watched = model(batch, step, steps)
+                    (loss / settings.accumulate).backward()
+                ids += batch.scan_ids
+            objective.restrain(step, steps)
             norm = descend(optimizer, lr=lr, decay=decay, clip=settings.clip)
             objective.follow(step, steps)
             # ---------------------------------------------------------------------------
-            watched = {"loss": loss.detach(), "gradient_norm": norm, **watched}
-            values = dict(zip(watched, torch.stack([v.float() for v in watched.values()]).tolist(), strict=True))
-            stopped = monitors.see(step, values, batch.scan_ids)
+            log.note(step, {"loss": loss.detach(), "gradient_norm": norm, **watched}, ids, lr=lr, decay=decay)
+            log.timed(step_s=time.monotonic() - step_s, data_s=wait_s)
             now_s = time.monotonic()
-            row = {"step": step, **values, "lr": lr, "decay": decay, "air": views.air}
-            history.write(json.dumps({**row, "step_s": now_s - step_s, "data_s": data_s}) + "\n")
-            history.flush()
-            if stopped:
-                break
-            due = (step + 1) % settings.save_every == 0 or now_s - saved_s > SAVE_EVERY_S
-            if due or step + 1 == steps or interruption.asked:
-                run.save_state(_state(step + 1, objective, optimizer, monitors, scans))
+            asked = processes.any(interruption.asked) if processes.ranks > 1 else interruption.asked
+            due = (step + 1) % settings.save_every == 0 or processes.agreed(now_s - saved_s) > SAVE_EVERY_S
+            if due or asked or step + 1 == steps or (step + 1) % look_every == 0:
+                stopped = log.look()
+                if stopped:
+                    break
+            if due or asked or step + 1 == steps:
+                if processes.first:
+                    run.save_state(step + 1, _state(objective, optimizer, monitors, scans), settings.keep, say)
                 saved_s = now_s
-            interruption.obey()
-            if now_s - said_s > SAY_EVERY_S or step + 1 == steps:
+            if asked:
+                interruption.obey()
+            if log.latest and (now_s - said_s > SAY_EVERY_S or step + 1 == steps):
                 said_s = now_s
-                say(_line(step, start, steps, values, now_s - begun_s, settings.batch))
+                say(_line(step, start, steps, log.latest, now_s - begun_s, settings.batch))
     if stopped:
         say(stopped)
-    if start < steps or not run.checkpoint.exists():
-        _write_checkpoint(run, objective, settings, scans, stopped)
+    if processes.first and (start < steps or not run.checkpoint.exists()):
+        write_checkpoint(run, objective.encoder, settings, scans, stopped)
+    processes.wait()
     return Run(run.checkpoint, run.history(), settings, stopped)
 
 
-def new_objective(settings: PretrainSettings) -> Any:
-    """The objective around a new encoder, on the device; its random start depends on the seed alone."""
-    kind = next(kind for kind in OBJECTIVES.values() if type(settings.objective) is kind.settings)
+def new_objective(settings: PretrainSettings, device: str = "cpu") -> Mixture:
+    """The objectives around a new encoder, on the device; their random start depends on the seed alone."""
     with torch.random.fork_rng():
         torch.manual_seed(settings.seed)
         encoder = encoders.build(settings.encoder, **{"channels": len(settings.windows), **settings.encoder_settings})
-        return kind.make(encoder, settings.objective).to(settings.device).train()
+        objective = mixture(encoder, settings.objectives, Sight(settings.views, list(settings.windows.values())))
+    objective.to(device).train()
+    if settings.recompute:
+        for block in objective.modules():
+            if isinstance(block, Block):
+                block.forward = partial(checkpoint, block.forward, use_reentrant=False)  # type: ignore[method-assign]
+    if settings.compile:
+        for module in objective.modules():
+            if isinstance(module, encoders.Encoder):
+                module.compile()  # in place, so that names of weights stay as they are
+    return objective
 
 
 def new_optimizer(objective: nn.Module) -> torch.optim.AdamW:
-    """AdamW in two groups: weights of linear layers decay; biases, norms, tokens and positions do not."""
+    """AdamW in two groups: weights of linear and convolutional layers decay; biases, norms and tokens do not."""
     trained = {name: weight for name, weight in objective.named_parameters() if weight.requires_grad}
-    linear = {f"{name}.weight" for name, module in objective.named_modules() if isinstance(module, nn.Linear)}
-    decayed = [weight for name, weight in trained.items() if name in linear]
-    free = [weight for name, weight in trained.items() if name not in linear]
+    layers = (nn.Linear, nn.modules.conv._ConvNd)
+    weights = {f"{name}.weight" for name, module in objective.named_modules() if isinstance(module, layers)}
+    decayed = [weight for name, weight in trained.items() if name in weights]
+    free = [weight for name, weight in trained.items() if name not in weights]
     groups = [{"params": decayed, "decays": True}, {"params": free, "decays": False}]
     return torch.optim.AdamW(groups, fused=True)
 
@@ -138,51 +172,91 @@ def new_optimizer(objective: nn.Module) -> torch.optim.AdamW:
 def descend(optimizer: torch.optim.Optimizer, *, lr: float, decay: float, clip: float) -> Tensor:
     """One step down the gradients, clipped to a common norm, which then are gone; returns the norm before clipping.
 
-    Gradients that are not finite change nothing.
+    Gradients that are not finite change nothing; the device is not waited for to find out.
     """
     weights = [weight for group in optimizer.param_groups for weight in group["params"]]
-    norm = nn.utils.clip_grad_norm_(weights, clip)
-    if torch.isfinite(norm):
-        for group in optimizer.param_groups:
-            group["lr"], group["weight_decay"] = lr, decay if group["decays"] else 0.0
-        optimizer.step()
+    norm = nn.utils.clip_grad_norm_(weights, clip, foreach=True)
+    for group in optimizer.param_groups:
+        group["lr"], group["weight_decay"] = lr, decay if group["decays"] else 0.0
+    optimizer.found_inf = (~torch.isfinite(norm)).float()  # type: ignore[attr-defined]  # fused kernels then skip
+    optimizer.step()
     optimizer.zero_grad()
     return norm
 
 
-def make_views(batch: Batch, settings: PretrainSettings, scans: Scans) -> views_of.Views:
-    """The views of a batch, on the device."""
-    hu = torch.from_numpy(batch.hu).to(settings.device)
-    windows = list(settings.windows.values())
-    return views_of.make(hu, batch.draws, settings.views, scans.spacing_mm, windows)
+def autocast(settings: PretrainSettings, device: str) -> torch.autocast:
+    """Mixed precision, as the settings say."""
+    return torch.autocast(device.split(":")[0], torch.bfloat16, enabled=settings.precision == "bf16")
 
 
-def _device(wanted: str) -> str:
-    if wanted == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if wanted == "cuda" and not torch.cuda.is_available():
-        raise Misuse("PyTorch sees no GPU", do="run `headct doctor`, or set device to auto")
-    return wanted
+def order_of(scans: Scans, settings: PretrainSettings, processes: Processes) -> Order:
+    """Which scans this process sees in each part of a step. Raises Misuse where a batch cannot be shared out."""
+    parts = settings.accumulate * processes.ranks
+    if settings.batch % parts:
+        raise Misuse(
+            f"a batch of {settings.batch} scans has no {parts} equal parts",
+            why=f"{processes.ranks} processes take it in {settings.accumulate} steps each",
+            do=f"take a multiple of {parts}",
+        )
+    names = [cohort.path.name for cohort in scans.cohorts]
+    unknown = sorted(set(settings.shares) - set(names))
+    if unknown:
+        raise Misuse(f"shares name {unknown[0]!r}, which is no cohort of this run", do=f"name {', '.join(names)}")
+    shares = [settings.shares.get(name, float(size)) for name, size in zip(names, scans.sizes, strict=True)]
+    return Order(settings.seed, settings.batch, tuple(shares), processes.rank, processes.ranks, settings.accumulate)
 
 
-def _steps(settings: PretrainSettings) -> int:
-    assert settings.steps is not None, "settings are resolved before the loop"
-    return settings.steps
+def feed_of(
+    scans: Scans, objective: Objective, settings: PretrainSettings, processes: Processes, steps: range
+) -> Generator[Batch]:
+    """The batches of the steps, on the device."""
+    order = order_of(scans, settings, processes)
+    return batches(scans, objective, order, steps, workers=settings.workers, device=processes.device)
 
 
-def _steps_that_fit(settings: PretrainSettings, objective: nn.Module, scans: Scans, say: Say, measured: int = 5) -> int:
+def _spread(objective: Mixture, processes: Processes) -> nn.Module:
+    """The objective, with gradients averaged over all processes."""
+    if processes.ranks == 1:
+        return objective
+    if processes.device.startswith("cuda"):
+        nn.SyncBatchNorm.convert_sync_batchnorm(objective)  # type: ignore[no-untyped-call]
+    # scans without truth or partner leave weights of some objectives without a gradient
+    unused = bool(objective.truth or objective.partners)
+    return DistributedDataParallel(objective, broadcast_buffers=False, find_unused_parameters=unused)
+
+
+def _together(model: nn.Module, *, last: bool) -> contextlib.AbstractContextManager[Any]:
+    """Gradients are averaged over processes once a step, after its last part."""
+    if isinstance(model, DistributedDataParallel) and not last:
+        return model.no_sync()
+    return contextlib.nullcontext()
+
+
+def _steps(settings: PretrainSettings, objective: Mixture, scans: Scans, processes: Processes, say: Say) -> int:
+    if settings.steps is not None:
+        return settings.steps
+    if settings.epochs is not None:
+        return max(1, round(settings.epochs * len(scans) / settings.batch))
+    return round(processes.agreed(_steps_that_fit(settings, objective, scans, processes, say)))
+
+
+def _steps_that_fit(
+    settings: PretrainSettings, objective: Mixture, scans: Scans, processes: Processes, say: Say, measured: int = 5
+) -> int:
     """How many steps fit into the budget, from a few that are measured on a copy and thrown away."""
-    assert settings.budget_s is not None, "settings hold steps or a budget"
+    assert settings.budget_s is not None, "settings hold steps, epochs or a budget"
     begun_s = time.monotonic()
     trial = copy.deepcopy(objective)
     optimizer = new_optimizer(trial)
+    order = order_of(scans, settings, processes)
     taken_s = []
     for step in range(1 + measured):
         step_begun_s = time.monotonic()
-        views = make_views(scans.batch(settings.seed, step, settings.batch, settings.views), settings, scans)
-        with torch.autocast(settings.device, torch.bfloat16, enabled=settings.precision == "bf16"):
-            loss, _ = trial(views, step, 1000)
-        loss.backward()
+        for part in range(settings.accumulate):
+            batch = moved(batch_of(scans, trial, order, step, part), processes.device)
+            with autocast(settings, processes.device):
+                loss, _ = trial(batch, step, 1000)
+            loss.backward()
         float(descend(optimizer, lr=settings.lr, decay=0.0, clip=settings.clip))  # waits for the device
         taken_s.append(time.monotonic() - step_begun_s)
     step_s = statistics.median(taken_s[1:])  # the first one pays for allocations, others for what else is running
@@ -191,11 +265,45 @@ def _steps_that_fit(settings: PretrainSettings, objective: nn.Module, scans: Sca
     return steps
 
 
-def _state(
-    step: int, objective: nn.Module, optimizer: torch.optim.Optimizer, monitors: Monitors, scans: Scans
-) -> dict[str, Any]:
+class _Log:
+    """The numbers of the steps: kept on the device until they are looked at, then written down and monitored."""
+
+    def __init__(self, run: RunFolder, monitors: Monitors, processes: Processes) -> None:
+        self.run, self.monitors, self.processes = run, monitors, processes
+        self.latest: dict[str, float] = {}
+        self._waiting: list[tuple[dict[str, Any], list[str], Tensor, list[str]]] = []
+
+    def __enter__(self) -> _Log:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.run.close_history()
+
+    def note(self, step: int, watched: dict[str, Tensor], scan_ids: list[str], **values: float) -> None:
+        """Keep the numbers of a step."""
+        stacked = torch.stack([value.detach().float() for value in watched.values()])
+        self._waiting.append(({"step": step, **values}, list(watched), stacked, scan_ids))
+
+    def timed(self, **values: float) -> None:
+        """Add how long the step took."""
+        self._waiting[-1][0].update(values)
+
+    def look(self) -> str:
+        """Write down what was kept; why the run should stop, or an empty string. Raises Failure if it diverged."""
+        waiting, self._waiting = self._waiting, []
+        for row, names, stacked, scan_ids in waiting:
+            values = dict(zip(names, stacked.tolist(), strict=True))
+            stopped = self.monitors.see(row["step"], values, scan_ids)
+            self.latest = values
+            if self.processes.first:
+                self.run.add_to_history({**row, **values})
+            if stopped:
+                return stopped
+        return ""
+
+
+def _state(objective: nn.Module, optimizer: torch.optim.Optimizer, monitors: Monitors, scans: Scans) -> dict[str, Any]:
     return {
-        "step": step,
         "objective": objective.state_dict(),
         "optimizer": optimizer.state_dict(),
         "monitors": dict(monitors.seen),
@@ -213,7 +321,7 @@ def _restore(
     say: Say,
 ) -> int:
     """Fill everything from the saved state, if there is one; returns the step to take next."""
-    state = run.load_state()
+    state = run.load_state(say)
     if state is None:
         return 0
     if state["scans"] != scans.provenance:
@@ -230,42 +338,23 @@ def _restore(
     return int(state["step"])
 
 
-def _plan(settings: PretrainSettings, objective: Objective, scans: Scans, start: int) -> str:
+def _plan(settings: PretrainSettings, objective: Objective, scans: Scans, processes: Processes, start: int) -> str:
     weights = sum(weight.numel() for weight in objective.encoder.parameters())
-    steps = _steps(settings)
+    steps = settings.steps or 0
+    several = f", {processes.ranks} processes" if processes.ranks > 1 else ""
     return (
-        f"{settings.encoder} ({weights / 1e6:.1f} M weights) on {len(scans)} scans: {steps} steps of {settings.batch}, "
-        f"{steps * settings.batch / len(scans):.1f} epochs, {settings.precision} on {settings.device}"
-        + (f", from step {start}" if start else "")
+        f"{'+'.join(settings.objectives)}: {settings.encoder} ({weights / 1e6:.1f} M weights) on {len(scans)} scans, "
+        f"{steps} steps of {settings.batch}, {steps * settings.batch / len(scans):.1f} epochs, {settings.precision} on "
+        f"{processes.device}{several}" + (f", from step {start}" if start else "")
     )
 
 
 def _line(step: int, start: int, steps: int, values: dict[str, float], passed_s: float, batch: int) -> str:
     done = step + 1 - start
     left_s = passed_s / done * (steps - step - 1)
-    watched = " ".join(f"{name} {values[name]:.3f}" for name in ("entropy", "used", "spread") if name in values)
+    shown = [(name, value) for name, value in values.items() if name not in ("loss", "gradient_norm", "air")][:5]
+    watched = " ".join(f"{name} {value:.3f}" for name, value in shown)
     return (
         f"step {step + 1}/{steps} ({(step + 1) / steps:.0%}) loss {values['loss']:.4f} {watched} "
         f"{done * batch / passed_s:.1f} scans/s, {left_s:.0f} s left"
     )
-
-
-def _write_checkpoint(
-    run: RunFolder, objective: Objective, settings: PretrainSettings, scans: Scans, stopped: str
-) -> None:
-    name = next(name for name, kind in OBJECTIVES.items() if type(settings.objective) is kind.settings)
-    card = checkpoints.Card(
-        recipe=scans.recipe,
-        windows=dict(settings.windows),
-        objective={
-            "name": name,
-            **asdict(settings.objective),
-            "steps": settings.steps,
-            "batch": settings.batch,
-            "seed": settings.seed,
-            "stopped": stopped,
-        },
-        data=scans.provenance,
-        licence=settings.licence,
-    )
-    checkpoints.save(run.checkpoint, copy.deepcopy(objective.encoder).cpu().eval(), card, replace_existing=True)

@@ -2,7 +2,7 @@
 
 run/
   settings.toml   the resolved settings; `--config` repeats them
-  state.pt        everything that step N + 1 depends on; replaced as a whole
+  states/         the last states: everything that the step after step N depends on, in a file named N.pt
   history.jsonl   a line per step
   checkpoint/     written when the run ends
 """
@@ -11,14 +11,17 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import torch
 
+from headct import checkpoints, encoders
+from headct.encoders import Encoder
 from headct.failure import Failure, Misuse
+from headct.pretraining.scans import Scans
 from headct.pretraining.settings import PretrainSettings, read_settings, to_toml
 
 if TYPE_CHECKING:
@@ -33,9 +36,10 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.settings_file = path / "settings.toml"
-        self.state_file = path / "state.pt"
+        self.states = path / "states"
         self.history_file = path / "history.jsonl"
         self.checkpoint = path / "checkpoint"
+        self._history: TextIO | None = None
 
     def begun_with(self, settings: PretrainSettings) -> PretrainSettings | None:
         """The resolved settings where this run was begun before, else None.
@@ -50,7 +54,8 @@ class RunFolder:
         now = replace(
             settings,
             steps=before.steps if settings.steps is None else settings.steps,
-            device=before.device if settings.device == "auto" else settings.device,
+            device=before.device,  # a run may go on on another machine
+            workers=before.workers,
         )
         if to_toml(before) != to_toml(now):
             old, new = to_toml(before).splitlines(), to_toml(now).splitlines()
@@ -68,39 +73,73 @@ class RunFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         _replace(self.settings_file, to_toml(settings).encode())
 
-    def save_state(self, state: State) -> None:
-        """Replace the saved state as a whole: a reader finds the old one or the new one, never a part."""
-        partial = self.state_file.with_suffix(".partial")
+    def save_state(self, step: int, state: State, keep: int, say: Callable[[str], None]) -> None:
+        """Save the state before `step` beside the last ones, `keep` in all; a reader finds it whole or not at all.
+
+        A full disk costs no state that is there: it is said, and the run goes on.
+        """
+        partial = self.states / f"{step:09d}.partial"
         try:
+            self.states.mkdir(exist_ok=True)
             with partial.open("wb") as file:
-                torch.save(state, file)
+                torch.save({"step": step, **state}, file)
                 file.flush()
                 os.fsync(file.fileno())
-            os.replace(partial, self.state_file)
+            os.replace(partial, partial.with_suffix(".pt"))
+        except (OSError, RuntimeError) as error:  # torch's zip writer reports a full disk as a RuntimeError
+            if isinstance(error, RuntimeError) and "write" not in str(error):
+                raise
+            say(f"the state of step {step} could not be saved ({error}); the one before it stays, make room")
+            return
         finally:
             partial.unlink(missing_ok=True)
+        for old in self._saved()[keep:]:
+            old.unlink()
 
-    def load_state(self) -> State | None:
-        """The saved state, or None where nothing was saved yet. Only tensors and plain values are ever read."""
-        if not self.state_file.exists():
-            return None
-        try:
-            state: State = torch.load(self.state_file, map_location="cpu", weights_only=True)
-        except Exception as error:
-            # a damaged file fails in many ways inside torch; all of them mean this one thing, and some advise what is
-            # not safe
+    def _saved(self) -> list[Path]:
+        """The newest first."""
+        return sorted(self.states.glob("*.pt"), reverse=True)
+
+    def load_state(self, say: Callable[[str], None]) -> State | None:
+        """The newest saved state that can be read, or None where nothing was saved yet.
+
+        Only tensors and plain values are ever read. Raises Failure where none of several can be read.
+        """
+        for path in self._saved():
+            try:
+                state: State = torch.load(path, map_location="cpu", weights_only=True)
+            except Exception as error:  # noqa: BLE001
+                # a damaged file fails in many ways inside torch; all of them mean this one thing, and some advise
+                # what is not safe
+                say(f"{path} cannot be read ({type(error).__name__}); going back to the state before it")
+                continue
+            return state
+        if self._saved():
             raise Failure(
-                f"{self.state_file} cannot be read",
-                why="it is not the state that was saved there",
+                f"no saved state in {self.states} can be read",
+                why="they are not what was saved there",
                 do="remove the run folder and start again; the disk may be at fault",
-            ) from error
-        return state
+            )
+        return None
 
     def keep_history_before(self, step: int) -> None:
         """Drop the lines of steps that will be taken again, and a line cut short by a kill."""
         if self.history_file.exists():
             kept = [row for row in _rows(self.history_file) if row["step"] < step]
             _replace(self.history_file, "".join(json.dumps(row) + "\n" for row in kept).encode())
+
+    def add_to_history(self, row: Mapping[str, Any]) -> None:
+        """Write down one step."""
+        if self._history is None:
+            self._history = self.history_file.open("a", encoding="utf-8")
+        self._history.write(json.dumps(row) + "\n")
+        self._history.flush()
+
+    def close_history(self) -> None:
+        """Nothing is written after it."""
+        if self._history is not None:
+            self._history.close()
+            self._history = None
 
     def history(self) -> pd.DataFrame:
         """A row per step."""
@@ -121,3 +160,25 @@ def _replace(path: Path, content: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(partial, path)
+
+
+def write_checkpoint(run: RunFolder, encoder: Encoder, settings: PretrainSettings, scans: Scans, stopped: str) -> None:
+    """The encoder of a run that has ended, with how it came about."""
+    whole = encoders.build(encoder.architecture, **asdict(encoder.settings))
+    whole.load_state_dict(encoder.state_dict())
+    objectives = {name: asdict(one) for name, one in settings.objectives.items()}
+    card = checkpoints.Card(
+        recipe=scans.recipe,
+        windows=dict(settings.windows),
+        objective={
+            "name": "+".join(objectives),
+            **objectives,
+            "steps": settings.steps,
+            "batch": settings.batch,
+            "seed": settings.seed,
+            "stopped": stopped,
+        },
+        data=scans.provenance,
+        licence=settings.licence,
+    )
+    checkpoints.save(run.checkpoint, whole.cpu().eval(), card, replace_existing=True)

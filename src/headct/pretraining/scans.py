@@ -3,39 +3,74 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from headct.failure import Misuse
-from headct.pretraining.views import View, ViewSettings, draw_all, head_box
+from headct.pretraining.objectives.objective import TEMPLATE_BLOCK, UNKNOWN_CLASS
+from headct.pretraining.views import head_box
 
 if TYPE_CHECKING:
     from headct.cohort import Cohort
 
 ORDER, VIEWS = 1, 2  # what a generator is for, so that no two draw the same numbers
 
+TRUTH_FOLDERS: Mapping[str, str] = {"classes": "masks", "template_mm": "deformation"}
+"""Where a cohort of virtual patients keeps its truth (`headct simulate --masks --deformation`)."""
+
 
 @dataclass(frozen=True)
-class Batch:
-    """The scans of one step, with the numbers of their views."""
+class Case:
+    """A scan, and other scans of the same virtual patient by what they are to it: `rescan`, `twin`."""
 
-    scan_ids: tuple[str, ...]
-    hu: np.ndarray  # (B, X, Y, Z) int16
-    draws: tuple[list[list[View]], list[list[View]]]  # global and local, [view][scan]
+    cohort: int
+    scan_id: str
+    partners: Mapping[str, str] = field(default_factory=dict)
 
 
-def order(seed: int, scans: int, step: int, batch: int) -> list[int]:
-    """Which scans (batch,) step `step` sees: every scan once an epoch, shuffled anew each epoch."""
-    places = range(step * batch, (step + 1) * batch)
-    shuffled = {
-        epoch: np.random.default_rng((seed, ORDER, epoch)).permutation(scans)
-        for epoch in {place // scans for place in places}
-    }
-    return [int(shuffled[place // scans][place % scans]) for place in places]
+@dataclass(frozen=True)
+class Loaded:
+    """One scan in memory."""
+
+    scan_id: str
+    hu: np.ndarray  # (X, Y, Z) int16
+    box_mm: np.ndarray  # (2, 3) of the head
+    truth: Mapping[str, np.ndarray]
+
+
+def order(seed: int, sizes: Sequence[int], shares: Sequence[float], places: Sequence[int]) -> list[int]:
+    """Which scan comes at each place, counted through cohorts of `sizes`; shuffled anew each epoch.
+
+    An epoch takes as many places as there are scans, from each cohort its share. Within a cohort no scan comes a
+    second time before all have come once.
+    """
+    total = sum(sizes)
+    edges = np.rint(np.cumsum(np.asarray(shares) / np.sum(shares)) * total).astype(int)
+    counts = tuple(np.diff(edges, prepend=0).tolist())
+    return [int(_epoch(seed, place // total, tuple(sizes), counts)[place % total]) for place in places]
+
+
+@lru_cache(maxsize=8)
+def _epoch(seed: int, epoch: int, sizes: tuple[int, ...], counts: tuple[int, ...]) -> np.ndarray:
+    """The scans of one epoch: of every cohort the next `counts` of its own endless shuffled order, mixed."""
+    parts = []
+    for cohort, (size, count) in enumerate(zip(sizes, counts, strict=True)):
+        turns, within = np.divmod(np.arange(epoch * count, (epoch + 1) * count), size)
+        chosen = np.empty(count, dtype=np.int64)
+        for turn in np.unique(turns).tolist():
+            chosen[turns == turn] = _shuffled(seed, cohort, turn, size)[within[turns == turn]]
+        parts.append(sum(sizes[:cohort]) + chosen)
+    return np.random.default_rng((seed, ORDER, epoch)).permutation(np.concatenate(parts))
+
+
+@lru_cache(maxsize=16)
+def _shuffled(seed: int, cohort: int, turn: int, size: int) -> np.ndarray:
+    return np.random.default_rng((seed, ORDER, cohort, turn)).permutation(size)
 
 
 class Scans:
@@ -46,16 +81,16 @@ class Scans:
 
     def __init__(self, cohorts: Sequence[Path | Cohort]) -> None:
         self.cohorts = [_opened(cohort) for cohort in cohorts]
-        self.ids = [(cohort, str(scan_id)) for cohort in self.cohorts for scan_id in cohort.scans["scan_id"]]
-        if len(self.ids) < 2:
+        self.cases = [case for number, cohort in enumerate(self.cohorts) for case in _cases(number, cohort)]
+        if len(self.cases) < 2:
             raise Misuse(
-                f"pre-training needs at least 2 scans, got {len(self.ids)}",
+                f"pre-training needs at least 2 scans, got {len(self.cases)}",
                 why="a network learns from the differences between scans",
                 do="add cohorts, or look with `headct qc` why scans were rejected",
             )
         _check_recipes(self.cohorts)
         self.recipe = self.cohorts[0].recipe
-        cohort, scan_id = self.ids[0]
+        cohort, scan_id = self.cohorts[self.cases[0].cohort], self.cases[0].scan_id
         array = cohort.array(scan_id)
         if array.ndim != 3 or array.dtype != np.int16:
             raise Misuse(
@@ -64,10 +99,17 @@ class Scans:
                 do="prepare the cohort with the recipe head, head-axial or head-fine",
             )
         self.shape = array.shape
-        self.spacing_mm = tuple(np.linalg.norm(cohort.affine(scan_id)[:3, :3], axis=0).tolist())
+        x_mm, y_mm, z_mm = np.linalg.norm(cohort.affine(scan_id)[:3, :3], axis=0).tolist()
+        self.spacing_mm = (x_mm, y_mm, z_mm)
+        self._template = lru_cache(maxsize=20_000)(self._read_template)  # 100 kB a scan
 
     def __len__(self) -> int:
-        return len(self.ids)
+        return len(self.cases)
+
+    @property
+    def sizes(self) -> list[int]:
+        """Scans of each cohort."""
+        return [len(cohort) for cohort in self.cohorts]
 
     @property
     def provenance(self) -> list[dict[str, Any]]:
@@ -76,28 +118,95 @@ class Scans:
             {
                 "cohort": _name(cohort),
                 "scans": len(cohort),
+                "virtual": "simulated" in cohort.about,
                 "scan_ids_sha256": hashlib.sha256("\n".join(map(str, cohort.scans["scan_id"])).encode()).hexdigest(),
             }
             for cohort in self.cohorts
         ]
 
-    def batch(self, seed: int, step: int, size: int, views: ViewSettings) -> Batch:
-        """Scans and drawn views of one step."""
-        chosen = [self.ids[index] for index in order(seed, len(self), step, size)]
-        hu = [self._array(cohort, scan_id) for cohort, scan_id in chosen]
-        boxes_mm = [head_box(one) * np.array(self.spacing_mm) for one in hu]
-        draws = draw_all(np.random.default_rng((seed, VIEWS, step)), views, boxes_mm)
-        return Batch(tuple(scan_id for _, scan_id in chosen), np.stack(hu), draws)
+    def check(self, partners: Collection[str], truth: Collection[str]) -> None:
+        """Raises Misuse where no scan has what an objective learns from."""
+        for kind in partners:
+            if not any(kind in case.partners for case in self.cases):
+                raise Misuse(
+                    f"no scan has a {kind}",
+                    why=f"the objective compares virtual patients with their {kind}",
+                    do=f"make a cohort with `headct simulate --{kind}`, and name it among the others",
+                )
+        for kind in truth:
+            if not any((cohort.path / TRUTH_FOLDERS[kind]).is_dir() for cohort in self.cohorts):
+                option = {"classes": "--masks", "template_mm": "--deformation"}[kind]
+                raise Misuse(
+                    f"no cohort has the truth that this objective learns from ({kind})",
+                    why="it is known of virtual patients alone",
+                    do=f"make a cohort with `headct simulate {option}`, and name it among the others",
+                )
 
-    def _array(self, cohort: Cohort, scan_id: str) -> np.ndarray:
-        array = cohort.array(scan_id)
+    def load(self, cohort: int, scan_id: str, truth: Collection[str] = ()) -> Loaded:
+        """One scan with its truth, or with what says that it is not known."""
+        array = self.cohorts[cohort].array(scan_id)
         if array.shape != self.shape:
             raise Misuse(
                 f"scan {scan_id} has the shape {array.shape}, the others {self.shape}",
                 why="a batch holds arrays of one shape",
                 do="prepare the cohort with a recipe that fixes the shape",
             )
-        return array
+        known: Mapping[str, Callable[[int, str], np.ndarray]] = {
+            "classes": self._classes,
+            "template_mm": self._template,
+        }
+        return Loaded(
+            scan_id,
+            array,
+            head_box(array) * np.array(self.spacing_mm),
+            {kind: known[kind](cohort, scan_id) for kind in truth},
+        )
+
+    def _classes(self, cohort: int, scan_id: str) -> np.ndarray:
+        path = self.cohorts[cohort].path / TRUTH_FOLDERS["classes"] / f"{scan_id}.nii.gz"
+        if not path.exists():
+            return np.full(self.shape, UNKNOWN_CLASS, dtype=np.uint8)
+        return _volume(path).astype(np.uint8)
+
+    def _read_template(self, cohort: int, scan_id: str) -> np.ndarray:
+        blocks = [n // TEMPLATE_BLOCK for n in self.shape]
+        path = self.cohorts[cohort].path / TRUTH_FOLDERS["template_mm"] / f"{scan_id}.nii.gz"
+        if not path.exists():
+            return np.full((*blocks, 3), np.nan, dtype=np.float32)
+        whole = _volume(path)[tuple(slice(n * TEMPLATE_BLOCK) for n in blocks)]
+        parts = [size for n in blocks for size in (n, TEMPLATE_BLOCK)]
+        return whole.reshape(*parts, 3).mean(axis=(1, 3, 5), dtype=np.float32)
+
+
+def _volume(path: Path) -> np.ndarray:
+    import nibabel
+
+    return np.asarray(nibabel.nifti1.Nifti1Image.from_filename(path).dataobj)
+
+
+def _cases(number: int, cohort: Cohort) -> list[Case]:
+    """The scans of a cohort; of virtual patients with their partners, which follow each other in the table."""
+    ids = [str(scan_id) for scan_id in cohort.scans["scan_id"]]
+    made = cohort.about.get("simulated", {}).get("simulation", {})
+    kinds = [kind for kind in ("twin", "rescan") if made.get(kind)]
+    if not kinds:
+        return [Case(number, scan_id) for scan_id in ids]
+    of_patient: dict[str, list[str]] = {}
+    for scan_id, patient_id in zip(ids, cohort.scans["patient_id"], strict=True):
+        of_patient.setdefault(str(patient_id), []).append(scan_id)
+    cases = []
+    for scans in of_patient.values():
+        whole = len(scans) == 1 + len(kinds)  # a scan may have been rejected
+        for place, scan_id in enumerate(scans):
+            cases.append(Case(number, scan_id, _partners(scans, place, kinds) if whole else {}))
+    return cases
+
+
+def _partners(scans: Sequence[str], place: int, kinds: Sequence[str]) -> dict[str, str]:
+    """Of the scan at `place`: the first is compared with all others, each of them with the first."""
+    if place == 0:
+        return dict(zip(kinds, scans[1:], strict=True))
+    return {kinds[place - 1]: scans[0]}
 
 
 def _opened(cohort: Path | Cohort) -> Cohort:

@@ -25,20 +25,29 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainSettings:
-    """One run. Give `steps`, or `budget_s` and as many steps are planned as fit into it."""
+    """One run. Its length is given by `steps`, by `epochs`, or by `budget_s`, into which as many steps fit as will.
 
-    objective: ObjectiveSettings = field(default_factory=OBJECTIVES["dino"].settings)
+    What is "auto" is resolved once, before the first step, and said with its reason (`headct.pretraining.auto`).
+    """
+
+    objectives: Mapping[str, ObjectiveSettings] = field(default_factory=lambda: {"dino": objective_settings("dino")})
     encoder: str = "vit-tiny"
     encoder_settings: Mapping[str, Any] = field(default_factory=dict)  # what differs from those of its name
     windows: Mapping[str, tuple[float, float]] = field(default_factory=lambda: dict(WINDOWS))  # level, width in HU
     views: ViewSettings = field(default_factory=ViewSettings)
+    shares: Mapping[str, float] = field(default_factory=dict)  # of cohorts by name; else as many as each has scans
 
     steps: int | None = None
+    epochs: float | None = None
     budget_s: float | None = None
-    batch: int = 8  # scans a step
+    batch: int = 8  # scans a step, over all processes
+    accumulate: int = 1  # parts of a step that are worked out one after the other, to save memory
     seed: int = 0
     precision: str = "fp32"  # or bf16, by autocast; float32 and bfloat16 mean the same
     device: str = "auto"
+    workers: int = 2  # threads that read scans, in each process
+    compile: bool = False  # the encoder, by torch.compile
+    recompute: bool = False  # activations of transformer blocks in the backward pass, to save memory
 
     lr: float = 1e-3  # the peak
     lr_end: float = 1e-6
@@ -47,15 +56,17 @@ class PretrainSettings:
     clip: float = 3.0  # norm of all gradients together
 
     save_every: int = 50  # steps between saved states; a killed run repeats at most these
+    keep: int = 2  # saved states
     licence: str = "not stated"  # of the weights, which the owner of the data decides
 
     def __post_init__(self) -> None:
         windows = {name: (float(level), float(width)) for name, (level, width) in self.windows.items()}
         object.__setattr__(self, "windows", windows)
         object.__setattr__(self, "precision", LONG_NAMES.get(self.precision, self.precision))
-        if (self.steps is None) == (self.budget_s is None) and self.steps is None:
-            raise Misuse("a run needs steps or a budget", do="set steps, or budget_s in seconds (--fit 60s)")
-        for name in ("steps", "budget_s", "batch", "lr", "save_every"):
+        if self.steps is None and self.epochs is None and self.budget_s is None:
+            raise Misuse("a run needs a length", do="set steps, epochs, or budget_s in seconds (--fit 60s)")
+        above_zero = ("steps", "epochs", "budget_s", "batch", "accumulate", "workers", "lr", "save_every", "keep")
+        for name in above_zero:
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise Misuse(f"{name} must be above zero, got {value}")
@@ -63,6 +74,8 @@ class PretrainSettings:
             raise Misuse(f"precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}")
         if not self.windows:
             raise Misuse("a run needs at least one window", do="leave windows out for brain, subdural and bone")
+        if not self.objectives:
+            raise Misuse("a run needs an objective", do=f"name one of {', '.join(OBJECTIVES)}")
 
 
 def to_toml(settings: PretrainSettings) -> str:
@@ -71,13 +84,11 @@ def to_toml(settings: PretrainSettings) -> str:
 
 
 def _as_table(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _as_table(entry) for name, entry in value.items()}
     if not is_dataclass(value):
         return value
-    table = {entry.name: _as_table(getattr(value, entry.name)) for entry in fields(value)}
-    for name, kind in OBJECTIVES.items():
-        if type(value) is kind.settings:
-            table = {"name": name, **table}
-    return table
+    return {entry.name: _as_table(getattr(value, entry.name)) for entry in fields(value)}
 
 
 def _section(title: str, table: Mapping[str, Any]) -> list[str]:
@@ -106,15 +117,16 @@ def from_toml(text: str, origin: str = "the settings", **overrides: Any) -> Pret
     except tomllib.TOMLDecodeError as error:
         raise Misuse(f"{origin} is not TOML", why=str(error)) from error
     values = {key: value for key, value in overrides.items() if value is not None}
-    if "steps" in values or "budget_s" in values:
-        table = {key: value for key, value in table.items() if key not in ("steps", "budget_s")}
+    lengths = {"steps", "epochs", "budget_s"}
+    if lengths & set(values):
+        table = {key: value for key, value in table.items() if key not in lengths}
     return _from_table(PretrainSettings, table, origin, values)
 
 
 def settings_for(config: Path | None, *, objective: str | None = None, **given: Any) -> PretrainSettings:
     """Settings from an optional TOML file, and from what is given besides, which goes before; None is not given."""
     if objective is not None:
-        given["objective"] = objective_settings(objective)
+        given["objectives"] = {name: objective_settings(name) for name in objective.split("+")}
     if config is None:
         return PretrainSettings(**{name: value for name, value in given.items() if value is not None})
     return read_settings(config, **given)
@@ -161,9 +173,9 @@ def _from_table(kind: type[T], table: Mapping[str, Any], where: str, overrides: 
 
 def _typed(kind: Any, value: Any, where: str) -> Any:
     """`value` as TOML gave it, turned into what the field holds, or Misuse."""
-    if kind is ObjectiveSettings:
-        table = dict(value)
-        return _from_table(type(objective_settings(table.pop("name", "dino"))), table, where, {})
+    if kind == Mapping[str, ObjectiveSettings] and isinstance(value, Mapping):
+        kinds = {name: type(objective_settings(name)) for name in value}
+        return {name: _typed(kinds[name], table, f"{where}.{name}") for name, table in value.items()}
     if isinstance(kind, type) and is_dataclass(kind) and isinstance(value, Mapping):
         return _from_table(kind, value, where, {})
     if get_origin(kind) is UnionType:

@@ -18,6 +18,7 @@ from headct.cohort.quality import NAMED_WINDOWS, acquisition, scans_table, write
 from headct.embedding import Embeddings
 from headct.failure import Failure, Misuse
 from headct.pretraining import PretrainSettings, Run
+from headct.pretraining.objectives.dino import DinoSettings
 from headct.pretraining.views import Crops, ViewSettings
 from headct.reporting.charts import curves
 from headct.reporting.intake import Intake, flow_of_files, rejections_by_reason, what_to_do, what_was_found
@@ -91,12 +92,18 @@ def settings(budget_s: float) -> PretrainSettings:
     The views differ little in scale and pose: among so few heads wider ones hide which head it is, and the teacher's
     targets then drift to uniform within a minute.
     """
-    views = ViewSettings(
+    dino = DinoSettings(
         global_crops=Crops(views=2, shape=(64, 80, 64), edge_mm=(158.0, 168.0), overhang=0.03),
         local_crops=Crops(views=2, shape=(32, 32, 32), edge_mm=(80.0, 100.0), overhang=0.0),
-        rotation_deg=3.0,
     )
-    return PretrainSettings(encoder="vit-tiny", encoder_settings={"depth": 6}, views=views, budget_s=budget_s, batch=8)
+    return PretrainSettings(
+        objectives={"dino": dino},
+        encoder="vit-tiny",
+        encoder_settings={"depth": 6},
+        views=ViewSettings(rotation_deg=3.0),
+        budget_s=budget_s,
+        batch=8,
+    )
 
 
 def _write_virtual(folder: Path, patients: int) -> None:

@@ -31,7 +31,8 @@ class Simulation:
         seed: Another seed, other patients.
         site: One of `SITES`; each site has patients of its own.
         rescan: A site at which every patient is scanned a second time, or empty.
-        twin: A finding that every patient has in a first scan and lacks in a second, or empty.
+        twin: A finding that every patient has in a first scan and lacks in a second, or empty. With a re-scan, the
+            first scan is the one that is repeated.
         prevalence: How often each finding is drawn.
         spacing_mm: Pixels and slices no finer than this, for arrays that are prepared at once; None: the protocol's.
     """
@@ -52,8 +53,6 @@ class Simulation:
         ):
             if value not in known:
                 raise Misuse(f"there is no virtual {what} {value!r}", do=f"name one of {', '.join(known)}")
-        if self.rescan and self.twin:
-            raise Misuse("a re-scan and a twin are two things", do="simulate them one after the other")
 
     def patient(self, index: int) -> Patient:
         """The `index`-th patient, counted from 0."""
@@ -66,15 +65,20 @@ class Simulation:
         name = f"{self.site}-{self.seed}-{index + 1:06d}"
         if self.twin:
             others = patient.without(self.twin)
-            drawn = next((f for f in patient.findings if f.name == self.twin), None) or one_of(self.twin, patient.seed)
-            order = list(KINDS)
-            findings = sorted((*others.findings, drawn), key=lambda finding: order.index(finding.name))
-            yield self._taken(replace(patient, findings=tuple(findings)), site, 0, name, "with")
+            patient = self._with_twin(others, patient)
+            yield self._taken(patient, site, 0, name, "with")
             yield self._taken(others, site, 0, name, "without")
-            return
-        yield self._taken(patient, site, 0, name, "1")
+        else:
+            yield self._taken(patient, site, 0, name, "1")
         if self.rescan:
             yield self._taken(patient, SITES[self.rescan], 1, name, "2")
+
+    def _with_twin(self, others: Patient, patient: Patient) -> Patient:
+        """The patient with the twin's finding, as drawn or drawn for it."""
+        drawn = next((f for f in patient.findings if f.name == self.twin), None) or one_of(self.twin, patient.seed)
+        order = list(KINDS)
+        findings = sorted((*others.findings, drawn), key=lambda finding: order.index(finding.name))
+        return replace(patient, findings=tuple(findings))
 
     def _taken(self, patient: Patient, site: Site, visit: int, name: str, study: str) -> Simulated:
         acquisition = Acquisition.draw(patient.seed, site, visit)

@@ -7,16 +7,26 @@ from __future__ import annotations
 
 import copy
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from headct.encoders import Encoder
 from headct.encoders.heads import DinoHead
+from headct.pretraining.objectives.objective import (
+    Batch,
+    Objective,
+    Sight,
+    Watched,
+    follow,
+    over_processes,
+)
 from headct.pretraining.schedules import cosine, ramp
-from headct.pretraining.views import Views
+from headct.pretraining.views import Crops, Seen, View, draw_views, see
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +39,13 @@ class DinoSettings:
     (`ViewSettings`) that differ little in scale and pose.
     """
 
+    weight: float = 1.0  # beside other objectives
+    global_crops: Crops = field(
+        default_factory=lambda: Crops(views=2, shape=(80, 96, 80), edge_mm=(158.0, 170.0), overhang=0.03)
+    )
+    local_crops: Crops = field(
+        default_factory=lambda: Crops(views=4, shape=(48, 48, 48), edge_mm=(80.0, 100.0), overhang=0.0)
+    )
     prototypes: int = 256  # 65536
     hidden: int = 512  # 2048
     bottleneck: int = 128  # 256
@@ -63,7 +80,7 @@ def dino_loss(student: Tensor, teacher: Tensor, centre: Tensor, *, student_t: fl
 
 def moved_centre(centre: Tensor, teacher: Tensor, momentum: float) -> Tensor:
     """The running mean (K,) of teacher scores (G, B, K), equation 4; without it one prototype takes all scans."""
-    return centre * momentum + teacher.mean(dim=(0, 1)) * (1 - momentum)
+    return centre * momentum + over_processes(teacher.mean(dim=(0, 1))) * (1 - momentum)
 
 
 class Scorer(nn.Module):
@@ -73,25 +90,34 @@ class Scorer(nn.Module):
         super().__init__()
         self.encoder, self.head = encoder, head
 
-    def forward(self, views: list[Tensor]) -> tuple[Tensor, Tensor]:
+    def forward(self, views: Sequence[Seen]) -> tuple[Tensor, Tensor]:
         """Scan vectors (V, B, F) and scores (V, B, K) of views that share a shape.
 
         Global and local views are scored apart, so that a BatchNorm sees the student's global views as it sees the
         teacher's.
         """
-        scans = self.encoder(torch.cat(views)).scan
+        image, spacing_mm = torch.cat([view.image for view in views]), torch.cat([view.spacing_mm for view in views])
+        scans = self.encoder(image, spacing_mm).scan
         scores = self.head(scans)
-        return scans.reshape(len(views), len(views[0]), -1), scores.reshape(len(views), len(views[0]), -1)
+        return scans.reshape(len(views), -1, scans.shape[1]), scores.reshape(len(views), -1, scores.shape[1])
 
 
-class Dino(nn.Module):
-    """Student, teacher (a copy of the student at the start) and centre; the whole state of the objective."""
+@dataclass(frozen=True)
+class DinoDraw:
+    """The views of one scan."""
+
+    global_views: list[View]
+    local_views: list[View]
+
+
+class Dino(Objective):
+    """Student, teacher (a copy of the student at the start) and centre."""
 
     centre: Tensor
 
-    def __init__(self, encoder: Encoder, settings: DinoSettings) -> None:
+    def __init__(self, encoder: Encoder, settings: DinoSettings, sight: Sight) -> None:
         super().__init__()
-        self.settings = settings
+        self.settings, self.sight = settings, sight
         head = DinoHead(
             encoder.scan_width,
             prototypes=settings.prototypes,
@@ -106,18 +132,40 @@ class Dino(nn.Module):
 
     @property
     def encoder(self) -> Encoder:
-        """What the run is for: the teacher's encoder, an average over steps that is better than any one of them."""
+        """The teacher's, an average over steps that is better than any one of them."""
         return self.teacher.encoder
 
-    def forward(self, views: Views, step: int, steps: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of one step, and what its monitors watch; moves the centre."""
-        settings = self.settings
-        self.student.head.prototypes.requires_grad_(step >= settings.frozen_prototypes * steps)
+    def draw(self, rng: np.random.Generator, boxes_mm: Mapping[str, np.ndarray]) -> DinoDraw:
+        settings, views = self.settings, self.sight.views
+        return DinoDraw(
+            draw_views(rng, views, settings.global_crops, boxes_mm["scan"]),
+            draw_views(rng, views, settings.local_crops, boxes_mm["scan"]),
+        )
+
+    def _seen(self, batch: Batch, crops: Crops, draws: Sequence[Sequence[View]]) -> list[Seen]:
+        """One entry a view, from the draws [scan][view]."""
+        hu = batch.scans.to(torch.float32)  # once for all views
+        return [
+            see(hu, [views[number] for views in draws], crops, batch.spacing_mm, self.sight.windows)
+            for number in range(crops.views)
+        ]
+
+    def forward(self, batch: Batch, step: int, steps: int) -> tuple[Tensor, Watched]:
         with torch.no_grad():
-            targets = self.teacher(views.global_views)[1].float()
-        scans, scores = self.student(views.global_views)
-        if views.local_views:
-            scores = torch.cat([scores, self.student(views.local_views)[1]])
+            global_views = self._seen(batch, self.settings.global_crops, [draw.global_views for draw in batch.draws])
+            local_views = self._seen(batch, self.settings.local_crops, [draw.local_views for draw in batch.draws])
+        return self.compared(global_views, local_views, step, steps)
+
+    def compared(
+        self, global_views: Sequence[Seen], local_views: Sequence[Seen], step: int, steps: int
+    ) -> tuple[Tensor, Watched]:
+        """The loss of these views, and what monitors watch; moves the centre."""
+        settings = self.settings
+        with torch.no_grad():
+            targets = self.teacher(global_views)[1].float()
+        scans, scores = self.student(global_views)
+        if local_views:
+            scores = torch.cat([scores, self.student(local_views)[1]])
         scores = scores.float()
         warmup = round(settings.temperature_warmup * steps)
         teacher_t = ramp(step, warmup, *settings.teacher_temperature)
@@ -126,19 +174,16 @@ class Dino(nn.Module):
         with torch.no_grad():
             watched = watch(scans.float(), F.softmax((targets - self.centre) / teacher_t, dim=2))
             self.centre.copy_(moved_centre(self.centre, targets, settings.centre_momentum))
-        return loss, watched
+        return loss, {**watched, "air": torch.stack([view.air for view in global_views]).mean()}
 
-    @torch.no_grad()
+    def restrain(self, step: int, steps: int) -> None:
+        """Prototypes stay as drawn at first."""
+        if step < self.settings.frozen_prototypes * steps:
+            self.student.head.prototypes.weight.grad = None
+
     def follow(self, step: int, steps: int) -> None:
-        """Move the teacher towards the student: teacher = momentum * teacher + (1 - momentum) * student.
-
-        The momentum follows the step of the whole run, not the place within an epoch.
-        """
-        momentum = cosine(step, steps, *self.settings.teacher_momentum)
-        for weight, new in zip(self.teacher.parameters(), self.student.parameters(), strict=True):
-            weight.lerp_(new, 1 - momentum)
-        for buffer, now in zip(self.teacher.buffers(), self.student.buffers(), strict=True):
-            buffer.copy_(now)
+        """Move the teacher by a momentum that follows the step of the whole run, not the place within an epoch."""
+        follow(self.teacher, self.student, cosine(step, steps, *self.settings.teacher_momentum))
 
 
 def watch(scans: Tensor, targets: Tensor) -> dict[str, Tensor]:

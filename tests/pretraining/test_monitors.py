@@ -5,15 +5,15 @@ from __future__ import annotations
 import pytest
 
 from headct.failure import Failure
-from headct.pretraining.monitors import Limits, Monitors
+from headct.pretraining.monitors import Monitors
 
 HEALTHY = {"loss": 5.0, "entropy": 0.7, "used": 0.9, "spread": 0.3}
 
 
 def steps_until_stopped(values: dict[str, float], *, warm: int = 5, patience: int = 3) -> tuple[int, str]:
-    monitors = Monitors(warm=warm, limits=Limits(patience=patience))
+    monitors = Monitors(warm=warm, patience=patience)
     for step in range(50):
-        if why := monitors.see(step, values, ["a"]):
+        if why := monitors.see(step, values, lambda: ["a"]):
             return step, why
     return -1, ""
 
@@ -24,7 +24,13 @@ def test_a_healthy_run_goes_on() -> None:
 
 @pytest.mark.parametrize(
     ("sign", "message"),
-    [({"entropy": 1.0}, "uniform"), ({"used": 0.0}, "same prototype"), ({"spread": 0.0}, "same vector")],
+    [
+        ({"entropy": 1.0}, "uniform"),
+        ({"used": 0.0}, "same prototype"),
+        ({"spread": 0.0}, "same vector"),
+        ({"rank": 1.0}, "one line"),
+        ({"target_spread": 0.0}, "same everywhere"),
+    ],
 )
 def test_a_collapse_stops_the_run_after_its_patience(sign: dict[str, float], message: str) -> None:
     step, why = steps_until_stopped({**HEALTHY, **sign})
@@ -33,12 +39,19 @@ def test_a_collapse_stops_the_run_after_its_patience(sign: dict[str, float], mes
 
 
 def test_a_sign_that_passes_does_not_count() -> None:
-    monitors = Monitors(warm=0, limits=Limits(patience=3))
-    stops = [monitors.see(step, {**HEALTHY, "spread": 0.0 if step % 3 else 0.3}, ["a"]) for step in range(30)]
+    monitors = Monitors(warm=0, patience=3)
+    stops = [monitors.see(step, {**HEALTHY, "spread": 0.0 if step % 3 else 0.3}, lambda: ["a"]) for step in range(30)]
     assert not any(stops)
 
 
 @pytest.mark.parametrize("number", [float("nan"), float("inf")])
 def test_a_number_that_is_not_finite_fails_with_the_scans_in_sight(number: float) -> None:
     with pytest.raises(Failure, match=r"loss was not a finite number at step 7, on scans a, b"):
-        Monitors(warm=0).see(7, {**HEALTHY, "loss": number}, ["a", "b"])
+        Monitors(warm=0).see(7, {**HEALTHY, "loss": number}, lambda: ["a", "b"])
+
+
+def test_each_of_several_objectives_is_watched_by_itself() -> None:
+    values = {"loss": 5.0, "dino/spread": 0.3, "rescan/spread": 0.0}
+    step, why = steps_until_stopped(values)
+    assert step == 5 + 3 - 1
+    assert why.startswith("collapsed (rescan): every scan gets the same vector")

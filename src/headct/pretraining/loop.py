@@ -27,7 +27,7 @@ from headct.failure import Misuse
 from headct.pretraining.feed import Order, batch_of, batches, moved
 from headct.pretraining.interruption import Interruption
 from headct.pretraining.monitors import Monitors
-from headct.pretraining.objectives import Batch, Mixture, Objective, Sight, mixture
+from headct.pretraining.objectives import Batch, Mixture, Objective, Sight, Watched, mixture
 from headct.pretraining.processes import Processes, joined
 from headct.pretraining.runs import RunFolder, write_checkpoint
 from headct.pretraining.scans import Scans
@@ -92,7 +92,7 @@ def _pretrain(scans: Scans, run: RunFolder, settings: PretrainSettings, processe
     stopped, begun_s, said_s = "", time.monotonic(), 0.0
     saved_s = begun_s
     look_every = LOOK_EVERY if processes.device.startswith("cuda") else 1
-    log = _Log(run, monitors, processes)
+    log = _Log(run, monitors, processes, order_of(scans, settings, processes), scans)
     with contextlib.closing(feed), log, Interruption() as interruption:
         for step in range(start, steps):
             step_s = time.monotonic()
@@ -100,8 +100,7 @@ def _pretrain(scans: Scans, run: RunFolder, settings: PretrainSettings, processe
             decay = cosine(step, steps, *settings.decay)
             torch.manual_seed((settings.seed * 1_000_003 + step) * processes.ranks + processes.rank)
             # ------------------------------------------------------------------ the step
-            wait_s = 0.0
-            ids: list[str] = []
+            wait_s, parts = 0.0, []
             for part in range(settings.accumulate):
                 wait_began_s = time.monotonic()
                 batch = next(feed)
@@ -109,12 +108,12 @@ def _pretrain(scans: Scans, run: RunFolder, settings: PretrainSettings, processe
                 with _together(model, last=part + 1 == settings.accumulate), autocast(settings, processes.device):
                     loss, watched = model(batch, step, steps)
                     (loss / settings.accumulate).backward()
-                ids += batch.scan_ids
+                parts.append({"loss": loss.detach(), **watched})
             objective.restrain(step, steps)
             norm = descend(optimizer, lr=lr, decay=decay, clip=settings.clip)
             objective.follow(step, steps)
             # ---------------------------------------------------------------------------
-            log.note(step, {"loss": loss.detach(), "gradient_norm": norm, **watched}, ids, lr=lr, decay=decay)
+            log.note(step, {**_mean(parts), "gradient_norm": norm}, lr=lr, decay=decay)
             log.timed(step_s=time.monotonic() - step_s, data_s=wait_s)
             now_s = time.monotonic()
             asked = processes.any(interruption.asked) if processes.ranks > 1 else interruption.asked
@@ -135,7 +134,7 @@ def _pretrain(scans: Scans, run: RunFolder, settings: PretrainSettings, processe
     if stopped:
         say(stopped)
     if processes.first and (start < steps or not run.checkpoint.exists()):
-        write_checkpoint(run, objective.encoder, settings, scans, stopped)
+        write_checkpoint(run, objective, settings, scans, stopped)
     processes.wait()
     return Run(run.checkpoint, run.history(), settings, stopped)
 
@@ -225,6 +224,10 @@ def _spread(objective: Mixture, processes: Processes) -> nn.Module:
     return DistributedDataParallel(objective, broadcast_buffers=False, find_unused_parameters=unused)
 
 
+def _mean(parts: Sequence[Watched]) -> Watched:
+    return {name: torch.stack([part[name].float() for part in parts]).mean() for name in parts[0]}
+
+
 def _together(model: nn.Module, *, last: bool) -> contextlib.AbstractContextManager[Any]:
     """Gradients are averaged over processes once a step, after its last part."""
     if isinstance(model, DistributedDataParallel) and not last:
@@ -268,10 +271,10 @@ def _steps_that_fit(
 class _Log:
     """The numbers of the steps: kept on the device until they are looked at, then written down and monitored."""
 
-    def __init__(self, run: RunFolder, monitors: Monitors, processes: Processes) -> None:
-        self.run, self.monitors, self.processes = run, monitors, processes
+    def __init__(self, run: RunFolder, monitors: Monitors, processes: Processes, order: Order, scans: Scans) -> None:
+        self.run, self.monitors, self.processes, self.order, self.scans = run, monitors, processes, order, scans
         self.latest: dict[str, float] = {}
-        self._waiting: list[tuple[dict[str, Any], list[str], Tensor, list[str]]] = []
+        self._waiting: list[tuple[dict[str, Any], list[str], Tensor]] = []
 
     def __enter__(self) -> _Log:
         return self
@@ -279,27 +282,40 @@ class _Log:
     def __exit__(self, *error: object) -> None:
         self.run.close_history()
 
-    def note(self, step: int, watched: dict[str, Tensor], scan_ids: list[str], **values: float) -> None:
+    def note(self, step: int, watched: dict[str, Tensor], **values: float) -> None:
         """Keep the numbers of a step."""
         stacked = torch.stack([value.detach().float() for value in watched.values()])
-        self._waiting.append(({"step": step, **values}, list(watched), stacked, scan_ids))
+        self._waiting.append(({"step": step, **values}, list(watched), stacked))
 
     def timed(self, **values: float) -> None:
         """Add how long the step took."""
         self._waiting[-1][0].update(values)
 
     def look(self) -> str:
-        """Write down what was kept; why the run should stop, or an empty string. Raises Failure if it diverged."""
+        """Write down what was kept; why the run should stop, or an empty string. Raises Failure if it diverged.
+
+        Numbers are means over all processes, so that all of them stop at the same step.
+        """
         waiting, self._waiting = self._waiting, []
-        for row, names, stacked, scan_ids in waiting:
-            values = dict(zip(names, stacked.tolist(), strict=True))
-            stopped = self.monitors.see(row["step"], values, scan_ids)
+        if not waiting:
+            return ""
+        numbers = self.processes.mean(torch.stack([stacked for _, _, stacked in waiting])).tolist()
+        for (row, names, _), of_step in zip(waiting, numbers, strict=True):
+            values = dict(zip(names, of_step, strict=True))
+            stopped = self.monitors.see(row["step"], values, partial(self._scan_ids, row["step"]))
             self.latest = values
             if self.processes.first:
                 self.run.add_to_history({**row, **values})
             if stopped:
                 return stopped
         return ""
+
+    def _scan_ids(self, step: int) -> list[str]:
+        """Those of all processes; where the run diverged, they are also kept beside it."""
+        ids = self.order.scan_ids(self.scans, step)
+        if self.processes.first:
+            self.run.keep_broken(step, ids)
+        return ids
 
 
 def _state(objective: nn.Module, optimizer: torch.optim.Optimizer, monitors: Monitors, scans: Scans) -> dict[str, Any]:

@@ -3,20 +3,33 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from headct.failure import Failure
 
 
-@dataclass(frozen=True, kw_only=True)
-class Limits:
-    """When a run counts as collapsed: a value beyond its limit for `patience` steps in a row, once warm."""
+@dataclass(frozen=True)
+class Sign:
+    """A number that tells a collapse, once it lies beyond its limit."""
 
-    patience: int = 30
-    entropy_above: float = 0.9995  # of targets, as a share of ln K: they are uniform
-    used_below: float = 0.02  # of the mean target, as a share of ln K: one prototype for all
-    spread_below: float = 0.005  # of scan vectors: the same for all
+    name: str  # as the objective watches it
+    meaning: str
+    below: float = -math.inf
+    above: float = math.inf
+
+    def shows(self, value: float) -> bool:
+        """Whether it is there."""
+        return not self.below <= value <= self.above
+
+
+SIGNS = (
+    Sign("entropy", "targets are uniform, so they teach nothing", above=0.9995),  # of a target, as a share of ln K
+    Sign("used", "every scan gets the same prototype", below=0.02),  # entropy of the mean target, as a share of ln K
+    Sign("spread", "every scan gets the same vector", below=0.005),  # of unit vectors; 1 is isotropic
+    Sign("rank", "vectors differ along one line only", below=1.05),  # effective dimensions
+    Sign("target_spread", "targets are the same everywhere, so they teach nothing", below=0.005),
+)
 
 
 @dataclass
@@ -24,25 +37,28 @@ class Monitors:
     """Counts for how many steps in a row each sign of a collapse was seen, from step `warm` on."""
 
     warm: int
-    limits: Limits = field(default_factory=Limits)
+    patience: int = 30
+    signs: Sequence[Sign] = SIGNS
     seen: dict[str, int] = field(default_factory=dict)
 
-    def see(self, step: int, values: Mapping[str, float], scan_ids: Sequence[str]) -> str:
-        """Why the run should stop, or an empty string. Raises Failure where a number is not finite."""
+    def see(self, step: int, values: Mapping[str, float], scan_ids: Callable[[], Sequence[str]]) -> str:
+        """Why the run should stop, or an empty string. Raises Failure where a number is not finite.
+
+        Of several objectives each has its own values, under `NAME/…`.
+        """
         broken = [name for name, value in values.items() if not math.isfinite(value)]
         if broken:
             raise Failure(
-                f"{broken[0]} was not a finite number at step {step}, on scans {', '.join(scan_ids)}",
+                f"{broken[0]} was not a finite number at step {step}, on scans {', '.join(scan_ids())}",
                 why="the run diverged, or a scan holds values that no head has; the last saved state is untouched",
                 do="start again with half the learning rate, or in float32; look at these scans if it stays",
             )
-        signs = {
-            "targets are uniform, so they teach nothing": values.get("entropy", 0) > self.limits.entropy_above,
-            "every scan gets the same prototype": values.get("used", 1) < self.limits.used_below,
-            "every scan gets the same vector": values.get("spread", 1) < self.limits.spread_below,
-        }
-        for sign, present in signs.items():
-            self.seen[sign] = self.seen.get(sign, 0) + 1 if present and step >= self.warm else 0
-            if self.seen[sign] >= self.limits.patience:
-                return f"collapsed: {sign} for {self.limits.patience} steps, at step {step}"
+        for name, value in values.items():
+            for sign in self.signs:
+                if name.split("/")[-1] != sign.name:
+                    continue
+                self.seen[name] = self.seen.get(name, 0) + 1 if step >= self.warm and sign.shows(value) else 0
+                if self.seen[name] >= self.patience:
+                    of = f" ({name.split('/')[0]})" if "/" in name else ""
+                    return f"collapsed{of}: {sign.meaning} for {self.patience} steps, at step {step}"
         return ""

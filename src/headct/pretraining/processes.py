@@ -39,6 +39,13 @@ class Processes:
         dist.broadcast(shared, 0)
         return float(shared)
 
+    def mean(self, values: torch.Tensor) -> torch.Tensor:
+        """The mean over all processes."""
+        if self.ranks > 1:
+            dist.all_reduce(values)
+            values = values / self.ranks
+        return values
+
     def any(self, present: bool) -> bool:
         """Whether it is so in any process."""
         if self.ranks == 1:

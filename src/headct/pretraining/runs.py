@@ -4,6 +4,7 @@ run/
   settings.toml   the resolved settings; `--config` repeats them
   states/         the last states: everything that the step after step N depends on, in a file named N.pt
   history.jsonl   a line per step
+  broken.json     where a number was not finite: the step, and the scans it was given
   checkpoint/     written when the run ends
 """
 
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
@@ -19,8 +20,8 @@ from typing import TYPE_CHECKING, Any, TextIO
 import torch
 
 from headct import checkpoints, encoders
-from headct.encoders import Encoder
 from headct.failure import Failure, Misuse
+from headct.pretraining.objectives import Objective
 from headct.pretraining.scans import Scans
 from headct.pretraining.settings import PretrainSettings, read_settings, to_toml
 
@@ -128,6 +129,10 @@ class RunFolder:
             kept = [row for row in _rows(self.history_file) if row["step"] < step]
             _replace(self.history_file, "".join(json.dumps(row) + "\n" for row in kept).encode())
 
+    def keep_broken(self, step: int, scan_ids: Sequence[str]) -> None:
+        """Name the scans at which a run diverged, in a file beside it."""
+        _replace(self.path / "broken.json", json.dumps({"step": step, "scan_ids": list(scan_ids)}).encode())
+
     def add_to_history(self, row: Mapping[str, Any]) -> None:
         """Write down one step."""
         if self._history is None:
@@ -162,8 +167,11 @@ def _replace(path: Path, content: bytes) -> None:
     os.replace(partial, path)
 
 
-def write_checkpoint(run: RunFolder, encoder: Encoder, settings: PretrainSettings, scans: Scans, stopped: str) -> None:
+def write_checkpoint(
+    run: RunFolder, objective: Objective, settings: PretrainSettings, scans: Scans, stopped: str
+) -> None:
     """The encoder of a run that has ended, with how it came about."""
+    encoder = objective.encoder
     whole = encoders.build(encoder.architecture, **asdict(encoder.settings))
     whole.load_state_dict(encoder.state_dict())
     objectives = {name: asdict(one) for name, one in settings.objectives.items()}
@@ -177,6 +185,7 @@ def write_checkpoint(run: RunFolder, encoder: Encoder, settings: PretrainSetting
             "batch": settings.batch,
             "seed": settings.seed,
             "stopped": stopped,
+            "uses_findings": objective.uses_findings,
         },
         data=scans.provenance,
         licence=settings.licence,

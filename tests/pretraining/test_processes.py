@@ -1,0 +1,112 @@
+"""Several processes: the loss curve of one process at the same global batch, and a run that any number may take up."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from pretraining.test_loop import SMALL, cohort, weights
+
+from headct.failure import Misuse
+from headct.pretraining import PretrainSettings, Run, pretrain
+from headct.pretraining.loop import order_of
+from headct.pretraining.objectives import Mixture
+from headct.pretraining.processes import Processes, joined
+from headct.pretraining.scans import Scans
+
+# a BatchNorm takes its statistics from the scans of its own process, so there is none; 4 is shared out evenly
+SHARED = replace(
+    SMALL, batch=4, steps=6, objectives={"dino": replace(SMALL.objectives["dino"], batch_norm=False)}, save_every=2
+)
+
+SCRIPT = """
+import sys
+from dataclasses import replace
+from pathlib import Path
+from pretraining.test_loop import cohort
+from pretraining.test_processes import SHARED
+from headct.pretraining import pretrain
+pretrain([cohort()], Path(sys.argv[1]), replace(SHARED, accumulate=int(sys.argv[2])))
+"""
+
+
+def by_torchrun(out: Path, processes: int, accumulate: int = 1) -> None:
+    script = out.with_suffix(".py")
+    script.write_text(SCRIPT)
+    line = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    done = subprocess.run(
+        [*line, str(script), str(out), str(accumulate)],
+        env={"PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return pretrain([cohort()], tmp_path_factory.mktemp("alone") / "run", SHARED)
+
+
+def close(run: Run, other: Run) -> None:
+    """Sums in another order: float32 rounding, multiplied by Adam in the first steps, where it divides by itself."""
+    np.testing.assert_allclose(run.history["loss"], other.history["loss"], rtol=2e-4)
+    for name, weight in weights(run).items():
+        torch.testing.assert_close(weight, weights(other)[name], atol=2e-3, rtol=1e-3)
+
+
+@pytest.mark.slow
+def test_two_processes_learn_what_one_learns(tmp_path: Path, alone: Run) -> None:
+    by_torchrun(tmp_path / "run", 2)
+    close(pretrain([cohort()], tmp_path / "run", SHARED), alone)
+
+
+@pytest.mark.slow
+def test_a_run_may_go_on_with_another_number_of_processes(tmp_path: Path, alone: Run) -> None:
+    def interrupt_in_the_third_step(objective: Mixture, step: int, steps: int, real=Mixture.follow) -> None:
+        real(objective, step, steps)
+        if step == 2:
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Mixture, "follow", interrupt_in_the_third_step)
+        with pytest.raises(KeyboardInterrupt):
+            pretrain([cohort()], tmp_path / "run", SHARED)
+    by_torchrun(tmp_path / "run", 2)
+    close(pretrain([cohort()], tmp_path / "run", SHARED), alone)
+
+
+def test_parts_of_a_step_add_up_to_it(tmp_path: Path) -> None:
+    """But for the centre, which would move after each part."""
+    still = replace(SHARED, objectives={"dino": replace(SHARED.objectives["dino"], centre_momentum=1.0)})
+    whole = pretrain([cohort()], tmp_path / "whole", still)
+    close(pretrain([cohort()], tmp_path / "run", replace(still, accumulate=2)), whole)
+
+
+def test_one_process_alone_needs_no_torchrun() -> None:
+    with joined("cpu") as processes:
+        assert processes == Processes("cpu")
+        assert processes.first
+        assert processes.agreed(3.5) == 3.5
+        processes.wait()
+
+
+@pytest.mark.parametrize("device", ["gpu", "tpu"])
+def test_an_unknown_device_is_refused(device: str) -> None:
+    with pytest.raises(Misuse, match="must be auto, cpu or cuda"), joined(device):
+        pass
+
+
+def test_a_batch_must_be_shared_out_evenly() -> None:
+    settings = PretrainSettings(steps=1, batch=6, accumulate=2)
+    with pytest.raises(Misuse, match="a batch of 6 scans has no 4 equal parts"):
+        order_of(Scans([cohort()]), settings, Processes("cpu", 0, 2))
+    with pytest.raises(Misuse, match="shares name 'day'"):
+        order_of(Scans([cohort()]), replace(settings, shares={"day": 1.0}), Processes("cpu"))

@@ -188,7 +188,10 @@ def tiles(scan: Scan, most: int = 40) -> list[tuple[int, slice, slice]]:
 
 
 def spectrum(hu: np.ndarray, where: Sequence[tuple[int, slice, slice]], pixel_mm: float) -> np.ndarray:
-    """Standard deviation, then the share of the variance in each ring, of squares less a quadratic fit."""
+    """Of squares less a quadratic fit: standard deviation, frequencies per mm, share of the variance in each ring.
+
+    The frequencies are the mean one, and that at which the power of noise is densest.
+    """
     size = round(TILE_MM / pixel_mm)
     y, x = np.mgrid[-1 : 1 : size * 1j, -1 : 1 : size * 1j].reshape(2, -1)
     base = np.stack([np.ones_like(x), x, y, x * y, x * x, y * y], axis=1)
@@ -196,8 +199,12 @@ def spectrum(hu: np.ndarray, where: Sequence[tuple[int, slice, slice]], pixel_mm
     rest = (flat - base @ np.linalg.lstsq(base, flat, rcond=None)[0]).T.reshape(-1, size, size)
     power = (np.abs(np.fft.fft2(rest)) ** 2).mean(0) / size**4
     along = np.fft.fftfreq(size, pixel_mm)
-    rings = np.histogram(np.hypot(along, along[:, None]), RINGS_PER_MM, weights=power)[0]
-    return np.array([np.sqrt(power.sum()), *(rings / power.sum())])
+    per_mm = np.hypot(along, along[:, None])
+    rings = np.histogram(per_mm, RINGS_PER_MM, weights=power)[0]
+    narrow = np.arange(0.5 / TILE_MM, RINGS_PER_MM[-1], 1 / TILE_MM)
+    density = np.histogram(per_mm, narrow, weights=power)[0] / np.histogram(per_mm, narrow)[0]
+    densest = narrow[density.argmax()] + 0.5 / TILE_MM
+    return np.array([np.sqrt(power.sum()), (power * per_mm).sum() / power.sum(), densest, *(rings / power.sum())])
 
 
 def show_spectra(real: Sequence[Head], virtual: Sequence[Head]) -> None:
@@ -208,7 +215,7 @@ def show_spectra(real: Sequence[Head], virtual: Sequence[Head]) -> None:
     def add(name: str, stacks: Sequence[tuple[np.ndarray, Scan]]) -> None:
         places = [tiles(scan) for _, scan in stacks]
         found = [spectrum(hu, p, s.pixel_mm[0]) for (hu, s), p in zip(stacks, places, strict=True) if p]
-        mean = dict(zip(["sd HU", *rings], np.mean(found, axis=0).round(3), strict=True))
+        mean = dict(zip(["sd HU", "mean /mm", "peak /mm", *rings], np.mean(found, axis=0).round(3), strict=True))
         rows.append({"": name, "scans": len(found), "tiles": sum(map(len, places))} | mean)
 
     for name in dict.fromkeys(head.name for head in (*real, *virtual)):

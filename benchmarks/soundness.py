@@ -3,8 +3,8 @@
     headct simulate --patients 3200 --masks --out COHORT
     python benchmarks/soundness.py COHORT [--epochs 8] [--threads 1]
 
-Four tables. (a) What age, sex, the scanner's table, air, and what was drawn for the visit (noise, pose, motion)
-alone say of each finding: nothing, within a site.
+Four tables. (a) What age, sex, the scanner's table, air, what was drawn for the visit (noise, pose, motion) and the
+noise of the image away from lesions alone say of each finding: nothing, within a site.
 (b) Whether larger lesions are scored higher. (c) A plain supervised network beside baselines on patients it has not
 seen. (d) The same network where lesions are filled with what lies around them, and one that is trained and tested on
 blanked lesions, with lesions of others blanked in those who have none. A label that is empty (there, but hardly to be
@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -29,8 +29,9 @@ import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
+from realism import auroc, show  # which lies beside this file
 from scipy import ndimage
-from scipy.stats import rankdata
+from scipy.stats import kurtosis, rankdata
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold
@@ -55,6 +56,8 @@ PUSHING = {"iph", "sdh", "edh", "tumor", "infarct", "edema"}
 RIM = 2
 """Voxels (4 mm) by which a mask is widened, so that partial volume is covered too."""
 BLANK_HU = 300.0
+MIDDLE, NOISE_VOXELS, FEW = (slice(16, 80), slice(16, 96), slice(24, 76)), (3, 5, 7), 300
+"""Where noise is measured, over what widths it is told from anatomy, and in how many voxels at least."""
 LEVELS_HU = np.concatenate(
     [[-1000, -700, -400, -200, -120, -80, -50], np.arange(-30, 170), np.geomspace(172, 3071, 49)]
 )
@@ -76,10 +79,12 @@ class Patients:
     features: dict[str, np.ndarray]  # (n, some) by name
 
     def classes(self, row: int) -> np.ndarray:
-        """The map of `CLASSES`."""
-        return np.asarray(
-            nib.Nifti1Image.from_filename(self.cohort.path / "masks" / f"{self.scan_ids[row]}.nii.gz").dataobj
-        )
+        return classes_of(self.cohort, self.scan_ids[row])
+
+
+def classes_of(cohort: Cohort, scan_id: str) -> np.ndarray:
+    """The map of `CLASSES`."""
+    return np.asarray(nib.Nifti1Image.from_filename(cohort.path / "masks" / f"{scan_id}.nii.gz").dataobj)
 
 
 def load(path: Path) -> Patients:
@@ -88,15 +93,16 @@ def load(path: Path) -> Patients:
     table = pd.read_csv(path / "labels.csv").set_index("scan_id").loc[list(cohort)].reset_index()
     codes = torch.empty((len(cohort), *SHAPE), dtype=torch.uint8)
     lesions: list[np.ndarray] = []
-    columns: dict[str, list[np.ndarray]] = {name: [] for name in ("air", "histogram", "height")}
+    columns: dict[str, list[np.ndarray]] = {name: [] for name in ("air", "noise", "histogram", "height")}
     ball = ndimage.generate_binary_structure(3, 1)
     for row, scan_id in enumerate(cohort):
         hu = cohort.array(scan_id)
         codes[row] = torch.from_numpy(CODE_OF[hu.clip(-1024, 3071).astype(np.int32) + 1024])
-        sick = np.asarray(nib.Nifti1Image.from_filename(path / "masks" / f"{scan_id}.nii.gz").dataobj) >= FIRST_LESION
+        classes = classes_of(cohort, scan_id)
+        sick = classes >= FIRST_LESION
         sick = ndimage.binary_dilation(sick, ball, iterations=RIM) if sick.any() else sick
         lesions.append(np.flatnonzero(sick).astype(np.int32))
-        for name, values in features_of(hu).items():
+        for name, values in (features_of(hu) | {"noise": noise_of(hu, classes)}).items():
             columns[name].append(values)
     features = {name: np.array(rows) for name, rows in columns.items()}
     scans = cohort.scans
@@ -135,6 +141,27 @@ def features_of(hu: np.ndarray) -> dict[str, np.ndarray]:
     }
 
 
+def noise_of(hu: np.ndarray, classes: np.ndarray) -> np.ndarray:
+    """Size, tails and colour of what is left of each slice less itself smoothed, where all smoothed is healthy brain.
+
+    A region with edges of ventricles in it would tell of hydrocephalus, and not by noise.
+    """
+    hu, classes = hu[MIDDLE].astype(np.float32), classes[MIDDLE]
+    brain = classes == CLASSES.index("brain") + 1
+    reach = max(NOISE_VOXELS) + 2 * RIM
+    deep = ndimage.minimum_filter(brain, size=(reach, reach, 1))
+    deep = deep if deep.sum() > FEW else brain
+    values: list[float] = []
+    for width in NOISE_VOXELS:
+        rest = hu - ndimage.uniform_filter(hu, (width, width, 1))
+        sd = 1.48 * float(np.median(np.abs(rest[deep])))
+        rest = rest.clip(-4 * sd, 4 * sd)  # what is beyond is a calcification
+        values += [sd, rest[deep].std(), kurtosis(rest[deep])]
+        if width == min(NOISE_VOXELS):  # the colour of what is coarser is that of gyri
+            values += [(rest * np.roll(rest, 1, axis))[deep].mean() / rest[deep].var() for axis in range(3)]
+    return np.array(values)
+
+
 def visits_of(cohort: Cohort, patients: Sequence[str]) -> np.ndarray:
     """What was drawn for each visit (n, some): pose, noise, offset, hardening, motion, head rest, coverage."""
     settings = cohort.about["simulated"]["simulation"]
@@ -145,36 +172,22 @@ def visits_of(cohort: Cohort, patients: Sequence[str]) -> np.ndarray:
         drawn = asdict(replace(visit, protocol=SITES[visit.site].protocols[0]))
         drawn = {name: value for name, value in drawn.items() if name not in ("protocol", "site", "noise_seed")}
         rows.append(np.hstack([np.ravel(value) for value in drawn.values()]).astype(float))
-    return np.array(rows)
+    return np.nan_to_num(rows, nan=-99.0)  # of what this visit lacks
 
 
-def auroc(score: np.ndarray, positive: np.ndarray) -> float:
-    """Share of pairs of a positive and a negative that are in order; ties count half."""
-    n = int(positive.sum())
-    if n in (0, len(positive)):
-        return float("nan")
-    return float((rankdata(score)[positive].sum() - n * (n + 1) / 2) / (n * (len(positive) - n)))
-
-
-def interval(values: Callable[[np.ndarray], float], n: int, rounds: int = 400) -> tuple[float, float]:
-    """95 % by bootstrap of a statistic that takes the rows that were drawn."""
+def between(value: Callable[[np.ndarray], float], n: int, rounds: int = 400) -> str:
+    """A statistic that takes rows, of all of them, with 95 % by bootstrap."""
     rng = np.random.default_rng(0)
-    drawn = [values(rng.integers(0, n, n)) for _ in range(rounds)]
+    drawn = [value(rng.integers(0, n, n)) for _ in range(rounds)]
     low, high = np.nanquantile(drawn, (0.025, 0.975))
-    return float(low), float(high)
+    return f"{value(np.arange(n)):.3f} ({low:.3f} to {high:.3f})"
 
 
 def measured(score: np.ndarray, label: np.ndarray) -> str:
     """AUROC with interval; labels that are empty are left out."""
     known = np.isfinite(label)
     score, positive = score[known], label[known] == 1
-    low, high = interval(lambda rows: auroc(score[rows], positive[rows]), len(score))
-    return f"{auroc(score, positive):.3f} ({low:.3f}-{high:.3f})"
-
-
-def show(title: str, rows: Sequence[Mapping[str, Any]], *notes: str) -> None:
-    """A table with what must be said beside it."""
-    print(f"\n{title}\n{pd.DataFrame(rows).to_string(index=False)}", *notes, sep="\n", flush=True)
+    return between(lambda rows: auroc(score[rows], positive[rows]), len(score))
 
 
 def counted(finding: str, label: np.ndarray) -> dict[str, Any]:
@@ -192,9 +205,9 @@ def boosted() -> HistGradientBoostingClassifier:
 
 def show_nuisances(patients: Patients) -> None:
     """(a) Five folds by patient."""
-    features = {name: patients.features[name] for name in ("table", "air", "visit")}
+    features = {name: patients.features[name] for name in ("table", "air", "visit", "noise")}
+    runs = [*((name, boosted) for name in features), ("all", linear), ("all", boosted)]
     features["all"] = np.hstack(list(features.values()))
-    runs = [("table", boosted), ("air", boosted), ("visit", boosted), ("all", linear), ("all", boosted)]
     rows = []
     for column, finding in enumerate(FINDINGS):
         known = np.flatnonzero(np.isfinite(patients.labels[:, column]))
@@ -208,9 +221,10 @@ def show_nuisances(patients: Patients) -> None:
                 score[unseen] = rankdata(odds) / len(odds)  # levels differ from fold to fold
             row[f"{name}, {make.__name__}"] = measured(score, label)
         rows.append(row)
-    cells = [str(value) for row in rows for name, value in row.items() if ", " in name]
-    above = sum(float(cell.split("(")[1].split("-")[0]) > 0.5 for cell in cells)
-    note = f"{above} of {len(cells)} intervals lie above 0.5; chance alone gives about {0.025 * len(cells):.0f}"
+    lows = pd.DataFrame(rows).filter(like=", ").apply(lambda column: column.str.extract(r"\((\S+) ")[0].astype(float))
+    above = (lows > 0.5).sum()
+    said = "; ".join(f"{name}: {count}" for name, count in above.items())
+    note = f"{above.sum()} of {lows.size} intervals lie above 0.5 ({said}); chance alone gives {0.025 * lows.size:.0f}"
     show("(a) nuisances alone: AUROC in five folds by patient", rows, note)
 
 
@@ -318,16 +332,21 @@ def passed(run: Callable[[torch.Tensor], torch.Tensor], volumes: Iterable[torch.
     return np.concatenate([run(cropped(codes)[None]).numpy() for codes in volumes])
 
 
-def show_network(patients: Patients, net: Net, seen: np.ndarray, test: np.ndarray, rng: np.random.Generator) -> None:
-    """(c) and (b)."""
-    random = Net(seed=1).train()
-    for norm in (part for part in random.modules() if isinstance(part, nn.BatchNorm3d)):
+def random_features(patients: Patients, seen: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Of every scan, by a network that has learned nothing."""
+    net = Net(seed=1).train()
+    for norm in (part for part in net.modules() if isinstance(part, nn.BatchNorm3d)):
         norm.momentum = None  # the mean over all batches, so that a random network passes on what it is given
     with torch.no_grad():
         for codes, _ in plain_batches(patients, seen[:480], 1, rng):
-            random.features(codes)
-    of_random = passed(random.eval().features, patients.codes)
-    inputs = {name: patients.features[name] for name in ("histogram", "height")} | {"random encoder": of_random}
+            net.features(codes)
+    return passed(net.eval().features, patients.codes)
+
+
+def show_network(patients: Patients, net: Net, seen: np.ndarray, test: np.ndarray, rng: np.random.Generator) -> None:
+    """(c) and (b)."""
+    inputs = {name: patients.features[name] for name in ("histogram", "height")}
+    inputs["random encoder"] = random_features(patients, seen, rng)
     truth, scores = patients.labels[test], {"network": passed(net, patients.codes[test])}
     for name, x in inputs.items():
         scores[name] = np.zeros(truth.shape)
@@ -341,33 +360,29 @@ def show_network(patients: Patients, net: Net, seen: np.ndarray, test: np.ndarra
     ]
 
     def macro(name: str, some: np.ndarray) -> float:
-        values = []
-        for score, label in zip(scores[name][some].T, truth[some].T, strict=True):
-            known = np.isfinite(label)
-            values.append(auroc(score[known], label[known] == 1))
-        return float(np.nanmean(values))
+        pairs = zip(scores[name][some].T, truth[some].T, strict=True)
+        return float(np.nanmean([auroc(score[k], label[k] == 1) for score, label in pairs if (k := label >= 0).any()]))
 
-    def between(value: Callable[[np.ndarray], float]) -> str:
-        low, high = interval(value, len(test))
-        return f"{value(np.arange(len(test))):.3f} ({low:.3f}-{high:.3f})"
+    def gain(name: str, some: np.ndarray) -> float:
+        return macro("network", some) - macro(name, some)
 
-    rows.append({"finding": "macro", "n": len(test)} | {name: between(partial(macro, name)) for name in scores})
-    gains = [f"over {name} {between(lambda r, name=name: macro('network', r) - macro(name, r))}" for name in inputs]
-    show(
-        f"(c) AUROC on patients that no model has seen, {len(seen)} to learn from", rows, f"network {', '.join(gains)}"
-    )
-    measures = {name: f"{name}_visible_ml" for name in LESIONS}
-    measures |= {"midline_shift": "midline_shift_mm", "mass_effect": "midline_shift_mm"}
+    n = len(test)
+    rows.append({"finding": "macro", "n": n} | {name: between(partial(macro, name), n) for name in scores})
+    note = "network " + ", ".join(f"over {name} {between(partial(gain, name), n)}" for name in inputs)
+    show(f"(c) AUROC on patients that no model has seen, {len(seen)} to learn from", rows, note)
+    show_severity(patients.table.iloc[test], truth, scores["network"])
+
+
+def show_severity(table: pd.DataFrame, truth: np.ndarray, scores: np.ndarray) -> None:
+    """(b), of the rows of `table`."""
+    measures = {name: f"{name}_visible_ml" for name in LESIONS} | {"hydrocephalus": "ventricles_ml"}
+    measures |= dict.fromkeys(("midline_shift", "mass_effect"), "midline_shift_mm")
     rows = []
-    for name, measure in (measures | {"hydrocephalus": "ventricles_ml"}).items():
+    for name, measure in measures.items():
         column = FINDINGS.index(name)
         sick = np.flatnonzero(truth[:, column] == 1)
-        pair = patients.table[measure].to_numpy()[test[sick]], scores["network"][sick, column]
-        low, high = interval(partial(rank_correlation, *pair), len(sick))
-        rho = rank_correlation(*pair, np.arange(len(sick)))
-        rows.append(
-            {"finding": name, "severity": measure, "pos": len(sick), "rho": f"{rho:.2f} ({low:.2f} to {high:.2f})"}
-        )
+        rho = partial(rank_correlation, table[measure].to_numpy()[sick], scores[sick, column])
+        rows.append({"finding": name, "severity": measure, "pos": len(sick), "rho": between(rho, len(sick))})
     show("(b) rank correlation of the network's score with severity among positives that it has not seen", rows)
 
 

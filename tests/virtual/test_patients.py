@@ -1,7 +1,7 @@
 """Patients who do not exist: their truth against itself, physics, and ranges from the literature.
 
 Sources of the ranges: ventricles by age from normative CT and MRI (Blatter et al., AJNR 1995;16:241-251), cavity of the
-skull 1.2 to 1.8 litres, grey matter 34 to 40 HU and white 26 to 31.
+skull 1.0 to 1.9 litres, grey matter 35 to 40 HU and white 26 to 30.
 """
 
 from __future__ import annotations
@@ -265,4 +265,5 @@ def test_the_correspondence_is_known_in_every_voxel() -> None:
     row = round((head - taken.scan.origins_mm[index]) @ taken.scan.row_step_mm / (taken.scan.row_step_mm**2).sum())
     col = round((head - taken.scan.origins_mm[index]) @ taken.scan.col_step_mm / (taken.scan.col_step_mm**2).sum())
     expected = np.array(brain_landmarks()["right-thalamus"])
-    assert np.linalg.norm(taken.template_mm[index, row, col].astype(float) - expected) < 5.0
+    away_mm = np.linalg.norm(taken.template_mm[index, row, col].astype(float) - expected) / patient.anatomy.mean_scale
+    assert away_mm < 5.0  # half a voxel of 4 x 4 x 5 mm, and a plane beside the middle

@@ -12,12 +12,16 @@ from scipy.ndimage import gaussian_filter
 from scipy.spatial.transform import Rotation
 
 from headct.scan import Header, Scan
+from headct.virtual.metal import lay_metal, metal_of, spots_in
+from headct.virtual.noise import UNSHARP_MM, Kernel, correlated, noise_of, overlap_per_mm
 from headct.virtual.patient import Painted, Patient
 from headct.virtual.sites import Protocol, Site
 from headct.virtual.solids import Vector, vector
+from headct.virtual.strap import WIDTH_MM, lay_strap
 from headct.virtual.streams import stream
 from headct.virtual.table import lay_table
 from headct.virtual.template import ICBM_PER_HEAD
+from headct.virtual.texture import tiled_noise
 
 SAMPLES_EVERY_MM = 1.7
 """Planes within a slice's thickness lie at most so far apart, or 1.25 pixels; their mean is the partial volume."""
@@ -26,7 +30,12 @@ POINTS_AT_ONCE = 1 << 20
 """How many points are painted together; bounds the memory."""
 
 LOWEST_HU, HIGHEST_HU = -1024, 3071
-FIELD_MM = 250.0
+
+MATRIX = 512
+"""Pixels along each edge of a scanner's image: the field of view decides how large they are."""
+
+MISSED_MM = (16.0, 40.0)
+"""How much more of the head than others a truncated scan leaves out at its lower end; at the vertex half as much."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +46,7 @@ class Acquisition:
     site: str
     turn_deg: Vector  # nod, roll, yaw
     shift_mm: Vector
+    field_mm: float
     pixel_mm: float
     tilt_deg: float
     blur_mm: float
@@ -50,6 +60,9 @@ class Acquisition:
     below_mm: float
     above_mm: float
     noise_seed: int
+    noise_blur_mm: float
+    petrous_streaks_hu: float
+    strap_mm: float | None  # the middle of a band over the forehead, along the table from the head's origin
 
     @classmethod
     def draw(cls, seed: int, site: Site, visit: int = 0) -> Acquisition:
@@ -60,12 +73,15 @@ class Acquisition:
         wide = uniform() < 0.25
         turn = (uniform(-16, 10), rng.normal(0, 3.5), rng.normal(0, 9 if wide else 4))
         moved = uniform() < protocol.motion
-        return cls(
+        shift = rng.normal(0, protocol.off_centre_mm, 3)
+        field = float(uniform(*protocol.field_mm))
+        whole = cls(
             protocol=protocol,
             site=site.name,
             turn_deg=vector(turn),
-            shift_mm=vector(rng.normal(0, protocol.off_centre_mm, 3)),
-            pixel_mm=float(uniform(*protocol.pixel_mm)),
+            shift_mm=vector(shift),
+            field_mm=field,
+            pixel_mm=field / MATRIX,
             tilt_deg=float(uniform(*protocol.tilt_deg)),
             blur_mm=float(uniform(*protocol.blur_mm)),
             sharpening=float(uniform(*protocol.sharpening)),
@@ -78,6 +94,29 @@ class Acquisition:
             below_mm=float(uniform(*protocol.below_mm)),
             above_mm=float(uniform(*protocol.above_mm)),
             noise_seed=int(rng.integers(2**31)),
+            noise_blur_mm=float(uniform(*protocol.noise_blur_mm)),
+            petrous_streaks_hu=float(uniform(0, 7)),
+            strap_mm=None,
+        )
+        height, strap, truncated = float(uniform(14, 46)), uniform(), uniform()
+        held = replace(whole, strap_mm=height) if strap < protocol.strap else whole
+        return held._truncated(rng) if truncated < protocol.truncated else held
+
+    def _truncated(self, rng: np.random.Generator) -> Acquisition:
+        """The same visit begun above the base of the skull or, more rarely, ended below the vertex."""
+        missed = float(rng.uniform(*MISSED_MM))
+        if rng.uniform() < 0.7:
+            return replace(self, below_mm=self.below_mm - missed)
+        return replace(self, above_mm=self.above_mm - missed / 2)
+
+    @property
+    def kernel(self) -> Kernel:
+        """What reconstruction does to the image and to its noise."""
+        return Kernel(
+            blur_mm=self.blur_mm,
+            sharpening=self.sharpening,
+            noise_blur_mm=self.noise_blur_mm,
+            limit_per_mm=self.protocol.limit_per_mm,
         )
 
     def coarsened(self, spacing_mm: float) -> Acquisition:
@@ -85,14 +124,13 @@ class Acquisition:
 
         Thin slices become slices of that thickness; noise falls as averaging would make it.
         """
-        protocol = self.protocol
+        protocol, wings = self.protocol, self.protocol.wings_mm
         thickness, gap = max(protocol.thickness_mm, spacing_mm), max(protocol.gap_mm, spacing_mm)
-        fewer = (protocol.thickness_mm / thickness) ** 0.5
-        coarse = replace(protocol, thickness_mm=thickness, gap_mm=gap)
+        thicker = overlap_per_mm(thickness, 0.0, wings) / overlap_per_mm(protocol.thickness_mm, 0.0, wings)
         pixel = max(self.pixel_mm, spacing_mm)
-        grain = 4 * np.pi * protocol.noise_grain_mm**2
-        averaged = 1 / np.sqrt(1 + pixel**2 / grain) * np.sqrt(1 + self.pixel_mm**2 / grain)
-        return replace(self, protocol=coarse, pixel_mm=pixel, noise_hu=float(self.noise_hu * fewer * averaged))
+        averaged = self.kernel.spread(pixel) / self.kernel.spread(self.pixel_mm)
+        coarse = replace(protocol, thickness_mm=thickness, gap_mm=gap)
+        return replace(self, protocol=coarse, pixel_mm=pixel, noise_hu=float(self.noise_hu * thicker**0.5 * averaged))
 
     @cached_property
     def _rotation(self) -> np.ndarray:
@@ -142,13 +180,14 @@ class Taken:
 def take(patient: Patient, visit: Acquisition, *, template: bool = False) -> Taken:
     """Scan a patient; `template` keeps the correspondence with the template. The same arguments give the same bytes."""
     positions, thickness = visit.slices_mm
-    rows = round(FIELD_MM / visit.pixel_mm / 2) * 2
+    rows = round(visit.field_mm / visit.pixel_mm / 2) * 2
     lean = Rotation.from_rotvec([np.radians(visit.tilt_deg), 0, 0])
     row_step = lean.apply((0.0, -1.0, 0.0)) * visit.pixel_mm
     col_step = np.array((-1.0, 0.0, 0.0)) * visit.pixel_mm
     middle = np.array((0.0, -8.0, 0.0))
     origins = middle - (row_step + col_step) * (rows - 1) / 2 + positions[:, None] * np.array((0.0, 0.0, 1.0))
     averaged = _partial_volumes(patient, visit, origins, row_step, col_step, rows, thickness, template)
+    _lay_fixtures(averaged.hu, visit, patient, origins, (row_step, col_step), thickness)
     hu = _imaged(averaged.hu, visit, patient, thickness)
     scan = Scan(
         hu=hu,
@@ -195,8 +234,8 @@ def _partial_volumes(
         corners = flat.new_tensor((origins[index] + depths[:, None] * normal).astype(np.float32))
         points = (flat + corners[:, None]).reshape(-1, 3)
         parts = [
-            _hardened(patient.paint(visit.to_head(part), visit.pixel_mm), visit)
-            for part in torch.split(points, POINTS_AT_ONCE)
+            _hardened(patient.paint(head_mm, visit.pixel_mm), visit, patient, head_mm)
+            for head_mm in map(visit.to_head, torch.split(points, POINTS_AT_ONCE))
         ]
         _keep(result, index, parts, (planes, rows, rows))
         middle = (in_plane + origins[index].astype(np.float32)).reshape(-1, 3)
@@ -227,16 +266,54 @@ def _keep(result: _Averaged, index: int, parts: list[Painted], shape: tuple[int,
         result.template_mm[index] = planes[shape[0] // 2].numpy()
 
 
-def _hardened(painted: Painted, visit: Acquisition) -> Painted:
-    """Beam hardening: bright under the skull, dark between the petrous bones; in place."""
+def _hardened(painted: Painted, visit: Acquisition, patient: Patient, head_mm: torch.Tensor) -> Painted:
+    """Beam hardening: bright under the skull, dark and streaky between the petrous bones; in place.
+
+    The bones lie where the head's size puts them, so that nothing within the brain moves what they do.
+    """
     hu, depth = painted.hu, -painted.cavity_mm
     inside = torch.nonzero(depth > 0).squeeze(1)
     if len(inside):
-        x, y, z = painted.template_mm[inside].T
+        at = head_mm[inside] * head_mm.new_tensor(patient.anatomy.scale)
+        x, y, z = at.T
         cup = visit.cupping_hu * torch.exp(-depth[inside] / 6) - 0.25 * visit.cupping_hu
         bar = torch.exp(-(((z + 34) / 9) ** 2) - ((y + 24) / 9) ** 2) * (torch.abs(x) < 45)
         hu[inside] += cup - visit.petrous_hu * bar
+        _lay_petrous_streaks(hu, inside, at, visit)
     return painted
+
+
+def _lay_petrous_streaks(hu: torch.Tensor, inside: torch.Tensor, at: torch.Tensor, visit: Acquisition) -> None:
+    """Fine lines from one petrous bone to the other at points `inside` that lie `at` template mm, in place."""
+    x, y, z = at.T
+    strength = torch.exp(-(((z + 36) / 10) ** 2) - ((y + 30) / 20) ** 2 - (x / 40) ** 4)
+    near = torch.nonzero(strength > 0.02).squeeze(1)
+    if len(near):
+        stretched = at[near] * at.new_tensor((0.06, 1.0, 1.0))
+        place = vector(np.random.default_rng([visit.noise_seed, 4]).uniform(size=3))
+        hu[inside[near]] += visit.petrous_streaks_hu * strength[near] * tiled_noise(stretched, 7.0, place)[0]
+
+
+def _lay_fixtures(
+    hu: np.ndarray,
+    visit: Acquisition,
+    patient: Patient,
+    origins: np.ndarray,
+    steps_mm: tuple[np.ndarray, np.ndarray],
+    thickness: np.ndarray,
+) -> None:
+    """What is not of the body: metal with its streaks, and the band over the forehead; in place."""
+    pieces = metal_of(patient.seed)
+    targets = np.array([piece.place_mm for piece in pieces]).reshape(-1, 3)
+    places = visit.to_scanner(patient.bend.head_of(targets, brain=False)[0]) if pieces else targets
+    rng = np.random.default_rng([visit.noise_seed, 3])
+    y = origins[:, 1, None] + np.arange(hu.shape[1]) * steps_mm[0][1]  # (slices, rows)
+    for index, plane in enumerate(hu):
+        if spots := spots_in(pieces, places, origins[index], steps_mm, thickness[index]):
+            lay_metal(plane, spots, visit.pixel_mm, rng)
+        above = origins[index, 2] - visit.shift_mm[2]
+        if visit.strap_mm is not None and abs(above - visit.strap_mm) < WIDTH_MM / 2:
+            lay_strap(plane, y[index, :, None] - visit.shift_mm[1], visit.pixel_mm)
 
 
 def _imaged(hu: np.ndarray, visit: Acquisition, patient: Patient, thickness: np.ndarray) -> np.ndarray:
@@ -246,7 +323,7 @@ def _imaged(hu: np.ndarray, visit: Acquisition, patient: Patient, thickness: np.
     if sigma > 0.2:
         hu = gaussian_filter(hu, (0, sigma, sigma), mode="nearest")
     if visit.sharpening:
-        wide = 1.1 / visit.pixel_mm
+        wide = UNSHARP_MM / visit.pixel_mm
         hu = hu + visit.sharpening * (hu - gaussian_filter(hu, (0, wide, wide), mode="nearest"))
     if visit.motion_mm[0]:
         hu = _moved(hu, visit)
@@ -267,16 +344,14 @@ def _moved(hu: np.ndarray, visit: Acquisition) -> np.ndarray:
 
 
 def _noise(hu: np.ndarray, visit: Acquisition, patient: Patient, thickness: np.ndarray) -> np.ndarray:
-    """Band-limited noise in each slice: more in thin slices, large heads, and the middle of the head; little in air."""
-    rng = np.random.default_rng([visit.noise_seed, 1])
-    grain = visit.protocol.noise_grain_mm / visit.pixel_mm
-    noise = rng.standard_normal(hu.shape, dtype=np.float32)
-    if grain > 0.25:
-        noise = gaussian_filter(noise, (0, grain, grain), mode="wrap")
-        noise -= 0.5 * gaussian_filter(noise, (0, 3 * grain, 3 * grain), mode="wrap")
-    noise /= noise.std()
+    """Noise of the kernel's colour: more in thin slices, large heads, and the middle of the head; little in air."""
+    rng, protocol = np.random.default_rng([visit.noise_seed, 1]), visit.protocol
+    slices, rows, cols = hu.shape
+    noise = noise_of(rng, (slices + 2, rows, cols), visit.kernel, visit.pixel_mm)
+    shared, own = (overlap_per_mm(protocol.thickness_mm, apart, protocol.wings_mm) for apart in (protocol.gap_mm, 0.0))
+    noise = correlated(noise, shared / own)
     size = (ICBM_PER_HEAD / patient.anatomy.mean_scale) ** 3  # volume of this head to that of an average one
-    thin = np.sqrt(visit.protocol.thickness_mm / thickness).astype(np.float32)[:, None, None]
+    thin = np.sqrt(protocol.thickness_mm / thickness).astype(np.float32)[:, None, None]
     axis = np.linspace(-1, 1, hu.shape[1], dtype=np.float32)
     middle = 0.8 + 0.4 * np.exp(-(axis[:, None] ** 2 + axis**2) / 0.35)
     body = gaussian_filter(np.minimum(hu, -150), (0, 2, 2))  # the same for all that is denser than fat

@@ -8,9 +8,14 @@ import numpy as np
 
 from headct.virtual.solids import Vector, vector
 from headct.virtual.streams import stream
-from headct.virtual.template import ICBM_PER_HEAD
 
 AGES = (18.0, 95.0)
+
+SIZE = {"F": (1.128, 0.026), "M": (1.084, 0.026)}
+"""Template millimetres to one of a head, mean and sd by sex: cavities of 1,330 ± 115 and 1,500 ± 125 ml, as adults'.
+
+Size alone gives 7 % of volume; form, drawn apart, adds the rest.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +70,8 @@ class Anatomy:
         age, sex = drawn_age if age is None else float(age), drawn_sex if sex is None else sex
         aged = float(np.clip((age - 45) / 45, 0, 1.1))
         atrophy = aged * rng.uniform(0.3, 1.3) + rng.uniform(0, 0.12)
-        size = rng.normal(ICBM_PER_HEAD, 0.034) * (0.987 if sex == "M" else 1.013)
+        mean, sd = SIZE[sex]
+        size = mean + sd * rng.standard_normal()
         breadth = rng.normal(0, 0.03)  # brachycephalic to dolichocephalic
         scale = size * np.array([1 + breadth, 1 - breadth, 1]) * rng.normal(1, 0.018, 3)
         uniform = rng.uniform
@@ -95,10 +101,10 @@ class Anatomy:
             temporalis_mm=float(uniform(3, 9)),
             skin_mm=float(uniform(1.9, 2.8)),
             pneumatization_mm=float(rng.normal(0, 1.1)),
-            grey_hu=float(uniform(34.5, 39.5)),
-            white_hu=float(uniform(27.0, 31.0)),
+            grey_hu=float(uniform(35.5, 40.0)),
+            white_hu=float(uniform(26.0, 30.0)),
             csf_hu=float(uniform(3, 10)),
-            contrast=float(uniform(1.2, 1.9)),
+            contrast=float(uniform(1.4, 2.2)),
             dura_hu=float(uniform(40, 58)),
             blood_hu=float(uniform(42, 60)),
             fat_hu=float(uniform(-105, -75)),
@@ -108,8 +114,8 @@ class Anatomy:
             base_hu=float(uniform(700, 950)),
             leukoaraiosis_hu=float(-11 * atrophy * uniform(0, 1)),
             leukoaraiosis_mm=float(uniform(4, 9)),
-            pineal_hu=calcified(0.45 + 0.35 * aged, 70, 400),
-            plexus_hu=calcified(0.35 + 0.45 * aged, 60, 350),
+            pineal_hu=calcified(0.53 + 0.25 * np.clip((age - 18) / 42, 0, 1), 70, 400),
+            plexus_hu=calcified(0.36 + 0.40 * np.clip((age - 18) / 52, 0, 1), 60, 350),
             pallidum_hu=calcified(0.08 + 0.15 * aged, 50, 160),
             falx_spots=int(calcified(0.15, 1, 4)),
             artery_calcium=calcified(0.5 if age > 55 else 0.0, 0.3, 1),

@@ -10,7 +10,7 @@ from pydicom.dataset import Dataset
 
 from headct.scan import Scan
 from headct.virtual import clutter
-from headct.virtual.acquisition import take
+from headct.virtual.acquisition import Acquisition, take
 from headct.virtual.simulated import Simulated
 from headct.virtual.sites import SITES
 from headct.virtual.streams import stream
@@ -87,16 +87,24 @@ def _write_extras(simulated: Simulated, folder: Path) -> None:
     site, rng = SITES[simulated.visit.site], stream(simulated.patient.seed, f"archive/{simulated.study}")
     localizer, capture, copy = rng.uniform(0, 1, 3)
     if copy < site.thin_copy:
-        sharper = replace(
-            simulated.visit, sharpening=simulated.visit.sharpening + 0.5, noise_hu=1.6 * simulated.visit.noise_hu
-        )
-        scan = take(simulated.patient, sharper).scan
+        scan = take(simulated.patient, sharper(simulated.visit)).scan
         header = replace(simulated.header("bone"), kernel="Hr60h\\3")
         write_series(simulated, replace(scan, header=header), folder / "series-2", description="HEAD BONE", number=3)
     if localizer < site.localizer:
         clutter.write_localizer(side_view(simulated), folder / "localizer")
     if capture < site.capture:
         clutter.write_capture(folder / "dose.dcm", study_id=simulated.study_id, patient_id=simulated.patient_id)
+
+
+def sharper(visit: Acquisition) -> Acquisition:
+    """The same measurements with a kernel for bone: finer detail and finer, stronger noise."""
+    return replace(
+        visit,
+        blur_mm=0.6 * visit.blur_mm,
+        sharpening=visit.sharpening + 0.5,
+        noise_blur_mm=0.0,
+        noise_hu=2.2 * visit.noise_hu,
+    )
 
 
 def side_view(simulated: Simulated) -> Scan:

@@ -32,9 +32,9 @@ from headct.reading.criteria import Criteria
 from headct.scan import GeometryError, Rejection, Scan
 from headct.virtual.acquisition import POINTS_AT_ONCE, Acquisition
 from headct.virtual.archive import PROFILES, write_study
-from headct.virtual.labels import FINDINGS
+from headct.virtual.labels import FINDINGS, mask_share
 from headct.virtual.patient import Patient
-from headct.virtual.simulated import MASK_SHARE, Simulated, Simulation
+from headct.virtual.simulated import Simulated, Simulation
 from headct.writing import write_nifti
 
 FORMATS = ("dicom", "nifti", "cohort")
@@ -192,7 +192,7 @@ def truth_at(patient: Patient, visit: Acquisition, points_mm: np.ndarray) -> tup
         part = classes[some]
         for value, name in enumerate(CLASSES, start=1):
             if name in painted.changes:
-                part[painted.changes[name].share.numpy() >= MASK_SHARE] = value
+                part[painted.changes[name].share.numpy() >= mask_share(name)] = value
     return classes, template_mm
 
 

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 import numpy as np
+from scipy.ndimage import gaussian_filter
 
 from headct.scan import Scan
 from headct.virtual.acquisition import Taken
+from headct.virtual.findings.lesions import Tumor
 from headct.virtual.patient import Patient
 
 BLEEDS = ("iph", "ivh", "sah", "sdh", "edh")
@@ -22,23 +24,28 @@ FINDINGS = (
 
 @dataclass(frozen=True)
 class Visible:
-    """When a painted finding counts as seen: voxels changed by at least `hu` make up at least `ml`."""
+    """When a painted finding counts as seen: voxels changed by at least `hu` make up at least `ml`.
+
+    Their mean change times the root of their ml must reach `evidence` (HU times root ml): a small lesion needs more
+    contrast than a large one, since grey and white matter and sulci vary by as much at its size.
+    """
 
     ml: float
     hu: float
+    evidence: float = 0.0
 
 
 VISIBLE: Mapping[str, Visible] = MappingProxyType(
     {
         "iph": Visible(0.4, 8),
         "ivh": Visible(0.4, 8),
-        "sah": Visible(1.0, 8),
+        "sah": Visible(2.0, 12),
         "sdh": Visible(3.0, 6),
         "edh": Visible(1.5, 6),
-        "tumor": Visible(1.0, 4),
-        "edema": Visible(4.0, 3.5),
-        "infarct": Visible(1.5, 3.5),
-        "fracture": Visible(0.08, 120),
+        "tumor": Visible(1.5, 5, 18),
+        "edema": Visible(4.0, 3.5, 16),
+        "infarct": Visible(1.0, 4, 18),
+        "fracture": Visible(0.35, 400),
     }
 )
 """Chosen so that a reader who knows where to look would agree; noise of the scan raises the second number."""
@@ -46,7 +53,16 @@ VISIBLE: Mapping[str, Visible] = MappingProxyType(
 HYDROCEPHALUS_ML = 12.0
 """Ventricles larger than without it by so much count as hydrocephalus."""
 
-DEMENTIA_ML = 15.0
+DENSER_HU = 11.0
+"""Blood in the sulci is seen where it is denser than the middle of all brain by so much, about 6 HU above cortex."""
+
+BONY_HU = 130.0
+"""What lies in voxels denser than this cannot be told from the bone in them."""
+
+BLUR_MM = 0.8
+"""The eye averages noise over about so much (sigma)."""
+
+DEMENTIA_ML = 40.0
 """Fluid beyond what the patient's age explains that counts as atrophy."""
 
 SHIFT_MM = (1.0, 3.0)
@@ -57,6 +73,11 @@ MASS_EFFECT_MM = (2.0, 5.0)
 
 NOISE_FACTOR = 0.8
 """A change below this many standard deviations of the scan's noise does not count as seen."""
+
+
+def mask_share(finding: str) -> float:
+    """How much of a voxel a finding must fill to count it in the mask; thin ones fill few voxels by half."""
+    return 0.3 if finding in ("sah", "fracture") else 0.5
 
 
 @dataclass(frozen=True)
@@ -87,16 +108,20 @@ def judge(patient: Patient, taken: Taken, noise_hu: float) -> Labels:
     """The labels of a scan; `noise_hu` is the standard deviation of its noise."""
     voxel_ml = voxel_volumes_ml(taken.scan)
     volumes = {name: _total_ml(share, voxel_ml) for name, share in taken.shares.items()}
-    visible = {
-        name: _total_ml(np.abs(taken.changed_hu[name]) >= max(rule.hu, NOISE_FACTOR * noise_hu), voxel_ml)
+    seen = {
+        name: _seen(taken, name, max(rule.hu, NOISE_FACTOR * noise_hu))
         for name, rule in VISIBLE.items()
         if name in taken.changed_hu
     }
+    visible = {name: _total_ml(voxels, voxel_ml) for name, voxels in seen.items()}
+    shown = {name for name in seen if _shows(taken, name, seen[name], visible[name])}
+    if "edema" in shown:
+        shown |= _with_oedema(patient, volumes)
     present = {finding.name for finding in patient.findings} | set(visible)
     labels: dict[str, int | None] = dict.fromkeys(FINDINGS, 0)
     for name in VISIBLE:
         if name in present:
-            labels[name] = 1 if visible.get(name, 0.0) >= VISIBLE[name].ml else None
+            labels[name] = 1 if name in shown else None
     fluid = patient.fluid_ml()
     if "hydrocephalus" in present:
         added = fluid.ventricles_ml - patient.without("hydrocephalus").fluid_ml().ventricles_ml
@@ -109,6 +134,41 @@ def judge(patient: Patient, taken: Taken, noise_hu: float) -> Labels:
     labels["mass_effect"] = _graded(moved_mm, MASS_EFFECT_MM)
     labels["ich"] = _any([labels[name] for name in BLEEDS])
     return Labels(labels, volumes, visible, shift_mm, fluid.ventricles_ml)
+
+
+def _seen(taken: Taken, name: str, least_hu: float) -> np.ndarray:
+    """Voxels in which a finding shows, bool (slices, rows, cols)."""
+    changed = taken.changed_hu[name]
+    if name == "sah":  # fluid that only turns as grey as brain is not seen as blood
+        return (changed >= least_hu) & _denser_than_brain(taken.scan)
+    voxels: np.ndarray = np.abs(changed) >= least_hu
+    return voxels
+
+
+def _denser_than_brain(scan: Scan) -> np.ndarray:
+    """Voxels (slices, rows, cols) that stand out bright from brain, and are not bone."""
+    soft = scan.hu[(scan.hu > 10) & (scan.hu < 60)]
+    if not soft.size:
+        return np.zeros(scan.hu.shape, dtype=bool)
+    sigma = BLUR_MM / scan.pixel_mm[0]
+    smooth = gaussian_filter(np.minimum(scan.hu, BONY_HU).astype(np.float32), (0, sigma, sigma))
+    bright: np.ndarray = (smooth >= np.median(soft) + DENSER_HU) & (smooth < BONY_HU - 20)
+    return bright
+
+
+def _shows(taken: Taken, name: str, voxels: np.ndarray, ml: float) -> bool:
+    """Whether those voxels of a finding are enough to be seen."""
+    rule = VISIBLE[name]
+    if ml < rule.ml:
+        return False
+    contrast = float(np.abs(taken.changed_hu[name][voxels]).mean(dtype=np.float64))
+    return contrast * ml**0.5 >= rule.evidence
+
+
+def _with_oedema(patient: Patient, volumes_ml: Mapping[str, float]) -> set[str]:
+    """A tumour as grey as brain is seen by the oedema around it."""
+    ringed = any(isinstance(finding, Tumor) and finding.oedema_mm > 0 for finding in patient.findings)
+    return {"tumor"} if ringed and volumes_ml.get("tumor", 0.0) >= VISIBLE["tumor"].ml else set()
 
 
 def voxel_volumes_ml(scan: Scan) -> np.ndarray:

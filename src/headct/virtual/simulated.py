@@ -14,13 +14,10 @@ from headct.failure import Misuse
 from headct.scan import Header, Scan
 from headct.virtual.acquisition import Acquisition, Taken, take
 from headct.virtual.findings.mixture import KINDS, PREVALENCE, one_of
-from headct.virtual.labels import Labels, judge
+from headct.virtual.labels import Labels, judge, mask_share
 from headct.virtual.landmarks import head_landmarks_mm
 from headct.virtual.patient import Patient
 from headct.virtual.sites import SITES, Site
-
-MASK_SHARE = 0.5
-"""A voxel belongs to a finding's mask where the finding fills at least so much of it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,7 +140,7 @@ class Simulated:
     @property
     def masks(self) -> dict[str, np.ndarray]:
         """Where each finding lies: bool (slices, rows, cols) on the scan's own grid."""
-        return {name: share >= MASK_SHARE for name, share in self.taken.shares.items()}
+        return {name: share >= mask_share(name) for name, share in self.taken.shares.items()}
 
     @property
     def landmarks_mm(self) -> dict[str, np.ndarray]:

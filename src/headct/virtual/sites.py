@@ -26,19 +26,23 @@ class Protocol:
     thickness_mm: float
     gap_mm: float
     second_stack: tuple[float, float] | None = None  # thickness and gap above the base, where two stacks are taken
-    pixel_mm: Range = (0.42, 0.5)
+    field_mm: Range = (224.0, 250.0)  # width of the image, which has 512 pixels
     tilt_deg: Range = (0.0, 0.0)
-    blur_mm: Range = (0.35, 0.5)  # sigma of the kernel's softness
+    blur_mm: Range = (0.35, 0.5)  # sigma of the kernel's softness, which image and noise share
     sharpening: Range = (0.0, 0.1)
     noise_hu: Range = (2.5, 4.0)  # at the image's own pixels, in the middle of an average head
-    noise_grain_mm: float = 0.55  # sigma of its correlation
+    noise_blur_mm: Range = (0.0, 0.0)  # sigma of what iterative reconstruction smooths in the noise alone
+    limit_per_mm: float = 0.8  # the highest frequency of the kernel
+    wings_mm: float = 0.0  # sigma of the edges of a slice's profile: none where the table stands still
     offset_hu: Range = (-5.0, 0.0)
     cupping_hu: Range = (0.0, 4.0)
     motion: float = 0.06  # how often the patient moves
     off_centre_mm: float = 6.0
     below_mm: Range = (66.0, 82.0)  # how far below the origin the first slice lies
     above_mm: Range = (84.0, 96.0)
+    truncated: float = 0.02  # how often the scan begins too high or ends too low
     head_rest: float = 0.8
+    strap: float = 0.3  # how often a band holds the forehead
     padding_hu: int | None = None  # outside the circle of reconstruction
     transfer_syntax: str = "explicit-little"
     intercept_hu: int = -1024
@@ -65,11 +69,13 @@ SITE_A = Site(
     protocols=(
         Protocol(
             manufacturer="Philips", model="Brilliance 64", kernel="UB", kvp=120, thickness_mm=5.0, gap_mm=5.0,
-            noise_hu=(1.8, 3.4), transfer_syntax="jpeg-ls",
+            noise_hu=(1.8, 3.4), transfer_syntax="jpeg-ls", blur_mm=(0.46, 0.56), limit_per_mm=0.75, wings_mm=0.8,
+            strap=0.6,
         ),
         Protocol(
             manufacturer="Philips", model="Ingenuity CT", kernel="UB", kvp=120, thickness_mm=3.0, gap_mm=3.0,
-            noise_hu=(2.2, 4.2), offset_hu=(-4.0, 1.0),
+            noise_hu=(2.2, 4.2), offset_hu=(-4.0, 1.0), blur_mm=(0.46, 0.56), limit_per_mm=0.75, wings_mm=0.6,
+            noise_blur_mm=(0.0, 0.2), strap=0.6, below_mm=(72.0, 92.0),
         ),
     ),
     shares=(0.7, 0.3),
@@ -80,12 +86,13 @@ SITE_B = Site(
         Protocol(
             manufacturer="GE MEDICAL SYSTEMS", model="LightSpeed VCT", kernel="STANDARD", kvp=120, thickness_mm=5.0,
             gap_mm=5.0, tilt_deg=(8.0, 20.0), offset_hu=(-8.0, -2.0), noise_hu=(3.0, 5.5), padding_hu=-3024,
-            pixel_mm=(0.45, 0.49),
+            field_mm=(228.0, 250.0), blur_mm=(0.32, 0.46), head_rest=0.95, strap=0.1,
         ),
         Protocol(
             manufacturer="GE MEDICAL SYSTEMS", model="HiSpeed DX/i", kernel="STD+", kvp=140, thickness_mm=4.0,
             gap_mm=4.0, second_stack=(7.0, 7.0), tilt_deg=(10.0, 20.0), offset_hu=(-9.0, -3.0), noise_hu=(3.0, 5.0),
-            padding_hu=-1500, intercept_hu=0,
+            padding_hu=-1500, intercept_hu=0, field_mm=(250.0, 250.0), blur_mm=(0.3, 0.44), truncated=0.04,
+            strap=0.1,
         ),
     ),
     shares=(0.75, 0.25),
@@ -96,12 +103,14 @@ SITE_C = Site(
     protocols=(
         Protocol(
             manufacturer="SIEMENS", model="SOMATOM Definition AS", kernel="J40s\\3", kvp=120, thickness_mm=1.0,
-            gap_mm=1.0, noise_hu=(5.0, 9.0), noise_grain_mm=0.75, offset_hu=(-3.0, 3.0), blur_mm=(0.3, 0.45),
-            transfer_syntax="jpeg-2000", off_centre_mm=10.0,
+            gap_mm=1.0, noise_hu=(5.0, 9.0), noise_blur_mm=(0.2, 0.4), offset_hu=(-3.0, 3.0), blur_mm=(0.3, 0.45),
+            transfer_syntax="jpeg-2000", off_centre_mm=10.0, wings_mm=0.3, field_mm=(225.0, 265.0),
+            below_mm=(72.0, 92.0), cupping_hu=(0.0, 2.0),
         ),
         Protocol(
             manufacturer="SIEMENS", model="SOMATOM Force", kernel="Hr40d\\3", kvp=100, thickness_mm=0.75, gap_mm=0.6,
-            noise_hu=(6.0, 10.0), noise_grain_mm=0.8, offset_hu=(0.0, 5.0), blur_mm=(0.3, 0.4),
+            noise_hu=(6.0, 10.0), noise_blur_mm=(0.35, 0.5), offset_hu=(0.0, 5.0), blur_mm=(0.3, 0.4), wings_mm=0.25,
+            field_mm=(220.0, 255.0), below_mm=(72.0, 92.0), cupping_hu=(0.0, 2.0),
         ),
     ),
     shares=(0.8, 0.2),
@@ -112,16 +121,19 @@ SITE_D = Site(
     protocols=(
         Protocol(
             manufacturer="TOSHIBA", model="Aquilion", kernel="FC26", kvp=120, thickness_mm=5.0, gap_mm=5.0,
-            noise_hu=(5.5, 9.0), noise_grain_mm=0.45, sharpening=(0.1, 0.35), offset_hu=(-6.0, 2.0),
-            transfer_syntax="jpeg-lossless", padding_hu=-2048, intercept_hu=0,
+            noise_hu=(5.5, 9.0), blur_mm=(0.25, 0.38), sharpening=(0.1, 0.35), limit_per_mm=1.05, wings_mm=0.5,
+            offset_hu=(-6.0, 2.0), transfer_syntax="jpeg-lossless", padding_hu=-2048, intercept_hu=0,
+            field_mm=(224.0, 240.0), truncated=0.05,
         ),
         Protocol(
             manufacturer="NMS", model="NeuViz 128", kernel="F20", kvp=120, thickness_mm=5.0, gap_mm=5.0,
-            noise_hu=(4.0, 7.0), offset_hu=(-2.0, 5.0), transfer_syntax="implicit-little", motion=0.12,
+            noise_hu=(4.0, 7.0), offset_hu=(-2.0, 5.0), transfer_syntax="implicit-little", motion=0.12, wings_mm=0.8,
+            field_mm=(235.0, 260.0), truncated=0.08, off_centre_mm=9.0, head_rest=0.4,
         ),
         Protocol(
             manufacturer="Hitachi Medical Corporation", model="Supria", kernel="22", kvp=120, thickness_mm=7.0,
-            gap_mm=7.0, tilt_deg=(-22.0, -8.0), noise_hu=(3.5, 6.0), blur_mm=(0.5, 0.8), offset_hu=(-7.0, 0.0),
+            gap_mm=7.0, tilt_deg=(-22.0, -8.0), noise_hu=(3.5, 6.0), blur_mm=(0.48, 0.62), offset_hu=(-7.0, 0.0),
+            limit_per_mm=0.75, cupping_hu=(1.0, 6.0), truncated=0.05,
         ),
     ),
     shares=(0.5, 0.3, 0.2),

@@ -24,6 +24,9 @@ BASE_BELOW_MM = -69.0
 MIDDLE_MM = (0.0, -18.0, 8.0)
 """The middle of the brain, from which its own sulci radiate, in template mm."""
 
+SELLA_MM, SELLA_RADII_MM, GLAND_MM = (0.0, 1.2, -25.0), (26.0, 6.4, 6.0), 7.0
+"""The pituitary fossa with the cavernous sinuses beside it, open above, and half the gland's breadth, template mm."""
+
 BREGMA_Y_MM, LAMBDA_MM = 16.0, (-88.0, 58.0)
 """Where the sutures meet, in template y, and in template (y, z)."""
 
@@ -128,7 +131,14 @@ class Skull(Canvas):
         inner = self.anatomy.inner_table_mm * 0.25
         shell = torch.maximum(-self.cavity_mm - inner, self.cavity_mm - self.thickness_mm)
         spine = (BASE_BELOW_MM - self.template_mm[:, 2]) / self.anatomy.mean_scale
-        return inside(torch.maximum(shell, spine), self.edge_mm)
+        return inside(torch.maximum(shell, spine), self.edge_mm) * (1 - self.sella)
+
+    @cached_property
+    def sella(self) -> torch.Tensor:
+        """Share of what lies in the middle of the base and is no bone; the dorsum stands behind it."""
+        away = (self.template_mm - self.template_mm.new_tensor(SELLA_MM)) / self.template_mm.new_tensor(SELLA_RADII_MM)
+        distance_mm = (torch.linalg.vector_norm(away, dim=1) - 1) * min(SELLA_RADII_MM) / self.anatomy.mean_scale
+        return inside(distance_mm, self.edge_mm)
 
 
 def outside_hu(skull: Skull) -> torch.Tensor:
@@ -143,6 +153,8 @@ def outside_hu(skull: Skull) -> torch.Tensor:
     lay(hu, inside(bone_mm, edge), anatomy.base_hu + 160 * torch.clamp(skull.fields["thickness"], -1.5, 1.5))
     lay(hu, inside(channels["marrow_mm"] / anatomy.mean_scale, 2.0), 0.45 * anatomy.base_hu)
     x, y, z = skull.template_mm.T
+    gland = inside((torch.abs(x) - GLAND_MM) / anatomy.mean_scale, 1.5)
+    lay(hu, skull.sella, anatomy.blood_hu + gland * (anatomy.grey_hu + 4 - anatomy.blood_hu))
     ear = torch.sqrt(((torch.abs(x) - 39) / 5) ** 2 + ((y + 26) / 3) ** 2 + ((z + 39) / 4) ** 2)
     lay(hu, inside((ear - 1) * 3, edge), LABYRINTH_HU)
     air_mm = channels["air_mm"] / anatomy.mean_scale - anatomy.pneumatization_mm * (y > -10)
@@ -175,7 +187,7 @@ def _close_cavity(hu: torch.Tensor, skull: Skull) -> None:
     """The innermost bone, so that no sinus or orbit opens into the cavity, in place."""
     above = (BASE_BELOW_MM - skull.template_mm[:, 2]) / skull.anatomy.mean_scale
     sheet = torch.maximum(torch.maximum(-skull.cavity_mm, skull.cavity_mm - 1.6), above)
-    lay(hu, inside(sheet, skull.edge_mm) * 0.9, skull.anatomy.base_hu)
+    lay(hu, inside(sheet, skull.edge_mm) * 0.9 * (1 - skull.sella), skull.anatomy.base_hu)
 
 
 def _united(first: torch.Tensor, second: torch.Tensor, round_mm: float) -> torch.Tensor:
@@ -309,7 +321,8 @@ def _lay_calcifications(hu: torch.Tensor, brain: Brain) -> None:
     if anatomy.artery_calcium:
         x, y, z = brain.at.T
         wall = torch.abs(brain.channels["arteries_mm"]) - 0.5
-        near = torch.nonzero((wall < 2) & (z < -14) & (torch.abs(x) > 8) & (y > -4)).squeeze(1)  # the siphons
+        siphon = (z < -14) & (torch.abs(x) > 8) & (torch.abs(x) < 18) & (y > -4)
+        near = torch.nonzero((wall < 2) & siphon).squeeze(1)
         grain = tiled_noise(brain.at[near], 3.0, anatomy.shifts[4])[1]
         share = inside(wall[near], brain.edge_mm) * (grain > 1 - anatomy.artery_calcium)
         hu[near] += share * (400.0 - hu[near])

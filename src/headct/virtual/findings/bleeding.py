@@ -144,39 +144,81 @@ class Intraventricular(Finding):
         brain.change("ivh", share * brain.ventricle * self.strength, self.blood.values(brain.at))
 
 
+CISTERNS_MM: Vector = (0.0, -4.0, -14.0)
+"""The middle of the basal cisterns, template."""
+
+SAH_GRADES: Mapping[str, tuple[float, tuple[float, float], tuple[float, float], tuple[float, float]]] = {
+    # share of all; how much of the fluid is blood; by how much it distends the space; clot along the arteries, mm
+    "thick": (0.40, (0.85, 1.0), (1.7, 2.6), (2.0, 5.0)),
+    "thin": (0.35, (0.75, 1.0), (1.2, 2.0), (0.8, 2.2)),
+    "faint": (0.25, (0.35, 0.75), (1.0, 1.3), (0.0, 0.0)),
+}
+"""From cisterns full of clot to a veil that only turns fluid as grey as brain."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Subarachnoid(Finding):
-    """Blood in cisterns and sulci, mixed with fluid: around the basal cisterns, diffuse, or a patch of convexity."""
+    """Blood in cisterns and sulci: around the basal cisterns, diffuse, or a patch of convexity.
+
+    Clots lie along the basal arteries and distend the spaces that they fill; thin blood mixes with fluid.
+    """
 
     name: ClassVar[str] = "sah"
+    grade: str  # of SAH_GRADES
     region: str
     centre_mm: Vector  # template
     reach_mm: float
-    strength: float
+    strength: float  # blood's part of the fluid
+    distension: float  # 1: none
+    clot_mm: float  # around arteries
+    tentorial_mm: float  # a layer on the tentorium
     blood: Blood
 
     @classmethod
     def draw(cls, rng: np.random.Generator) -> Subarachnoid:
-        """Aneurysmal blood lies around the basal cisterns, that of trauma over the convexity."""
-        region = ("cisterns", "diffuse", "convexity")[rng.choice(3, p=(0.4, 0.2, 0.4))]
+        """Aneurysmal blood lies around the basal cisterns, that of trauma over the convexity; a quarter is faint."""
+        grade = list(SAH_GRADES)[rng.choice(3, p=[entry[0] for entry in SAH_GRADES.values()])]
+        _share, strength, distension, clot = SAH_GRADES[grade]
+        region = ("cisterns", "diffuse", "convexity")[rng.choice(3, p=(0.45, 0.25, 0.3))]
         side = 1 if rng.uniform() < 0.5 else -1
         angle = rng.uniform(-1.2, 1.4)
         places = {
-            "cisterns": (side * rng.uniform(0, 16), rng.uniform(-14, 12), -16.0),
-            "diffuse": (side * 10.0, 0.0, 5.0),
+            "cisterns": (side * rng.uniform(0, 10), rng.uniform(-14, 12), -14.0),
+            "diffuse": (side * 8.0, 0.0, 0.0),
             "convexity": (side * 58.0, 58 * np.sin(angle) - 14, 14 + 26 * rng.uniform(-1, 1)),
         }
-        reach = {"cisterns": rng.uniform(18, 42), "diffuse": rng.uniform(50, 80), "convexity": rng.uniform(14, 36)}
+        reach = {"cisterns": rng.uniform(24, 46), "diffuse": rng.uniform(46, 66), "convexity": rng.uniform(18, 42)}
+        layered = region != "convexity" and rng.uniform() < 0.4
         return cls(
+            grade=grade,
             region=region,
             centre_mm=vector(np.array(places[region])),
             reach_mm=float(reach[region]),
-            strength=float(rng.uniform(0.35, 1)),
-            blood=Blood.draw(rng),
+            strength=float(rng.uniform(*strength)),
+            distension=float(rng.uniform(*distension)),
+            clot_mm=float(rng.uniform(*clot)) if region != "convexity" else 0.0,
+            tentorial_mm=float(rng.uniform(0.6, 2.2)) if layered and grade != "faint" else 0.0,
+            blood=Blood.draw(rng, isodense=0.06),
         )
 
+    def fields(self, coarse: Coarse) -> Mapping[str, torch.Tensor]:
+        """Clots hold the spaces open that they fill."""
+        away = coarse.template_mm - coarse.template_mm.new_tensor(self.centre_mm)
+        near = inside(torch.linalg.vector_norm(away, dim=1) / coarse.scale - self.reach_mm + 6, 16.0)
+        return {"sulcal": -0.8 * (self.distension - 1) * near}
+
     def paint(self, brain: Brain) -> None:
-        patchy = 0.35 * self.reach_mm * tiled_noise(brain.template_mm, 22.0, self.blood.shift)[0]
+        patchy = 0.25 * self.reach_mm * tiled_noise(brain.template_mm, 22.0, self.blood.shift)[0]
         near = inside(brain.distance_mm(self.centre_mm) + patchy - self.reach_mm, 12.0)
-        spaces = torch.maximum(brain.sulcus, 0.7 * brain.surface) * (1 - brain.ventricle)
-        brain.change("sah", spaces * near * self.strength, self.blood.values(brain.template_mm))
+        filled = torch.clamp(torch.maximum(brain.sulcus * self.distension, 0.6 * brain.surface), max=1) * self.strength
+        if self.region == "diffuse":  # far from the cisterns some sulci hold blood and others none
+            patches = inside(0.5 - tiled_noise(brain.template_mm, 26.0, self.blood.shift)[1], 0.8)
+            filled = filled * torch.maximum(patches, inside(brain.distance_mm(CISTERNS_MM) - 30, 12.0))
+        if self.clot_mm:
+            lumps = 0.3 * self.clot_mm * tiled_noise(brain.at, 8.0, self.blood.shift)[1]
+            clot = inside(brain.channels["arteries_mm"] / brain.scale - self.clot_mm + lumps, max(2.0, brain.edge_mm))
+            filled = torch.maximum(filled, clot * self.strength)
+        if self.tentorial_mm:
+            layer = torch.abs(brain.channels["tent_mm"]) / 2 - self.tentorial_mm
+            filled = torch.maximum(filled, inside(layer, brain.edge_mm) * self.strength)
+        brain.change("sah", filled * near * (1 - brain.ventricle), self.blood.values(brain.template_mm))

@@ -19,7 +19,7 @@ from headct.virtual.tissue import Brain, Skull, inside
 SKULL_PLACES_MM: tuple[Vector, ...] = ((66, -10, 10), (45, 58, 18), (50, -50, 46), (40, -92, -4), (20, 20, 82))
 """On the right: temporal, frontal, parietal, occipital, near the vertex; template."""
 
-REACH_MM: Mapping[str, tuple[float, float]] = {"linear": (20, 60), "depressed": (8, 15), "base": (14, 24)}
+REACH_MM: Mapping[str, tuple[float, float]] = {"linear": (25, 65), "depressed": (9, 17), "base": (16, 28)}
 """How far a fracture of each kind goes from its centre."""
 
 
@@ -35,23 +35,28 @@ class Fracture(Finding):
     reach_mm: float
     dent_mm: float
     swelling_mm: float
+    bubbles_mm: tuple[Vector, ...]  # of air that came in through a broken base, template
     tile: Vector
 
     @classmethod
     def draw(cls, rng: np.random.Generator) -> Fracture:
-        """Lines of 0.4 to 1.6 mm: in thick slices the finest vanish."""
-        kind = ("linear", "depressed", "base")[rng.choice(3, p=(0.6, 0.2, 0.2))]
+        """Lines of 0.5 to 3.5 mm: in thick slices the finest vanish, as do those that run along a slice."""
+        kind = ("linear", "depressed", "base")[rng.choice(3, p=(0.55, 0.25, 0.2))]
         side = 1 if rng.uniform() < 0.5 else -1
         place = np.array((48, -30, -36) if kind == "base" else SKULL_PLACES_MM[int(rng.integers(5))], dtype=float)
-        across = rng.normal(0, 1, 3) * ((1, 1, 0.2) if kind == "base" else (0.4, 1, 1))
+        across = rng.normal(0, 1, 3) * ((1, 1, 0.2) if kind == "base" else (0.4, 1, 0.7))
+        centre = (place + rng.normal(0, 5, 3)) * (side, 1, 1)
+        aired = kind == "base" and rng.uniform() < 0.5
+        spots = centre + rng.normal(0, 7, (int(rng.integers(2, 7)), 3)) + (-6 * side, 0, 12)
         return cls(
             kind=kind,
-            centre_mm=vector((place + rng.normal(0, 5, 3)) * (side, 1, 1)),
+            centre_mm=vector(centre),
             across=vector(across / np.linalg.norm(across)),
-            width_mm=float(rng.uniform(0.4, 1.6)),
+            width_mm=float(np.clip(1.4 * np.exp(rng.normal(0, 0.55)), 0.5, 3.5)),
             reach_mm=float(rng.uniform(*REACH_MM[kind])),
             dent_mm=float(rng.uniform(3, 9)) if kind == "depressed" else 0.0,
-            swelling_mm=float(rng.uniform(2, 9)) if kind != "base" and rng.uniform() < 0.8 else 0.0,
+            swelling_mm=float(rng.uniform(2, 9)) if kind != "base" and rng.uniform() < 0.65 else 0.0,
+            bubbles_mm=tuple(vector(spot) for spot in spots) if aired else (),
             tile=vector(rng.uniform(0, 1, 3)),
         )
 
@@ -77,6 +82,9 @@ class Fracture(Finding):
             near = brain.distance_mm(self.centre_mm) - self.reach_mm
             piece = torch.abs(brain.depth_mm - self.dent_mm) - 2.4
             brain.change("fracture", inside(piece, 1.2) * inside(near + 1, 2.0), 0.8 * brain.anatomy.table_hu)
+        for number, spot in enumerate(self.bubbles_mm):
+            bubble = brain.distance_mm(spot) - 1.2 - 0.3 * number
+            brain.change("fracture", inside(bubble, brain.edge_mm), -850.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,10 +140,11 @@ class Bruise(Finding):
 
     @classmethod
     def draw(cls, rng: np.random.Generator) -> Bruise:
-        """Anywhere on the vault."""
+        """On the vault, where heads are hit that bleed beneath the bone too, and as thick."""
         side = 1 if rng.uniform() < 0.5 else -1
-        place = np.array(SKULL_PLACES_MM[int(rng.integers(5))], dtype=float)
-        return cls(centre_mm=vector(place * (side, 1, 1)), swelling_mm=float(rng.uniform(3, 10)))
+        place = np.array(SKULL_PLACES_MM[rng.choice(5, p=(0.4, 0.2, 0.2, 0.1, 0.1))], dtype=float)
+        centre = (place + rng.normal(0, 6, 3)) * (side, 1, 1)
+        return cls(centre_mm=vector(centre), swelling_mm=float(rng.uniform(3, 10)))
 
     def fields(self, coarse: Coarse) -> Mapping[str, torch.Tensor]:
         return {"swelling": swollen_scalp(coarse, self.centre_mm, self.swelling_mm)}

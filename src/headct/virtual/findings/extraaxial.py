@@ -32,6 +32,11 @@ STAGES: Mapping[str, tuple[float, float, float]] = {
 }
 
 
+def _shift_of_layer_mm(rng: np.random.Generator, thickness_mm: float) -> float:
+    """Midline shift beneath a layer on one side: a thin one has room, a thick one shifts by as much as it measures."""
+    return float(min(18.0, rng.uniform(0.7, 1.8) * max(0.0, thickness_mm - 3.5)))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Subdural(Finding):
     """A crescent beneath the dura over one hemisphere, or both; it never crosses the midline."""
@@ -58,7 +63,6 @@ class Subdural(Finding):
         sides = (side, -side) if rng.uniform() < 0.2 else (side,)
         thickness = tuple(float(np.clip(7.5 * np.exp(rng.normal(0, 0.6)), 1.5, 26)) for _ in sides)
         half_width = float(rng.uniform(0.6, 1.15) * 68)
-        volume_ml = 0.4 * np.pi * half_width**2 * thickness[0] / 1000
         return cls(
             stage=stage,
             hu=hu,
@@ -68,7 +72,7 @@ class Subdural(Finding):
             decay_mm=float(rng.uniform(18, 45)),
             parafalcine_mm=float(rng.uniform(1.5, 5)) if rng.uniform() < 0.2 else 0.0,
             blood=Blood.draw(rng),
-            shift_mm=shift_of_mass_mm(rng, volume_ml) if len(sides) == 1 else 0.0,
+            shift_mm=_shift_of_layer_mm(rng, thickness[0]) if len(sides) == 1 else 0.0,
         )
 
     def _thickness(self, coarse: Coarse) -> torch.Tensor:
@@ -133,7 +137,7 @@ class Epidural(Finding):
             depth_mm=depth,
             radius_mm=radius,
             swirl_hu=float(rng.uniform(0, 25)),
-            swelling_mm=float(rng.uniform(3, 10)) if rng.uniform() < 0.6 else 0.0,
+            swelling_mm=float(rng.uniform(3, 10)) if rng.uniform() < 0.2 else 0.0,  # a fracture brings more
             blood=Blood.draw(rng, isodense=0.05),
             shift_mm=shift_of_mass_mm(rng, np.pi * radius**2 * depth / 2 / 1000),
         )

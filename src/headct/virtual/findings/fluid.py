@@ -57,15 +57,15 @@ class Dementia(Finding):
     """Atrophy beyond age: hippocampi shrink first (temporal horns widen), then parietal cortex, then all."""
 
     name: ClassVar[str] = "dementia"
-    severity: float  # 0 to 1
+    severity: float  # 0.25 to 1.8
     asymmetry: float
     frontal: bool  # frontotemporal rather than parietal
 
     @classmethod
     def draw(cls, rng: np.random.Generator) -> Dementia:
-        """Severity from barely to plainly beyond age."""
+        """Severity from barely to plainly beyond age; a third are early and hardly to be told from it."""
         return cls(
-            severity=float(rng.uniform(0.12, 1)),
+            severity=float(rng.uniform(0.25, 1.8)),
             asymmetry=float(rng.uniform(-0.3, 0.3)),
             frontal=bool(rng.uniform() < 0.2),
         )
@@ -75,7 +75,7 @@ class Dementia(Finding):
         x, y, z = template_mm.T
         ahead = torch.clamp((y - 0) / 20, 0, 1) if self.frontal else torch.clamp((-8 - y) / 20, 0, 1)
         high = torch.clamp((z + 16) / 24, 0, 1)
-        return (0.35 + 0.65 * ahead * high) * (1 + self.asymmetry * torch.tanh(x / 10))
+        return (0.25 + 0.75 * ahead * high) * (1 + self.asymmetry * torch.tanh(x / 10))
 
     def _hippocampi(self, template_mm: torch.Tensor) -> torch.Tensor:
         """Near the hippocampi (n,), 0 to 1."""

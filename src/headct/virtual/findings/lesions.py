@@ -16,13 +16,21 @@ from headct.virtual.solids import Vector, vector
 from headct.virtual.texture import tiled_noise
 from headct.virtual.tissue import Brain, inside
 
+CORES: Mapping[str, tuple[float, float, float]] = {
+    # share of all in the brain, HU from and to
+    "dark": (0.50, 11, 22),
+    "dense": (0.30, 42, 53),
+    "like-brain": (0.20, 27, 38),
+}
+"""Of masses within the brain: gliomas are mostly darker than brain, lymphomas and many metastases denser."""
+
 TERRITORIES: Mapping[str, tuple[float, Vector, Vector]] = {
     # share of all, centre on the right and radii, template mm
-    "mca": (0.22, (44, -12, 18), (26, 46, 34)),
+    "mca": (0.30, (44, -12, 18), (26, 46, 34)),
     "mca-branch": (0.28, (50, -16, 22), (15, 20, 18)),
     "pca": (0.13, (22, -76, 6), (20, 26, 22)),
     "aca": (0.08, (9, 30, 34), (9, 42, 30)),
-    "lacune": (0.19, (20, -2, 8), (5, 6, 5)),
+    "lacune": (0.11, (20, -2, 8), (5, 6, 5)),
     "cerebellum": (0.10, (24, -64, -42), (20, 18, 14)),
 }
 
@@ -46,7 +54,7 @@ class Tumor(Finding):
 
     @classmethod
     def draw(cls, rng: np.random.Generator) -> Tumor:
-        """Radius 4 to 28 mm; a third without the oedema that gives it away."""
+        """Radius 4 to 30 mm; a quarter without the oedema that gives it away."""
         extraaxial = bool(rng.uniform() < 0.35)
         side = 1 if rng.uniform() < 0.5 else -1
         if extraaxial:
@@ -57,14 +65,15 @@ class Tumor(Finding):
             if rng.uniform() < 0.18:
                 centre = np.array([rng.uniform(4, 30), rng.uniform(-76, -54), rng.uniform(-46, -30)])
             centre = within_brain(centre)
-        radius = float(np.clip(11 * np.exp(rng.normal(0, 0.5)), 4, 28))
-        has_oedema = rng.uniform() < (0.35 if extraaxial else 0.7)
+        radius = float(np.clip(13.5 * np.exp(rng.normal(0, 0.45)), 4, 30))
+        has_oedema = rng.uniform() < (0.5 if extraaxial else 0.75)
         volume_ml = 4 / 3 * np.pi * radius**3 / 1000
+        _share, low, high = CORES[list(CORES)[rng.choice(3, p=[entry[0] for entry in CORES.values()])]]
         return cls(
             extraaxial=extraaxial,
             centre_mm=vector(centre * (side, 1, 1)),
             radius_mm=radius,
-            core_hu=float(rng.uniform(40, 54) if extraaxial else rng.uniform(22, 46)),
+            core_hu=float(rng.uniform(44, 62) if extraaxial else rng.uniform(low, high)),
             necrosis=float(rng.uniform(0.4, 0.75)) if not extraaxial and rng.uniform() < 0.5 else 0.0,
             calcified=float(rng.uniform(0.05, 0.4)) if rng.uniform() < (0.25 if extraaxial else 0.1) else 0.0,
             oedema_mm=float(rng.uniform(6, 26)) if has_oedema else 0.0,
@@ -165,13 +174,13 @@ class Infarct(Finding):
 
     @classmethod
     def draw(cls, rng: np.random.Generator) -> Infarct:
-        """Hyperacute ones change by 2 to 5 HU and are missed by eye."""
+        """Hyperacute ones fade by 2 to 5 HU and are missed by eye; the others range from acute to old."""
         names = list(TERRITORIES)
         territory = names[rng.choice(len(names), p=[entry[0] for entry in TERRITORIES.values()])]
         _share, centre, radii = TERRITORIES[territory]
         side = 1 if rng.uniform() < 0.5 else -1
-        age = ("hyperacute", "acute", "old")[rng.choice(3, p=(0.2, 0.45, 0.35))]
-        drop = {"hyperacute": (1, 4), "acute": (5, 14), "old": (17, 27)}[age]
+        age = ("hyperacute", "acute", "old")[rng.choice(3, p=(0.14, 0.48, 0.38))]
+        drop = {"hyperacute": (1, 4), "acute": (6, 14), "old": (18, 28)}[age]
         jitter = rng.normal(0, 4, 3) if territory != "lacune" else rng.normal(0, (5, 9, 6))
         return cls(
             territory=territory,
@@ -180,7 +189,7 @@ class Infarct(Finding):
             radii_mm=vector(np.array(radii) * rng.uniform(0.7, 1.1) * np.exp(rng.normal(0, 0.1, 3))),
             fading=float(rng.uniform(0.3, 0.8)) if age != "old" else 0.5,
             drop_hu=float(rng.uniform(*drop)),
-            closing=float(rng.uniform(0.2, 0.8)) if age == "acute" and territory != "lacune" else 0.0,
+            closing=float(rng.uniform(0.4, 0.95)) if age == "acute" and territory != "lacune" else 0.0,
             tile=vector(rng.uniform(0, 1, 3)),
         )
 

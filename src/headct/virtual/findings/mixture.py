@@ -51,7 +51,7 @@ PREVALENCE: Mapping[str, float] = MappingProxyType(
         "dementia": 0.13,
         "fracture": 0.06,
         "surgery": 0.07,
-        "bruise": 0.08,
+        "bruise": 0.3,
     }
 )
 """How often each is drawn on its own; see `COMPANIONS` for what comes with it."""

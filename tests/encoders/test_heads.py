@@ -171,6 +171,19 @@ def test_predictions_follow_their_places_and_ignore_the_order_of_what_was_seen()
     assert torch.pdist(predicted[0]).min() > 1e-4
 
 
+def test_a_predictor_is_given_tokens_without_a_place_before_the_others() -> None:
+    predictor, added_to = Predictor(8, inner=24, depth=1, heads=2).eval(), []
+    predictor.blocks[0].register_forward_pre_hook(lambda _, inputs: added_to.append(inputs[0]))
+    places, tokens = cells((2, 2, 2))[None], torch.randn(1, 6, 8)
+    with torch.no_grad():
+        predicted = predictor(tokens, places[:, :5], places[:, 5:])
+        predictor(tokens[:, 1:], places[:, :5], places[:, 5:])
+        embedded = predictor.embed(tokens[:, :1])
+    assert predicted.shape == (1, 3, 8)
+    torch.testing.assert_close(added_to[0][:, :1], embedded)
+    torch.testing.assert_close(added_to[0][:, 1:], added_to[1])
+
+
 def test_a_predictor_keeps_places_in_float32_where_products_are_in_half_precision() -> None:
     predictor, added_to = Predictor(8, inner=24, depth=1, heads=2).eval(), []
     predictor.blocks[0].register_forward_pre_hook(lambda _, inputs: added_to.append(inputs[0].dtype))

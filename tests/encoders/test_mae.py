@@ -12,7 +12,7 @@ from encoders.published import MAE_DECODER, POSITIONS, VIT, cases, fill, publish
 from numpy.testing import assert_allclose
 
 from headct.encoders import Grid, ViT3D
-from headct.encoders.mae import Hiding, MaskedDecoder, hide, rebuilding_loss
+from headct.encoders.mae import Hiding, MaskedDecoder, hide, hide_tissue, rebuilding_loss
 from headct.encoders.vit import cut
 from headct.failure import Misuse
 
@@ -71,8 +71,7 @@ def rebuild(
     encoder: ViT3D, decoder: MaskedDecoder, x: torch.Tensor, hiding: Hiding
 ) -> tuple[torch.Tensor, torch.Tensor, Grid]:
     tokens, grid = encoder.sequence(x, keep=hiding.keep)
-    seen = torch.cat([tokens[:, :1], tokens[:, 1 + encoder.settings.registers :]], dim=1)
-    return tokens, decoder(seen, hiding, grid), grid
+    return tokens, decoder(encoder.without_registers(tokens), hiding, grid), grid
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -132,16 +131,43 @@ def test_hiding_all_or_nothing_is_refused(share: float) -> None:
         hide(torch.rand(2, 8), share)
 
 
+@pytest.mark.parametrize("share", [0.5, 0.75, 0.9])
+def test_the_share_is_hidden_among_tissue_however_much_there_is(share: float) -> None:
+    """Oracle: a loop over one scan at a time."""
+    generator = torch.Generator().manual_seed(0)
+    tissue = torch.rand(30, 40, generator=generator) < torch.linspace(0, 1, 30)[:, None]
+    tissue[0], tissue[1], tissue[-1] = False, torch.arange(40) == 7, True
+    noise = torch.rand(30, 40, generator=generator)
+    hiding = hide_tissue(noise, share, tissue)
+    assert hiding.keep.shape == (30, round(40 * (1 - share)))
+    for scan in range(30):
+        of_tissue = sorted(tissue[scan].nonzero()[:, 0].tolist(), key=lambda patch: noise[scan, patch].item())
+        air = sorted((~tissue[scan]).nonzero()[:, 0].tolist(), key=lambda patch: noise[scan, patch].item())
+        kept = min(max(1, round((1 - share) * len(of_tissue))), len(of_tissue))
+        expected = of_tissue[:kept] + air[: hiding.keep.shape[1] - kept]
+        assert hiding.keep[scan].tolist() == expected
+        assert set(hiding.hidden[scan].nonzero()[:, 0].tolist()) == set(of_tissue[kept:])
+
+
+def test_where_all_is_tissue_the_patches_are_those_of_hide() -> None:
+    noise = torch.rand(4, 50)
+    ours, theirs = hide_tissue(noise, 0.7, torch.ones(4, 50, dtype=torch.bool)), hide(noise, 0.7)
+    assert torch.equal(ours.keep, theirs.keep)
+    assert torch.equal(ours.hidden, theirs.hidden)
+    assert torch.equal(ours.restore.argsort(dim=1)[:, :15], ours.keep)
+
+
 def test_the_loss_is_the_loop_over_hidden_patches() -> None:
-    rebuilt, patches = torch.randn(2, 4, 6), torch.randn(2, 4, 6)
-    hidden = torch.tensor([[True, False, True, False], [False, True, False, False]])
-    errors = []
+    rebuilt, patches = torch.randn(3, 4, 6), torch.randn(3, 4, 6)
+    hidden = torch.tensor([[True, False, True, False], [False, True, False, False], [False] * 4])
+    errors: list[list[torch.Tensor]] = [[], [], []]
     for scan, patch in ((0, 0), (0, 2), (1, 1)):
         truth = patches[scan, patch]
         deviation = (truth.var() + 1e-6).sqrt()  # unbiased
-        errors.append(((rebuilt[scan, patch] - (truth - truth.mean()) / deviation) ** 2).mean())
+        errors[scan].append(((rebuilt[scan, patch] - (truth - truth.mean()) / deviation) ** 2).mean())
     loss = rebuilding_loss(rebuilt, patches, hidden, standardise=True)
-    assert loss.item() == pytest.approx(sum(errors).item() / 3, rel=1e-5)
+    of_scans = [sum(some).item() / len(some) if some else 0.0 for some in errors]
+    assert loss.item() == pytest.approx(sum(of_scans) / 3, rel=1e-5)
 
 
 def test_seen_patches_and_hidden_voxels_do_not_leak() -> None:

@@ -379,6 +379,18 @@ def test_dropped_air_is_as_if_it_had_been_taken_out(positions: str, pooling: str
             assert torch.all(features.tokens[n, ~seen[n]] == 0)
 
 
+@pytest.mark.parametrize("drop_air", [False, True])
+@pytest.mark.parametrize("pooling", ["class", "mean", "class+mean"])
+def test_a_sequence_pools_to_the_scan_vector(pooling: str, drop_air: bool) -> None:
+    encoder = small(pooling=pooling, drop_air=drop_air)
+    x, _ = with_air((3, 2, 4))
+    with torch.no_grad():
+        tokens, _ = encoder.sequence(x)
+        torch.testing.assert_close(encoder.pooled(tokens), encoder(x).scan)
+        torch.testing.assert_close(encoder.without_registers(tokens)[:, 1:], encoder(x).tokens)
+    assert torch.equal(encoder.without_registers(tokens)[:, 0], tokens[:, 0])
+
+
 def test_more_air_around_a_head_changes_nothing() -> None:
     encoder = small(positions="rotary-mm", drop_air=True, pooling="class+mean")
     head, spacing_mm = torch.rand(1, 3, 16, 16, 8), torch.ones(1, 3)

@@ -17,7 +17,7 @@ from numpy.testing import assert_allclose
 
 from headct import encoders
 from headct.pretraining.objectives import Sight
-from headct.pretraining.objectives.dino import Dino, DinoSettings, dino_loss, moved_centre, watch
+from headct.pretraining.objectives.dino import Dino, DinoSettings, between_views, dino_loss, moved_centre, watch
 from headct.pretraining.schedules import cosine, ramp
 from headct.pretraining.views import Seen, ViewSettings
 
@@ -170,3 +170,15 @@ def test_watch_tells_collapsed_from_healthy() -> None:
     assert watch(same, one_prototype)["used"].item() == pytest.approx(0)
     assert watch(same, each_its_own)["used"].item() == pytest.approx(1)
     assert watch(same, each_its_own)["entropy"].item() == pytest.approx(0)
+
+
+def test_targets_may_come_from_elsewhere() -> None:
+    """Given the softmax of centred scores, it is the loss of those scores."""
+    generator = torch.Generator().manual_seed(4)
+    student, teacher = (torch.randn(views, 3, 7, generator=generator) for views in (4, 2))
+    centre = torch.randn(7, generator=generator)
+    targets = ((teacher - centre) / 0.2).softmax(dim=2).requires_grad_()
+    loss = between_views(student.requires_grad_(), targets, student_t=0.3)
+    torch.testing.assert_close(loss, dino_loss(student, teacher, centre, student_t=0.3, teacher_t=0.2))
+    loss.backward()
+    assert targets.grad is None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from headct.encoders.anatomy import AnatomyEncoder, AnatomySettings
 from headct.encoders.architectures import ARCHITECTURES, Architecture, build
+from headct.encoders.conv import ConvEncoder, ConvSettings
 from headct.encoders.features import Encoder, Features, Grid, Lattice
 from headct.encoders.segres import SegResEncoder, SegResSettings, segmentation_network
 from headct.encoders.slices import SliceEncoder, SliceSettings
@@ -11,7 +13,11 @@ from headct.encoders.windowing import Window, apply_windows, as_input
 
 __all__ = [
     "ARCHITECTURES",
+    "AnatomyEncoder",
+    "AnatomySettings",
     "Architecture",
+    "ConvEncoder",
+    "ConvSettings",
     "Encoder",
     "Features",
     "Grid",

@@ -8,6 +8,10 @@ from difflib import get_close_matches
 from types import MappingProxyType
 from typing import Any
 
+import torch
+
+from headct.encoders.anatomy import AnatomyEncoder, AnatomySettings
+from headct.encoders.conv import ConvEncoder, ConvSettings
 from headct.encoders.features import Encoder
 from headct.encoders.segres import SegResEncoder, SegResSettings
 from headct.encoders.slices import SliceEncoder, SliceSettings
@@ -23,6 +27,22 @@ class Architecture:
     settings: Any
 
 
+def _anatomy(settings: AnatomySettings) -> AnatomyEncoder:
+    """The inner encoder by its name, then the rest around it."""
+    if settings.inner.startswith("anatomy"):
+        raise Misuse(f"{settings.inner} cannot be the inner encoder", do="name one that does not pool by anatomy")
+    inner = {"channels": settings.channels, **settings.inner_settings}
+    return AnatomyEncoder(build(settings.inner, **inner), _token_width(settings.inner, inner), settings)
+
+
+def _token_width(name: str, settings: Mapping[str, Any]) -> int:
+    """Features of a token of the encoder of this name, found out without arithmetic."""
+    with torch.device("meta"):
+        encoder = build(name, **settings)
+        example = torch.empty(1, encoder.channels, *encoder.example_shape)
+        return encoder(example, torch.ones(1, 3)).tokens.shape[2]
+
+
 ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
     {
         "vit-tiny": Architecture(ViT3D, ViTSettings(width=192, depth=12, heads=3, mlp_width=768)),
@@ -32,6 +52,9 @@ ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
         "segresenc": Architecture(SegResEncoder, SegResSettings()),
         "slices-tiny": Architecture(SliceEncoder, SliceSettings(widths=(32, 64, 128), blocks=(1, 1, 2))),
         "slices-small": Architecture(SliceEncoder, SliceSettings(widths=(48, 96, 256), blocks=(1, 2, 3))),
+        "conv-tiny": Architecture(ConvEncoder, ConvSettings()),
+        "anatomy-conv": Architecture(_anatomy, AnatomySettings(inner="conv-tiny")),
+        "anatomy-vit": Architecture(_anatomy, AnatomySettings(inner="vit-tiny")),
     }
 )
 

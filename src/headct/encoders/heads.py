@@ -159,11 +159,13 @@ class Predictor(nn.Module):
     def forward(self, seen: Tensor, seen_places: Tensor, hidden_places: Tensor) -> Tensor:
         """Predictions (B, M, outputs) for M hidden places, from K tokens seen (B, K, F).
 
-        Places are (B, K, 3) and (B, M, 3), counted in cells of the grid.
+        Places are (B, K, 3) and (B, M, 3), counted in cells of the grid. Further tokens that were seen and have no
+        place, such as a class token, stand before the K.
         """
         inner = self.mask_token.shape[2]
         tokens = self.embed(seen)
-        tokens = tokens + sincos_at(seen_places.float(), inner).to(self.mask_token.dtype)
+        placed = sincos_at(seen_places.float(), inner).to(self.mask_token.dtype)
+        tokens = tokens + F.pad(placed, (0, 0, seen.shape[1] - placed.shape[1], 0))
         asked = self.mask_token + sincos_at(hidden_places.float(), inner).to(self.mask_token.dtype)
         tokens = torch.cat([tokens, asked], dim=1)
         for block in self.blocks:

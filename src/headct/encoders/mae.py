@@ -5,13 +5,14 @@ go together so, with an encoder whose `register_tokens` are not handed on:
 
     hiding = hide(noise, share)
     tokens, grid = encoder.sequence(x, keep=hiding.keep)
-    rebuilt = decoder(torch.cat([tokens[:, :1], tokens[:, 1 + registers :]], dim=1), hiding, grid)
+    rebuilt = decoder(encoder.without_registers(tokens), hiding, grid)
     loss = rebuilding_loss(rebuilt, cut(x, patch)[0], hiding.hidden)
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -27,8 +28,8 @@ class Hiding:
     """Which patches of each scan are hidden."""
 
     keep: Tensor  # (B, K), numbers of the kept patches, in the order in which they are looked at
-    restore: Tensor  # (B, N), where each patch stands in the order kept, hidden
-    hidden: Tensor  # (B, N), bool
+    restore: Tensor  # (B, N), where each patch stands in the order kept, not kept
+    hidden: Tensor  # (B, N), bool: not kept, and to be rebuilt
 
 
 def hide(noise: Tensor, share: float) -> Hiding:
@@ -45,15 +46,38 @@ def hide(noise: Tensor, share: float) -> Hiding:
     return Hiding(keep=order[:, :kept], restore=restore, hidden=restore >= kept)
 
 
+def hide_tissue(noise: Tensor, share: float, tissue: Tensor) -> Hiding:
+    """Hide the share among the patches of each scan that are tissue (B, N), however many these are.
+
+    Of T such patches the round((1 - share) * T) of least noise are kept, at least one, and then as many of air as it
+    takes to keep K everywhere, as `hide` does of N. That never is more air than there is. The rest of the air is not
+    looked at and not hidden: there is nothing to rebuild. Where all is tissue, the patches are those of `hide`.
+    """
+    place = noise.masked_fill(~tissue, math.inf).argsort(dim=1).argsort(dim=1)  # of tissue among tissue
+    kept = ((1 - share) * tissue.sum(dim=1, keepdim=True).double()).round().clamp(min=1)
+    hiding = hide(noise + 1.0 * ~tissue + 2.0 * (tissue & (place >= kept)), share)  # noise lies in 0..1
+    return replace(hiding, hidden=hiding.hidden & tissue)
+
+
+def standardised(patches: Tensor) -> Tensor:
+    """Patches (B, N, P), each without its mean and divided by its (unbiased) deviation."""
+    variance, mean = torch.var_mean(patches, dim=2, keepdim=True)
+    return (patches - mean) / (variance + 1e-6).sqrt()
+
+
 def rebuilding_loss(rebuilt: Tensor, patches: Tensor, hidden: Tensor, *, standardise: bool = False) -> Tensor:
     """Mean squared error of hidden patches; `rebuilt` and `patches` are (B, N, P), `hidden` (B, N).
 
-    With `standardise` each patch must be rebuilt as it is after taking its mean and dividing by its deviation.
+    With `standardise` each patch must be rebuilt as it is after taking its mean and dividing by its deviation. Every
+    scan weighs alike, however many of its patches are hidden; one that hides none costs nothing.
     """
-    if standardise:
-        variance, mean = torch.var_mean(patches, dim=2, keepdim=True)
-        patches = (patches - mean) / (variance + 1e-6).sqrt()
-    return ((rebuilt - patches) ** 2).mean(dim=2)[hidden].mean()
+    targets = standardised(patches) if standardise else patches
+    return mean_over((rebuilt - targets).square().mean(dim=2), hidden)
+
+
+def mean_over(values: Tensor, counted: Tensor) -> Tensor:
+    """The mean over scans of each scan's mean of those of its values (B, N) that are counted (B, N); 0 without any."""
+    return ((values * counted).sum(dim=1) / counted.sum(dim=1).clamp(min=1)).mean()
 
 
 class MaskedDecoder(nn.Module):

@@ -6,6 +6,7 @@ B batch, C channels, X Y Z voxels, N patches, K kept patches, R registers, T = 1
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -183,6 +184,13 @@ class Block(nn.Module):
         return tokens + self.drop_path(self.mlp_scale(self.mlp(self.mlp_norm(tokens))))
 
 
+class Masked(NamedTuple):
+    """Patches in whose place an encoder sees a token that says nothing but where it is."""
+
+    patches: Tensor  # (B, N), True where masked
+    token: Tensor  # (W,)
+
+
 class ViT3D(Encoder):
     """Patches, class and register tokens, pre-norm blocks, a last norm (arXiv 2010.11929, in 3D).
 
@@ -225,9 +233,9 @@ class ViT3D(Encoder):
         px, py, pz = self.settings.patch
         return Lattice(first=((px - 1) / 2, (py - 1) / 2, (pz - 1) / 2), step=(px, py, pz))
 
-    def forward(self, x: Tensor, spacing_mm: Tensor | None = None) -> Features:
+    def forward(self, x: Tensor, spacing_mm: Tensor | None = None, masked: Masked | None = None) -> Features:
         """Features of x, (B, C, X, Y, Z). Raises Misuse where positions are in mm and the spacing is not given."""
-        tokens, seen, grid = self._look(x, spacing_mm, None)
+        tokens, seen, grid = self._look(x, spacing_mm, None, masked)
         patches = tokens[:, 1 + self.settings.registers :]
         return Features(scan=self._pool(tokens[:, 0], patches, seen), tokens=patches, grid=grid)
 
@@ -239,10 +247,27 @@ class ViT3D(Encoder):
         tokens, _, grid = self._look(x, spacing_mm, keep)
         return tokens, grid
 
-    def _look(self, x: Tensor, spacing_mm: Tensor | None, keep: Tensor | None) -> tuple[Tensor, Tensor | None, Grid]:
+    def without_registers(self, tokens: Tensor) -> Tensor:
+        """The class token and the patches, (B, T - R, W), of the tokens that `sequence` gave."""
+        return torch.cat([tokens[:, :1], tokens[:, 1 + self.settings.registers :]], dim=1)
+
+    def pooled(self, tokens: Tensor) -> Tensor:
+        """The scan vectors (B, F) of the tokens that `sequence` gave, of kept patches alone where others were left out.
+
+        Tokens of air are known by being zeros, which no norm gives otherwise.
+        """
+        patches = tokens[:, 1 + self.settings.registers :]
+        return self._pool(tokens[:, 0], patches, (patches != 0).any(dim=2) if self.settings.drop_air else None)
+
+    def _look(
+        self, x: Tensor, spacing_mm: Tensor | None, keep: Tensor | None, masked: Masked | None = None
+    ) -> tuple[Tensor, Tensor | None, Grid]:
         """The tokens of `sequence`, which of its patches are no air, (B, N) or None for all, and the whole grid."""
         patches, grid = cut(x, self.settings.patch)
-        tokens = _taken(self.positions(self.embedding(patches), grid), keep)
+        embedded = self.embedding(patches)
+        if masked is not None:
+            embedded = torch.where(masked.patches[..., None], masked.token.to(embedded.dtype), embedded)
+        tokens = _taken(self.positions(embedded, grid), keep)
         seen = _taken((patches != 0).any(dim=2, keepdim=True), keep)[..., 0] if self.settings.drop_air else None
         unplaced = 1 + self.settings.registers
         attended = None if seen is None else F.pad(seen, (unplaced, 0), value=True)

@@ -8,9 +8,18 @@ from types import MappingProxyType
 from typing import Any
 
 from headct.encoders import Encoder
+from headct.pretraining.objectives.dense import Dense, DenseInsert, DenseInsertSettings, DenseSettings
 from headct.pretraining.objectives.dino import Dino, DinoSettings
+from headct.pretraining.objectives.dinov2 import Dinov2, Dinov2Settings
+from headct.pretraining.objectives.hybrid import Hybrid, HybridSettings
+from headct.pretraining.objectives.insert import Insert, InsertSettings
+from headct.pretraining.objectives.jepa import Jepa, JepaSettings
+from headct.pretraining.objectives.mae import Mae, MaeSettings
 from headct.pretraining.objectives.mixture import Mixture
 from headct.pretraining.objectives.objective import Batch, Objective, Sight, Watched
+from headct.pretraining.objectives.rescan import Rescan, RescanSettings
+from headct.pretraining.objectives.simclr import Simclr, SimclrSettings
+from headct.pretraining.objectives.twin import Twin, TwinSettings
 
 __all__ = [
     "OBJECTIVES",
@@ -24,7 +33,19 @@ __all__ = [
     "mixture",
 ]
 
-ObjectiveSettings = DinoSettings
+ObjectiveSettings = (
+    DinoSettings
+    | Dinov2Settings
+    | SimclrSettings
+    | RescanSettings
+    | TwinSettings
+    | MaeSettings
+    | JepaSettings
+    | HybridSettings
+    | DenseSettings
+    | InsertSettings
+    | DenseInsertSettings
+)
 """The union of every objective's settings; each has a `weight`."""
 
 
@@ -36,7 +57,21 @@ class ObjectiveKind:
     make: Callable[[Encoder, Any, Sight], Objective]
 
 
-OBJECTIVES: Mapping[str, ObjectiveKind] = MappingProxyType({"dino": ObjectiveKind(DinoSettings, Dino)})
+OBJECTIVES: Mapping[str, ObjectiveKind] = MappingProxyType(
+    {
+        "dino": ObjectiveKind(DinoSettings, Dino),
+        "dinov2": ObjectiveKind(Dinov2Settings, Dinov2),
+        "simclr": ObjectiveKind(SimclrSettings, Simclr),
+        "rescan": ObjectiveKind(RescanSettings, Rescan),
+        "twin": ObjectiveKind(TwinSettings, Twin),
+        "mae": ObjectiveKind(MaeSettings, Mae),
+        "jepa": ObjectiveKind(JepaSettings, Jepa),
+        "hybrid": ObjectiveKind(HybridSettings, Hybrid),
+        "dense": ObjectiveKind(DenseSettings, Dense),
+        "insert": ObjectiveKind(InsertSettings, Insert),
+        "dense-insert": ObjectiveKind(DenseInsertSettings, DenseInsert),
+    }
+)
 
 
 def mixture(encoder: Encoder, settings: Mapping[str, ObjectiveSettings], sight: Sight) -> Mixture:

@@ -15,8 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from headct.encoders import Encoder
+from headct.encoders import Encoder, Window
 from headct.encoders.heads import DinoHead
+from headct.failure import Misuse
 from headct.pretraining.objectives.objective import (
     Batch,
     Objective,
@@ -25,6 +26,7 @@ from headct.pretraining.objectives.objective import (
     follow,
     over_processes,
 )
+from headct.pretraining.published import PublishedView, draw_global, draw_local, see_published
 from headct.pretraining.schedules import cosine, ramp
 from headct.pretraining.views import Crops, Seen, View, draw_views, see
 
@@ -57,6 +59,34 @@ class DinoSettings:
     temperature_warmup: float = 0.3  # share of the steps
     centre_momentum: float = 0.9
     teacher_momentum: tuple[float, float] = (0.98, 1.0)  # (0.994, 1.0), at the first and the last step
+    # True: FM-HCT's own views, of `global_crops.shape` all of them; millimetres and overhang of crops, and the views of
+    # the run, are then not used
+    published_views: bool = False  # True
+
+    def __post_init__(self) -> None:
+        if self.published_views and self.global_crops.views != 2:
+            raise Misuse(
+                f"published views have 2 global ones, got {self.global_crops.views}",
+                why="the first may be smoothed, the second may get a gamma",
+                do="set global_crops.views to 2, or published_views to false",
+            )
+
+    @classmethod
+    def published(cls) -> DinoSettings:
+        """FM-HCT's, as far as they are settings; the rest is in `headct.pretraining.published`."""
+        cube, edge_mm = (96, 96, 96), (1.0, 1.0)  # of which only the cube is used
+        return cls(
+            global_crops=Crops(views=2, shape=cube, edge_mm=edge_mm, overhang=0.0),
+            local_crops=Crops(views=2, shape=cube, edge_mm=edge_mm, overhang=0.0),
+            prototypes=65536,
+            hidden=2048,
+            bottleneck=256,
+            batch_norm=False,
+            frozen_prototypes=1 / 200,  # the first of 200 epochs
+            teacher_temperature=(0.04, 0.04),
+            teacher_momentum=(0.994, 1.0),
+            published_views=True,
+        )
 
 
 def dino_loss(student: Tensor, teacher: Tensor, centre: Tensor, *, student_t: float, teacher_t: float) -> Tensor:
@@ -68,10 +98,15 @@ def dino_loss(student: Tensor, teacher: Tensor, centre: Tensor, *, student_t: fl
         pairs = [(a, v) for a in range(G) for v in range(V) if a != v]
         loss = mean(-sum(p[a, b, k] * log(q[v, b, k]) for k in range(K)) for a, v in pairs for b in range(B))
     """
-    targets = F.softmax((teacher - centre) / teacher_t, dim=2).detach()
+    return between_views(student, F.softmax((teacher - centre) / teacher_t, dim=2), student_t=student_t)
+
+
+def between_views(student: Tensor, targets: Tensor, *, student_t: float) -> Tensor:
+    """The same, given the teacher's probabilities p, (G, B, K)."""
+    targets = targets.detach()
     log_q = F.log_softmax(student / student_t, dim=2)
     cross_entropy = -torch.einsum("abk,vbk->av", targets, log_q) / student.shape[1]
-    views, global_views = len(student), len(teacher)
+    views, global_views = len(student), len(targets)
     cross_entropy = cross_entropy.masked_fill(
         torch.eye(global_views, views, dtype=torch.bool, device=student.device), 0.0
     )
@@ -106,8 +141,32 @@ class Scorer(nn.Module):
 class DinoDraw:
     """The views of one scan."""
 
-    global_views: list[View]
-    local_views: list[View]
+    global_views: Sequence[View | PublishedView]
+    local_views: Sequence[View | PublishedView]
+
+
+def see_both(
+    batch: Batch, global_crops: Crops, local_crops: Crops, windows: Sequence[Window]
+) -> tuple[list[Seen], list[Seen]]:
+    """The global and the local views of draws that have both, one entry a view."""
+    hu = batch.scans.to(torch.float32)  # once for all views
+
+    def seen(crops: Crops, draws: Sequence[Sequence[View]]) -> list[Seen]:
+        return [
+            see(hu, [views[number] for views in draws], crops, batch.spacing_mm, windows)
+            for number in range(crops.views)
+        ]
+
+    return (
+        seen(global_crops, [draw.global_views for draw in batch.draws]),
+        seen(local_crops, [draw.local_views for draw in batch.draws]),
+    )
+
+
+def _precision(device: torch.device) -> torch.dtype:
+    """In which the encoder will take its input."""
+    kind = device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else torch.float32
 
 
 class Dino(Objective):
@@ -137,24 +196,26 @@ class Dino(Objective):
 
     def draw(self, rng: np.random.Generator, boxes_mm: Mapping[str, np.ndarray]) -> DinoDraw:
         settings, views = self.settings, self.sight.views
+        if settings.published_views:
+            local_views = range(settings.local_crops.views)
+            return DinoDraw([draw_global(rng, 0), draw_global(rng, 1)], [draw_local(rng) for _ in local_views])
         return DinoDraw(
             draw_views(rng, views, settings.global_crops, boxes_mm["scan"]),
             draw_views(rng, views, settings.local_crops, boxes_mm["scan"]),
         )
 
-    def _seen(self, batch: Batch, crops: Crops, draws: Sequence[Sequence[View]]) -> list[Seen]:
-        """One entry a view, from the draws [scan][view]."""
-        hu = batch.scans.to(torch.float32)  # once for all views
-        return [
-            see(hu, [views[number] for views in draws], crops, batch.spacing_mm, self.sight.windows)
-            for number in range(crops.views)
-        ]
+    @torch.no_grad()
+    def _seen(self, batch: Batch) -> tuple[list[Seen], list[Seen]]:
+        """Global and local views, one entry a view."""
+        if self.settings.published_views:
+            draws = [[*draw.global_views, *draw.local_views] for draw in batch.draws]
+            shape, windows = self.settings.global_crops.shape, self.sight.windows
+            seen = see_published(batch.scans, draws, shape, batch.spacing_mm, windows, _precision(batch.hu.device))
+            return seen[:2], seen[2:]
+        return see_both(batch, self.settings.global_crops, self.settings.local_crops, self.sight.windows)
 
     def forward(self, batch: Batch, step: int, steps: int) -> tuple[Tensor, Watched]:
-        with torch.no_grad():
-            global_views = self._seen(batch, self.settings.global_crops, [draw.global_views for draw in batch.draws])
-            local_views = self._seen(batch, self.settings.local_crops, [draw.local_views for draw in batch.draws])
-        return self.compared(global_views, local_views, step, steps)
+        return self.compared(*self._seen(batch), step, steps)
 
     def compared(
         self, global_views: Sequence[Seen], local_views: Sequence[Seen], step: int, steps: int

@@ -23,6 +23,7 @@ class Mixture(Objective):
         self.weights = dict(weights)
         self.partners = tuple(sorted({kind for part in parts.values() for kind in part.partners}))
         self.truth = tuple(sorted({kind for part in parts.values() for kind in part.truth}))
+        self.uses_findings = any(part.uses_findings for part in parts.values())
 
     @property
     def encoder(self) -> Encoder:

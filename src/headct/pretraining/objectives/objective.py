@@ -73,6 +73,9 @@ class Objective(nn.Module, ABC):
     """Which other scans of the same virtual patient it compares with: "rescan", "twin"."""
     truth: tuple[str, ...] = ()
     """Which truth of virtual patients it learns from: "classes", "template_mm"."""
+    uses_findings: bool = False
+    """Whether it uses what the generator knows of findings; recorded in the checkpoint, and off when few-label claims
+    on virtual patients are made."""
 
     @property
     @abstractmethod

@@ -183,8 +183,9 @@ def test_both_share_the_heads_of_one_encoder() -> None:
 
 def test_one_pass_sums_the_losses_of_both() -> None:
     torch.manual_seed(0)
-    dense_settings = DenseSettings(crops=CROPS, weight=0.5)
-    settings = DenseInsertSettings(dense=dense_settings, insert=InsertSettings(crops=CROPS, changes=(2, 2), weight=2.0))
+    whole = replace(CROPS, shape=SHAPE, edge_mm=(128.0, 130.0))  # nothing is put in where no skull encloses it
+    insert = InsertSettings(crops=whole, changes=(2, 2), weight=2.0)
+    settings = DenseInsertSettings(dense=DenseSettings(weight=0.5), insert=insert)
     objective = DenseInsert(encoders.build("anatomy-conv", **SMALL), settings, SIGHT).eval()
     loss, watched = objective(batch(objective), 0, 1)
     of_dense = 0.3 * watched["tissue"] + 1.5 * watched["places_mm"] / 100

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from headct.failure import Misuse
-from headct.pretraining import PretrainSettings, seconds, settings_for, to_toml
+from headct.pretraining import PretrainSettings, limits, settings_for, to_toml
 from headct.pretraining.objectives.dino import DinoSettings
 from headct.pretraining.settings import from_toml
 from headct.pretraining.views import Crops, ViewSettings
@@ -80,12 +80,33 @@ def test_precisions_have_the_names_they_have_elsewhere() -> None:
         assert settings == PretrainSettings(steps=3, precision=short)
 
 
-@pytest.mark.parametrize(("text", "expected"), [("60s", 60), ("1.5m", 90), ("8 H", 28800)])
-def test_times_have_units(text: str, expected: float) -> None:
-    assert seconds(text) == expected
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("60s", (60, None)), ("1.5m", (90, None)), ("8 H", (28800, None)), ("12GB", (None, 12)), (None, (None, None))],
+)
+def test_limits_have_units(text: str | None, expected: tuple[float | None, float | None]) -> None:
+    assert limits(text) == expected
 
 
-@pytest.mark.parametrize("text", ["60", "12GB", "s", "-5s"])
-def test_a_time_without_a_unit_is_refused(text: str) -> None:
-    with pytest.raises(Misuse, match="is not a time"):
-        seconds(text)
+@pytest.mark.parametrize("text", ["60", "12 MB", "s", "-5s"])
+def test_a_limit_without_a_unit_is_refused(text: str) -> None:
+    with pytest.raises(Misuse, match="is neither a time nor a memory"):
+        limits(text)
+
+
+def test_auto_is_taken_out_and_named() -> None:
+    text = "steps = 3\nlr = 'auto'\ndevice = 'auto'\n[objectives.dino]\nprototypes = 'auto'\nhidden = 64"
+    settings = from_toml(text)
+    assert settings.auto == ("lr", "objectives.dino.prototypes")
+    assert settings.device == "auto"
+    assert settings.objectives == {"dino": DinoSettings(hidden=64)}
+    assert from_toml(to_toml(settings)) == settings
+    assert from_toml("epochs = 'auto'").auto == ("epochs",)
+
+
+def test_without_a_file_all_that_is_not_given_is_auto() -> None:
+    settings = settings_for(None, objective="dino+mae", batch=4, budget_s=60.0)
+    assert list(settings.objectives) == ["dino", "mae"]
+    assert {"batch", "epochs", "steps"}.isdisjoint(settings.auto)
+    assert {"lr", "objectives.dino.prototypes"} <= set(settings.auto)
+    assert "epochs" in settings_for(None, objective="dino").auto

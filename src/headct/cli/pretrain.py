@@ -9,6 +9,9 @@ import typer
 
 from headct.cli.talk import Talk
 
+OBJECTIVES = "dino, dinov2, mae, jepa, hybrid, simclr, rescan, twin, dense or insert"
+"""Those of `headct.pretraining.objectives.OBJECTIVES`, which help cannot wait for."""
+
 ENCODERS = "vit-tiny, vit-small, vit-base, vit-large, segresenc, slices-tiny or slices-small"
 """Those of `headct.encoders.ARCHITECTURES`, which help cannot wait for."""
 
@@ -18,7 +21,9 @@ def pretrain(
     cohorts: Annotated[list[Path], typer.Argument(metavar="COHORT", help="Cohorts of one recipe.")],
     *,
     out: Annotated[Path, typer.Option("--out", metavar="RUN", help="The run to begin, or to go on with.")],
-    objective: Annotated[str | None, typer.Option("--objective", metavar="NAME", help="What is learned: dino.")] = None,
+    objective: Annotated[
+        str | None, typer.Option("--objective", metavar="NAME", help=f"What is learned: {OBJECTIVES}. Or several, a+b.")
+    ] = None,
     encoder: Annotated[
         str | None, typer.Option("--encoder", metavar="NAME", help=f"What is trained: {ENCODERS}.")
     ] = None,
@@ -26,7 +31,8 @@ def pretrain(
         Path | None, typer.Option("--config", metavar="FILE.toml", help="Settings; those given here go before.")
     ] = None,
     fit: Annotated[
-        str | None, typer.Option("--fit", metavar="TIME", help="As many steps as fit into 60s, 30m or 8h.")
+        str | None,
+        typer.Option("--fit", metavar="LIMIT", help="As many steps as fit into 60s, 30m or 8h; or a memory, 12GB."),
     ] = None,
     steps: Annotated[int | None, typer.Option("--steps", min=1, metavar="N", help="Steps, instead of --fit.")] = None,
     batch: Annotated[int | None, typer.Option("--batch", min=1, metavar="N", help="Scans a step.")] = None,
@@ -34,31 +40,39 @@ def pretrain(
     precision: Annotated[
         str | None, typer.Option("--precision", metavar="NAME", help="fp32, or bf16 where it is faster.")
     ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what the run would take, and write nothing.")] = False,
 ) -> None:
     """Train an encoder on scans without labels; the run ends with a checkpoint folder.
 
     Called again with the same line it goes on where it was stopped: after Ctrl-C at that very step, after a kill at the
-    state that was saved last, at most five minutes before. The resolved settings are written to
-    RUN/settings.toml, which --config takes.
+    state that was saved last, at most five minutes before. What is not given is worked out from the scans, the encoder
+    and the machine, and said with its reason. The resolved settings are written to RUN/settings.toml, which --config
+    takes.
 
     Examples:
         headct pretrain night --objective dino --encoder vit-tiny --fit 10m --out run
         headct pretrain night day --config run/settings.toml --seed 1 --out second
+        headct pretrain night --objective dinov2 --encoder vit-base --fit 12GB --dry-run --out run
     """
     from headct import pretraining
     from headct.failure import Misuse
 
-    if fit is not None and steps is not None:
+    budget_s, memory_gb = pretraining.limits(fit)
+    if budget_s is not None and steps is not None:
         raise Misuse("--fit and --steps are two lengths", do="give one of them")
-    settings = pretraining.settings_for(
-        config,
-        objective=objective,
-        encoder=encoder,
-        budget_s=None if fit is None else pretraining.seconds(fit),
-        steps=steps,
-        batch=batch,
-        seed=seed,
-        precision=precision,
-    )
+    given = {
+        "encoder": encoder,
+        "budget_s": budget_s,
+        "memory_gb": memory_gb,
+        "steps": steps,
+        "batch": batch,
+        "seed": seed,
+        "precision": precision,
+    }
+    settings = pretraining.settings_for(config, objective=objective, **given)
+    if dry_run:
+        for line in pretraining.plan_of(cohorts, settings, progress=talk.say).lines():
+            print(line)
+        return
     run = pretraining.pretrain(cohorts, out, settings, progress=talk.say)
     print(run.checkpoint)

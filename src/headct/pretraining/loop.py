@@ -7,8 +7,6 @@ gives the same bits as one that was not (on one machine, with the same number of
 from __future__ import annotations
 
 import contextlib
-import copy
-import statistics
 import time
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
@@ -19,20 +17,21 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.checkpoint import checkpoint
 
 from headct import encoders
-from headct.encoders.vit import Block
 from headct.failure import Misuse
-from headct.pretraining.feed import Order, batch_of, batches, moved
+from headct.pretraining import auto
+from headct.pretraining.feed import Order, batches
 from headct.pretraining.interruption import Interruption
 from headct.pretraining.monitors import Monitors
-from headct.pretraining.objectives import Batch, Mixture, Objective, Sight, Watched, mixture
+from headct.pretraining.objectives import Batch, Mixture, Objective, Watched
+from headct.pretraining.plan import Plan, made_to_fit, plan, seconds_a_step
 from headct.pretraining.processes import Processes, joined
 from headct.pretraining.runs import RunFolder, write_checkpoint
 from headct.pretraining.scans import Scans
 from headct.pretraining.schedules import cosine, warm_cosine
 from headct.pretraining.settings import PretrainSettings
+from headct.pretraining.step import autocast, descend, new_objective, new_optimizer, order_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -73,9 +72,9 @@ def pretrain(
 
 def _pretrain(scans: Scans, run: RunFolder, settings: PretrainSettings, processes: Processes, say: Say) -> Run:
     begun = run.begun_with(settings)
-    objective = new_objective(begun or settings, processes.device)
+    settings = begun or _planned(settings, scans, processes, say)
+    objective = new_objective(settings, processes.device)
     scans.check(objective.partners, objective.truth)
-    settings = begun or replace(settings, steps=_steps(settings, objective, scans, processes, say))
     processes.wait()  # until all have looked whether the run was begun
     if processes.first and begun is None:
         run.begin(settings)
@@ -85,7 +84,7 @@ def _pretrain(scans: Scans, run: RunFolder, settings: PretrainSettings, processe
     start = _restore(run, objective, optimizer, monitors, scans, say)
     if processes.first:
         run.keep_history_before(start)
-    say(_plan(settings, objective, scans, processes, start))
+    say(_begins(settings, objective, scans, processes, start))
 
     model = _spread(objective, processes)
     feed = feed_of(scans, objective, settings, processes, range(start, steps))
@@ -139,72 +138,6 @@ def _pretrain(scans: Scans, run: RunFolder, settings: PretrainSettings, processe
     return Run(run.checkpoint, run.history(), settings, stopped)
 
 
-def new_objective(settings: PretrainSettings, device: str = "cpu") -> Mixture:
-    """The objectives around a new encoder, on the device; their random start depends on the seed alone."""
-    with torch.random.fork_rng():
-        torch.manual_seed(settings.seed)
-        encoder = encoders.build(settings.encoder, **{"channels": len(settings.windows), **settings.encoder_settings})
-        objective = mixture(encoder, settings.objectives, Sight(settings.views, list(settings.windows.values())))
-    objective.to(device).train()
-    if settings.recompute:
-        for block in objective.modules():
-            if isinstance(block, Block):
-                block.forward = partial(checkpoint, block.forward, use_reentrant=False)  # type: ignore[method-assign]
-    if settings.compile:
-        for module in objective.modules():
-            if isinstance(module, encoders.Encoder):
-                module.compile()  # in place, so that names of weights stay as they are
-    return objective
-
-
-def new_optimizer(objective: nn.Module) -> torch.optim.AdamW:
-    """AdamW in two groups: weights of linear and convolutional layers decay; biases, norms and tokens do not."""
-    trained = {name: weight for name, weight in objective.named_parameters() if weight.requires_grad}
-    layers = (nn.Linear, nn.modules.conv._ConvNd)
-    weights = {f"{name}.weight" for name, module in objective.named_modules() if isinstance(module, layers)}
-    decayed = [weight for name, weight in trained.items() if name in weights]
-    free = [weight for name, weight in trained.items() if name not in weights]
-    groups = [{"params": decayed, "decays": True}, {"params": free, "decays": False}]
-    return torch.optim.AdamW(groups, fused=True)
-
-
-def descend(optimizer: torch.optim.Optimizer, *, lr: float, decay: float, clip: float) -> Tensor:
-    """One step down the gradients, clipped to a common norm, which then are gone; returns the norm before clipping.
-
-    Gradients that are not finite change nothing; the device is not waited for to find out.
-    """
-    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
-    norm = nn.utils.clip_grad_norm_(weights, clip, foreach=True)
-    for group in optimizer.param_groups:
-        group["lr"], group["weight_decay"] = lr, decay if group["decays"] else 0.0
-    optimizer.found_inf = (~torch.isfinite(norm)).float()  # type: ignore[attr-defined]  # fused kernels then skip
-    optimizer.step()
-    optimizer.zero_grad()
-    return norm
-
-
-def autocast(settings: PretrainSettings, device: str) -> torch.autocast:
-    """Mixed precision, as the settings say."""
-    return torch.autocast(device.split(":")[0], torch.bfloat16, enabled=settings.precision == "bf16")
-
-
-def order_of(scans: Scans, settings: PretrainSettings, processes: Processes) -> Order:
-    """Which scans this process sees in each part of a step. Raises Misuse where a batch cannot be shared out."""
-    parts = settings.accumulate * processes.ranks
-    if settings.batch % parts:
-        raise Misuse(
-            f"a batch of {settings.batch} scans has no {parts} equal parts",
-            why=f"{processes.ranks} processes take it in {settings.accumulate} steps each",
-            do=f"take a multiple of {parts}",
-        )
-    names = [cohort.path.name for cohort in scans.cohorts]
-    unknown = sorted(set(settings.shares) - set(names))
-    if unknown:
-        raise Misuse(f"shares name {unknown[0]!r}, which is no cohort of this run", do=f"name {', '.join(names)}")
-    shares = [settings.shares.get(name, float(size)) for name, size in zip(names, scans.sizes, strict=True)]
-    return Order(settings.seed, settings.batch, tuple(shares), processes.rank, processes.ranks, settings.accumulate)
-
-
 def feed_of(
     scans: Scans, objective: Objective, settings: PretrainSettings, processes: Processes, steps: range
 ) -> Generator[Batch]:
@@ -235,37 +168,50 @@ def _together(model: nn.Module, *, last: bool) -> contextlib.AbstractContextMana
     return contextlib.nullcontext()
 
 
-def _steps(settings: PretrainSettings, objective: Mixture, scans: Scans, processes: Processes, say: Say) -> int:
+def plan_of(cohorts: Sequence[Path | Cohort], settings: PretrainSettings, progress: Say | None = None) -> Plan:
+    """What a run would take, measured on this machine; nothing is written."""
+    with joined(settings.device) as processes, torch.random.fork_rng():
+        scans = Scans(cohorts)
+        settings = _planned(settings, scans, processes, progress or (lambda line: None))
+        return plan(settings, scans, processes)
+
+
+def _planned(settings: PretrainSettings, scans: Scans, processes: Processes, say: Say) -> PretrainSettings:
+    """The settings with everything decided: what is "auto", how a step fits into the memory, how many steps."""
+    settings, choices = decided(settings, scans, processes)
+    for choice in choices:
+        say(f"{choice.name} = {choice.value}: {choice.reason}")
+    if settings.memory_gb is not None:
+        settings, reason = made_to_fit(settings, scans, processes)
+        say(reason)
+    return replace(settings, steps=_steps(settings, scans, processes, say))
+
+
+def decided(
+    settings: PretrainSettings, scans: Scans, processes: Processes
+) -> tuple[PretrainSettings, list[auto.Choice]]:
+    """The settings with every "auto" replaced, and what was chosen."""
+    if not settings.auto:
+        return settings, []
+    with torch.device("meta"):
+        encoder = encoders.build(settings.encoder, **settings.encoder_settings)
+    weights = sum(weight.numel() for weight in encoder.parameters())
+    facts = auto.Facts(len(scans), weights, processes.device.startswith("cuda"), processes.ranks)
+    return auto.resolved(settings, facts)
+
+
+def _steps(settings: PretrainSettings, scans: Scans, processes: Processes, say: Say) -> int:
     if settings.steps is not None:
         return settings.steps
-    if settings.epochs is not None:
+    if settings.budget_s is None:
+        assert settings.epochs is not None, "settings hold steps, epochs or a budget"
         return max(1, round(settings.epochs * len(scans) / settings.batch))
-    return round(processes.agreed(_steps_that_fit(settings, objective, scans, processes, say)))
-
-
-def _steps_that_fit(
-    settings: PretrainSettings, objective: Mixture, scans: Scans, processes: Processes, say: Say, measured: int = 5
-) -> int:
-    """How many steps fit into the budget, from a few that are measured on a copy and thrown away."""
-    assert settings.budget_s is not None, "settings hold steps, epochs or a budget"
     begun_s = time.monotonic()
-    trial = copy.deepcopy(objective)
-    optimizer = new_optimizer(trial)
-    order = order_of(scans, settings, processes)
-    taken_s = []
-    for step in range(1 + measured):
-        step_begun_s = time.monotonic()
-        for part in range(settings.accumulate):
-            batch = moved(batch_of(scans, trial, order, step, part), processes.device)
-            with autocast(settings, processes.device):
-                loss, _ = trial(batch, step, 1000)
-            loss.backward()
-        float(descend(optimizer, lr=settings.lr, decay=0.0, clip=settings.clip))  # waits for the device
-        taken_s.append(time.monotonic() - step_begun_s)
-    step_s = statistics.median(taken_s[1:])  # the first one pays for allocations, others for what else is running
+    objective = new_objective(settings, processes.device)
+    step_s = seconds_a_step(settings, objective, scans, processes, measured=5)
     steps = max(1, int((settings.budget_s - (time.monotonic() - begun_s)) / step_s))
     say(f"a step takes {step_s:.2f} s: {steps} steps fit into {settings.budget_s:.0f} s")
-    return steps
+    return round(processes.agreed(steps))
 
 
 class _Log:
@@ -354,7 +300,7 @@ def _restore(
     return int(state["step"])
 
 
-def _plan(settings: PretrainSettings, objective: Objective, scans: Scans, processes: Processes, start: int) -> str:
+def _begins(settings: PretrainSettings, objective: Objective, scans: Scans, processes: Processes, start: int) -> str:
     weights = sum(weight.numel() for weight in objective.encoder.parameters())
     steps = settings.steps or 0
     several = f", {processes.ranks} processes" if processes.ranks > 1 else ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -14,12 +14,14 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 
 class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts the bytes of all tensors made in the block, and the most that were alive at a time (CPU only)."""
+    """Counts the bytes of what is held and of all tensors made in the block: now, and the most at a time (CPU only)."""
 
-    def __init__(self) -> None:
+    def __init__(self, held: Iterable[Tensor] = ()) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.now = self.peak = 0
         self._known = WeakIdKeyDictionary()
+        for tensor in held:
+            self._note(tensor)
 
     def __torch_dispatch__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
         made = func(*args, **(kwargs or {}))
@@ -46,11 +48,6 @@ def peak_bytes(step: Callable[[], object], module: nn.Module, device: str) -> in
         torch.cuda.reset_peak_memory_stats(device)
         step()
         return torch.cuda.max_memory_allocated(device)
-    with LiveBytes() as live:
+    with LiveBytes([*module.parameters(), *module.buffers()]) as live:
         step()
-    held = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in _tensors(module)}
-    return live.peak + sum(held.values())
-
-
-def _tensors(module: nn.Module) -> list[Tensor]:
-    return [*module.parameters(), *module.buffers()]
+    return live.peak

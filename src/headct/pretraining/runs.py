@@ -21,6 +21,7 @@ import torch
 
 from headct import checkpoints, encoders
 from headct.failure import Failure, Misuse
+from headct.pretraining.auto import value_of, with_value
 from headct.pretraining.objectives import Objective
 from headct.pretraining.scans import Scans
 from headct.pretraining.settings import PretrainSettings, read_settings, to_toml
@@ -52,8 +53,13 @@ class RunFolder:
                 raise Misuse(f"{self.path} is not empty and not a run", do="name another folder")
             return None
         before = read_settings(self.settings_file)
+        for name in settings.auto:
+            settings = with_value(settings, name, value_of(before, name))
+        if settings.memory_gb is not None:
+            settings = replace(settings, accumulate=before.accumulate, recompute=before.recompute)
         now = replace(
             settings,
+            auto=(),
             steps=before.steps if settings.steps is None else settings.steps,
             device=before.device,  # a run may go on on another machine
             workers=before.workers,

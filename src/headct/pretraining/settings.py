@@ -35,12 +35,14 @@ class PretrainSettings:
     encoder_settings: Mapping[str, Any] = field(default_factory=dict)  # what differs from those of its name
     windows: Mapping[str, tuple[float, float]] = field(default_factory=lambda: dict(WINDOWS))  # level, width in HU
     views: ViewSettings = field(default_factory=ViewSettings)
+    auto: tuple[str, ...] = ()  # names of settings that are yet to be resolved, such as "lr"
     shares: Mapping[str, float] = field(default_factory=dict)  # of cohorts by name; else as many as each has scans
 
     steps: int | None = None
     epochs: float | None = None
     budget_s: float | None = None
     batch: int = 8  # scans a step, over all processes
+    memory_gb: float | None = None  # parts of a step are made so small that a process stays below it
     accumulate: int = 1  # parts of a step that are worked out one after the other, to save memory
     seed: int = 0
     precision: str = "fp32"  # or bf16, by autocast; float32 and bfloat16 mean the same
@@ -63,9 +65,21 @@ class PretrainSettings:
         windows = {name: (float(level), float(width)) for name, (level, width) in self.windows.items()}
         object.__setattr__(self, "windows", windows)
         object.__setattr__(self, "precision", LONG_NAMES.get(self.precision, self.precision))
-        if self.steps is None and self.epochs is None and self.budget_s is None:
+        if self.steps is None and self.epochs is None and self.budget_s is None and "epochs" not in self.auto:
             raise Misuse("a run needs a length", do="set steps, epochs, or budget_s in seconds (--fit 60s)")
-        above_zero = ("steps", "epochs", "budget_s", "batch", "accumulate", "workers", "lr", "save_every", "keep")
+        above_zero = (
+            "steps",
+            "epochs",
+            "budget_s",
+            "memory_gb",
+            "batch",
+            "accumulate",
+            "workers",
+            "lr",
+            "save_every",
+            "keep",
+        )
+        object.__setattr__(self, "auto", tuple(self.auto))
         for name in above_zero:
             value = getattr(self, name)
             if value is not None and value <= 0:
@@ -117,27 +131,35 @@ def from_toml(text: str, origin: str = "the settings", **overrides: Any) -> Pret
     except tomllib.TOMLDecodeError as error:
         raise Misuse(f"{origin} is not TOML", why=str(error)) from error
     values = {key: value for key, value in overrides.items() if value is not None}
+    table = table | {"auto": [*table.get("auto", []), *_taken_auto(table)]}
     lengths = {"steps", "epochs", "budget_s"}
     if lengths & set(values):
         table = {key: value for key, value in table.items() if key not in lengths}
     return _from_table(PretrainSettings, table, origin, values)
 
 
-def settings_for(config: Path | None, *, objective: str | None = None, **given: Any) -> PretrainSettings:
-    """Settings from an optional TOML file, and from what is given besides, which goes before; None is not given."""
-    if objective is not None:
-        given["objectives"] = {name: objective_settings(name) for name in objective.split("+")}
-    if config is None:
-        return PretrainSettings(**{name: value for name, value in given.items() if value is not None})
-    return read_settings(config, **given)
+def _taken_auto(table: dict[str, Any], prefix: str = "") -> list[str]:
+    """The dotted names of values that are "auto", which are taken out; a device may be called so."""
+    names = []
+    for key, value in list(table.items()):
+        if isinstance(value, dict):
+            names += _taken_auto(value, f"{prefix}{key}.")
+        elif value == "auto" and key != "device":
+            names.append(f"{prefix}{key}")
+            del table[key]
+    return names
 
 
-def seconds(time: str) -> float:
-    """Seconds from `60s`, `30m` or `8h`. Raises Misuse for anything else."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh])", time.strip().lower())
+def limits(fit: str | None) -> tuple[float | None, float | None]:
+    """Seconds from `60s`, `30m` or `8h`, or gigabytes from `12GB`. Raises Misuse for anything else."""
+    if fit is None:
+        return None, None
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|m|h|gb)", fit.strip().lower())
     if found is None:
-        raise Misuse(f"{time!r} is not a time", do="write 60s, 30m or 8h")
-    return float(found[1]) * {"s": 1, "m": 60, "h": 3600}[found[2]]
+        raise Misuse(f"{fit!r} is neither a time nor a memory", do="write 60s, 30m, 8h or 12GB")
+    if found[2] == "gb":
+        return None, float(found[1])
+    return float(found[1]) * {"s": 1, "m": 60, "h": 3600}[found[2]], None
 
 
 def read_settings(path: Path, **overrides: Any) -> PretrainSettings:
@@ -180,6 +202,8 @@ def _typed(kind: Any, value: Any, where: str) -> Any:
         return _from_table(kind, value, where, {})
     if get_origin(kind) is UnionType:
         kind = next(one for one in get_args(kind) if one is not type(None))
+    if get_origin(kind) is tuple and get_args(kind)[1:] == (Ellipsis,) and isinstance(value, list):
+        return tuple(_typed(get_args(kind)[0], entry, where) for entry in value)
     if get_origin(kind) is tuple and isinstance(value, list) and len(value) == len(get_args(kind)):
         return tuple(_typed(one, entry, where) for one, entry in zip(get_args(kind), value, strict=True))
     if get_origin(kind) is Mapping and isinstance(value, Mapping):

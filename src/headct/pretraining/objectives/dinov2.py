@@ -17,16 +17,15 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from headct.encoders import Encoder, ViT3D
+from headct.encoders import Encoder, Grid, ViT3D
 from headct.encoders.heads import DinoHead
 from headct.encoders.vit import Masked, cut
 from headct.failure import Misuse
 from headct.pretraining.objectives.dino import DinoDraw, between_views, moved_centre, see_both, watch
-from headct.pretraining.objectives.jepa import on_head
 from headct.pretraining.objectives.mae import in_one, is_tissue, transformer
 from headct.pretraining.objectives.objective import Batch, Objective, Sight, Watched, follow
 from headct.pretraining.schedules import cosine, ramp
-from headct.pretraining.views import Crops, Seen, draw_views
+from headct.pretraining.views import Crops, Seen, View, draw_views
 
 CENTRINGS = ("sinkhorn", "mean")
 
@@ -85,6 +84,21 @@ class Dinov2Draw(DinoDraw):
     """The views of one scan, and which patches of the global ones are masked."""
 
     masked: np.ndarray  # (G, N), bool
+
+
+def near_head(vit: ViT3D, view: View, shape: Grid, box_mm: np.ndarray) -> np.ndarray:
+    """Which patches of a view (nx, ny, nz) reach into the head's box (2, 3).
+
+    The few degrees by which a view is turned are left out; what is air all the same is known when it is looked at.
+    """
+    lattice, near = vit.lattice(shape), []
+    for axis, voxels in enumerate(shape):
+        step = lattice.step[axis]
+        offset_mm = (lattice.first[axis] + step * np.arange(-(-voxels // step)) - (voxels - 1) / 2) * view.voxel_mm
+        place_mm = view.centre_mm[axis] + (-offset_mm if view.mirrored and axis == 0 else offset_mm)
+        reach_mm = step / 2 * view.voxel_mm
+        near.append((place_mm + reach_mm > box_mm[0, axis]) & (place_mm - reach_mm < box_mm[1, axis]))
+    return near[0][:, None, None] & near[1][:, None] & near[2]
 
 
 def draw_masked_blocks(rng: np.random.Generator, allowed: np.ndarray, share: float) -> np.ndarray:
@@ -231,7 +245,7 @@ class Dinov2(Objective):
         settings, box_mm = self.settings, boxes_mm["scan"]
         global_views = draw_views(rng, self.sight.views, settings.global_crops, box_mm)
         local_views = draw_views(rng, self.sight.views, settings.local_crops, box_mm)
-        heads = [on_head(self.student.encoder, view, settings.global_crops.shape, box_mm) for view in global_views]
+        heads = [near_head(self.student.encoder, view, settings.global_crops.shape, box_mm) for view in global_views]
         masked = np.zeros_like(heads)
         for number in rng.permutation(len(heads))[: round(settings.masked_views * len(heads))]:
             masked[number] = draw_masked_blocks(rng, heads[number], rng.uniform(*settings.masked_share))

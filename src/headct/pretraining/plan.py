@@ -1,0 +1,227 @@
+"""What a run will take before it begins: arithmetic, memory, time; and how a step is made to fit into a memory."""
+
+from __future__ import annotations
+
+import copy
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from headct.encoders import Encoder, Features
+from headct.failure import Misuse
+from headct.pretraining.feed import batch_of, moved
+from headct.pretraining.memory import peak_bytes
+from headct.pretraining.objectives import Batch, Mixture
+from headct.pretraining.processes import Processes
+from headct.pretraining.scans import Scans
+from headct.pretraining.settings import PretrainSettings
+from headct.pretraining.step import autocast, descend, new_objective, new_optimizer, order_of
+
+SMALL, LARGE = 2, 4
+"""Scans on which memory is measured; it grows in proportion from one to the other."""
+
+PEAK_FLOPS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "L4": 121e12}
+"""Dense bfloat16 operations a second that the vendor states, by a part of the device's name."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run takes, measured on this machine."""
+
+    settings: PretrainSettings
+    scans: int
+    processes: int
+    device: str
+    weights: int
+    tokens: int  # of a step, that go through the encoder, student and teacher
+    flops: float  # of a step
+    memory_bytes: int  # of a process, at most
+    step_s: float
+
+    @property
+    def seconds(self) -> float:
+        """Of the whole run."""
+        return self.step_s * (self.settings.steps or 0)
+
+    def lines(self) -> list[str]:
+        """In words, one thing a line."""
+        settings = self.settings
+        steps, batch = settings.steps or 0, settings.batch
+        on_gpu = self.device.startswith("cuda")
+        each = f", {settings.accumulate} parts of {batch // settings.accumulate // self.processes} scans a process"
+        recomputed = ", activations worked out twice" if settings.recompute else ""
+        lines = [
+            f"{'+'.join(settings.objectives)} with {settings.encoder} ({self.weights / 1e6:.1f} M weights)",
+            f"{steps} steps of {batch} scans{each}: {steps * batch / self.scans:.1f} passes over {self.scans} scans",
+            f"{self.tokens:,} tokens and {self.flops / 1e12:.2f} TFLOP a step",
+            f"{self.memory_bytes / 2**30:.2f} GiB of tensors at most, in each process{recomputed}",
+            f"{self.step_s:.2f} s a step, {batch / self.step_s:.1f} scans/s: {duration(self.seconds)} in all",
+        ]
+        if on_gpu:
+            lines.append(f"{self.seconds * self.processes / 3600:.1f} GPU-hours")
+        if (share := utilisation(self.flops / self.processes / self.step_s, self.device)) is not None:
+            lines.append(f"{share:.0%} of the device's peak")
+        return lines
+
+
+def duration(seconds: float) -> str:
+    """In the largest unit that leaves a number above one."""
+    for unit, size in (("days", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def utilisation(flops_a_second: float, device: str) -> float | None:
+    """Share of the device's peak (model FLOP utilisation), where its peak is known."""
+    if not device.startswith("cuda"):
+        return None
+    name = torch.cuda.get_device_name(device)
+    peak = next((value for part, value in PEAK_FLOPS.items() if part in name), None)
+    return None if peak is None else flops_a_second / peak
+
+
+def made_to_fit(settings: PretrainSettings, scans: Scans, processes: Processes) -> tuple[PretrainSettings, str]:
+    """The settings in as few parts a step as fit into `memory_gb`, and how that came about.
+
+    Raises Misuse where not even the smallest part does.
+    """
+    assert settings.memory_gb is not None, "called where a memory is given"
+    limit = settings.memory_gb * 1e9
+    least = float("inf")
+    for recompute in dict.fromkeys([settings.recompute, True]):
+        trial = replace(settings, recompute=recompute)
+        growth = growth_of(trial, scans, processes)
+        for part in _parts(settings.batch // processes.ranks):
+            least = min(least, growth(part))
+            if growth(part) <= limit:
+                accumulate = settings.batch // processes.ranks // part
+                reason = f"{part} scans at a time take {growth(part) / 1e9:.2f} of {settings.memory_gb:g} GB"
+                twice = ", activations worked out twice" if recompute else ""
+                return replace(trial, accumulate=accumulate), f"accumulate = {accumulate}: {reason}{twice}"
+    raise Misuse(
+        f"a step does not fit into {settings.memory_gb:g} GB",
+        why=f"the smallest part of it takes {least / 1e9:.2f} GB",
+        do="take a smaller encoder or smaller crops, or give more memory",
+    )
+
+
+def _parts(scans: int) -> list[int]:
+    """Sizes of a part, the largest first; two scans at least, for they are compared."""
+    return [part for part in range(scans, 0, -1) if scans % part == 0 and part >= min(2, scans)]
+
+
+def growth_of(settings: PretrainSettings, scans: Scans, processes: Processes) -> Callable[[int], float]:
+    """How many bytes a process holds at most, for any number of scans at a time."""
+    small, large = (_bytes(settings, scans, processes, number) for number in (SMALL, LARGE))
+    a_scan = (large - small) / (LARGE - SMALL)
+    return lambda number: small + (number - SMALL) * a_scan
+
+
+def _bytes(settings: PretrainSettings, scans: Scans, processes: Processes, number: int) -> int:
+    objective = new_objective(settings, processes.device)
+    optimizer = new_optimizer(objective)
+    batch = _batch(settings, scans, processes, objective, number)
+
+    def two_steps() -> None:  # the optimiser's state comes with the first
+        for _ in range(2):
+            _step(settings, objective, optimizer, [batch], processes.device)
+
+    return peak_bytes(two_steps, objective, processes.device)
+
+
+def _batch(settings: PretrainSettings, scans: Scans, processes: Processes, objective: Mixture, number: int) -> Batch:
+    order = replace(order_of(scans, replace(settings, batch=number, accumulate=1), Processes("cpu")), batch=number)
+    return moved(batch_of(scans, objective, order, 0), processes.device)
+
+
+def _step(
+    settings: PretrainSettings,
+    objective: Mixture,
+    optimizer: torch.optim.Optimizer,
+    parts: Sequence[Batch],
+    device: str,
+) -> None:
+    for batch in parts:
+        with autocast(settings, device):
+            loss, _ = objective(batch, 0, 1000)
+        loss.backward()
+    descend(optimizer, lr=settings.lr, decay=0.0, clip=settings.clip)
+    objective.follow(0, 1000)
+    if device.startswith("cuda"):
+        torch.cuda.synchronize(device)
+
+
+def plan(settings: PretrainSettings, scans: Scans, processes: Processes, measured: int = 3) -> Plan:
+    """The plan of a run whose settings are resolved. Nothing that is trained here is kept."""
+    objective = new_objective(settings, processes.device)
+    part = settings.batch // settings.accumulate // processes.ranks
+    batch = _batch(settings, scans, processes, objective, min(SMALL, part))
+    tokens, flops = arithmetic(settings, copy.deepcopy(objective), batch, processes.device)
+    memory_bytes = growth_of(settings, scans, processes)(part)
+    return Plan(
+        settings=settings,
+        scans=len(scans),
+        processes=processes.ranks,
+        device=processes.device,
+        weights=sum(weight.numel() for weight in objective.encoder.parameters()),
+        tokens=round(tokens * settings.batch / len(batch.draws)),
+        flops=flops * settings.batch / len(batch.draws),
+        memory_bytes=round(memory_bytes),
+        step_s=seconds_a_step(settings, objective, scans, processes, measured),
+    )
+
+
+def seconds_a_step(
+    settings: PretrainSettings, objective: Mixture, scans: Scans, processes: Processes, measured: int
+) -> float:
+    """The median of a few steps on a copy that is thrown away; the first pays for allocations and does not count."""
+    trial = copy.deepcopy(objective)
+    optimizer = new_optimizer(trial)
+    order = order_of(scans, settings, processes)
+    taken_s = []
+    for step in range(1 + measured):
+        begun_s = time.monotonic()
+        parts = [
+            moved(batch_of(scans, trial, order, step, part), processes.device) for part in range(settings.accumulate)
+        ]
+        _step(settings, trial, optimizer, parts, processes.device)
+        taken_s.append(time.monotonic() - begun_s)
+    return statistics.median(taken_s[1:])
+
+
+def arithmetic(settings: PretrainSettings, objective: Mixture, batch: Batch, device: str) -> tuple[int, float]:
+    """Tokens that go through encoders, and operations, in one step on a batch; multiplied and added counts two."""
+    tokens = 0
+
+    def count(module: nn.Module, args: tuple[Tensor, ...], result: object) -> None:
+        nonlocal tokens
+        seen = result.tokens if isinstance(result, Features) else result
+        if isinstance(seen, Tensor):
+            tokens += seen.shape[0] * seen.shape[1]
+
+    hooks = [module.register_forward_hook(count) for module in _counted(objective)]
+    counter = FlopCounterMode(display=False)
+    with counter, sdpa_kernel(SDPBackend.MATH), autocast(settings, device):  # fused attention is not counted
+        loss, _ = objective(batch, 0, 1000)
+        loss.backward()
+    for hook in hooks:
+        hook.remove()
+    return tokens, float(counter.get_total_flops())
+
+
+def _counted(objective: Mixture) -> list[nn.Module]:
+    """The first block of each transformer, which sees all of its tokens; other encoders themselves."""
+    found: dict[int, nn.Module] = {}
+    for module in objective.modules():
+        if isinstance(module, Encoder):
+            blocks = getattr(module, "blocks", None)
+            first = blocks[0] if isinstance(blocks, nn.ModuleList) else module
+            found[id(first)] = first
+    return list(found.values())

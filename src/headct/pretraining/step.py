@@ -1,0 +1,84 @@
+"""The parts of a training step, for the loop and for the plan that measures some steps before it."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from headct import encoders
+from headct.encoders.vit import Block
+from headct.failure import Misuse
+from headct.pretraining.feed import Order
+from headct.pretraining.objectives import Mixture, Sight, mixture
+from headct.pretraining.processes import Processes
+from headct.pretraining.scans import Scans
+from headct.pretraining.settings import PretrainSettings
+
+
+def new_objective(settings: PretrainSettings, device: str = "cpu") -> Mixture:
+    """The objectives around a new encoder, on the device; their random start depends on the seed alone."""
+    with torch.random.fork_rng():
+        torch.manual_seed(settings.seed)
+        encoder = encoders.build(settings.encoder, **{"channels": len(settings.windows), **settings.encoder_settings})
+        objective = mixture(encoder, settings.objectives, Sight(settings.views, list(settings.windows.values())))
+    objective.to(device).train()
+    if settings.recompute:
+        for block in objective.modules():
+            if isinstance(block, Block):
+                block.forward = partial(checkpoint, block.forward, use_reentrant=False)  # type: ignore[method-assign]
+    if settings.compile:
+        for module in objective.modules():
+            if isinstance(module, encoders.Encoder):
+                module.compile()  # in place, so that names of weights stay as they are
+    return objective
+
+
+def new_optimizer(objective: nn.Module) -> torch.optim.AdamW:
+    """AdamW in two groups: weights of linear and convolutional layers decay; biases, norms and tokens do not."""
+    trained = {name: weight for name, weight in objective.named_parameters() if weight.requires_grad}
+    layers = (nn.Linear, nn.modules.conv._ConvNd)
+    weights = {f"{name}.weight" for name, module in objective.named_modules() if isinstance(module, layers)}
+    decayed = [weight for name, weight in trained.items() if name in weights]
+    free = [weight for name, weight in trained.items() if name not in weights]
+    groups = [{"params": decayed, "decays": True}, {"params": free, "decays": False}]
+    return torch.optim.AdamW(groups, fused=True)
+
+
+def descend(optimizer: torch.optim.Optimizer, *, lr: float, decay: float, clip: float) -> Tensor:
+    """One step down the gradients, clipped to a common norm, which then are gone; returns the norm before clipping.
+
+    Gradients that are not finite change nothing; the device is not waited for to find out.
+    """
+    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+    norm = nn.utils.clip_grad_norm_(weights, clip, foreach=True)
+    for group in optimizer.param_groups:
+        group["lr"], group["weight_decay"] = lr, decay if group["decays"] else 0.0
+    optimizer.found_inf = (~torch.isfinite(norm)).float()  # type: ignore[attr-defined]  # fused kernels then skip
+    optimizer.step()
+    optimizer.zero_grad()
+    return norm
+
+
+def autocast(settings: PretrainSettings, device: str) -> torch.autocast:
+    """Mixed precision, as the settings say."""
+    return torch.autocast(device.split(":")[0], torch.bfloat16, enabled=settings.precision == "bf16")
+
+
+def order_of(scans: Scans, settings: PretrainSettings, processes: Processes) -> Order:
+    """Which scans this process sees in each part of a step. Raises Misuse where a batch cannot be shared out."""
+    parts = settings.accumulate * processes.ranks
+    if settings.batch % parts:
+        raise Misuse(
+            f"a batch of {settings.batch} scans has no {parts} equal parts",
+            why=f"{processes.ranks} processes take it in {settings.accumulate} steps each",
+            do=f"take a multiple of {parts}",
+        )
+    names = [cohort.path.name for cohort in scans.cohorts]
+    unknown = sorted(set(settings.shares) - set(names))
+    if unknown:
+        raise Misuse(f"shares name {unknown[0]!r}, which is no cohort of this run", do=f"name {', '.join(names)}")
+    shares = [settings.shares.get(name, float(size)) for name, size in zip(names, scans.sizes, strict=True)]
+    return Order(settings.seed, settings.batch, tuple(shares), processes.rank, processes.ranks, settings.accumulate)

@@ -1,0 +1,99 @@
+"""The plan: memory against what a process then holds, operations against the formula, tokens by hand."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from pretraining.test_loop import SMALL, cohort
+from torch import nn
+
+from headct.failure import Misuse
+from headct.pretraining import plan_of, pretrain
+from headct.pretraining.memory import LiveBytes, peak_bytes
+from headct.pretraining.plan import duration, growth_of, made_to_fit
+from headct.pretraining.processes import Processes
+from headct.pretraining.scans import Scans
+
+ALONE = Processes("cpu")
+
+
+def test_live_bytes_are_those_of_tensors_that_are_alive() -> None:
+    with LiveBytes() as live:
+        first = torch.zeros(1000)  # 4,000 bytes
+        second = first + 1
+        assert live.now == 8000
+        view = second[:10]  # the same memory
+        assert live.now == 8000
+        del second, view
+        assert live.now == 4000
+        third = first * 2
+    assert live.peak == 8000
+    assert third.sum() == 0
+
+
+def test_a_peak_holds_weights_gradients_and_activations() -> None:
+    layer = nn.Linear(100, 100, bias=False)
+    x = torch.zeros(50, 100)
+    # weights, their gradient, and the output with its gradient; the input lay there before
+    peak = peak_bytes(lambda: torch.autograd.backward(layer(x), torch.ones(50, 100)), layer, "cpu")
+    assert peak == pytest.approx(4 * (10_000 + 10_000 + 5_000 + 5_000), rel=0.05)
+
+
+def test_memory_grows_in_proportion_to_scans() -> None:
+    scans = Scans([cohort()])
+    growth = growth_of(SMALL, scans, ALONE)
+    from headct.pretraining.plan import _bytes
+
+    assert growth(12) == pytest.approx(_bytes(SMALL, scans, ALONE, 12), rel=0.15)
+
+
+def test_a_step_is_cut_into_parts_until_it_fits() -> None:
+    scans = Scans([cohort()])
+    settings = replace(SMALL, batch=12)
+    growth = growth_of(settings, scans, ALONE)
+    roomy, _ = made_to_fit(replace(settings, memory_gb=1.1 * growth(12) / 1e9), scans, ALONE)
+    assert (roomy.accumulate, roomy.recompute) == (1, False)
+    tight, reason = made_to_fit(replace(settings, memory_gb=1.1 * growth(4) / 1e9), scans, ALONE)
+    assert tight.accumulate in (2, 3)
+    assert reason.startswith(f"accumulate = {tight.accumulate}: ")
+    with pytest.raises(Misuse, match="a step does not fit into 1e-06 GB"):
+        made_to_fit(replace(settings, memory_gb=1e-6), scans, ALONE)
+
+
+def test_activations_that_are_worked_out_twice_take_less_and_change_nothing(tmp_path: Path) -> None:
+    deep = replace(SMALL, batch=4, steps=2, encoder_settings={**SMALL.encoder_settings, "depth": 8})
+    scans = Scans([cohort()])
+    assert growth_of(replace(deep, recompute=True), scans, ALONE)(8) < 0.8 * growth_of(deep, scans, ALONE)(8)
+    plain = pretrain([cohort()], tmp_path / "plain", deep)
+    twice = pretrain([cohort()], tmp_path / "twice", replace(deep, recompute=True))
+    assert twice.history["loss"].tolist() == pytest.approx(plain.history["loss"].tolist(), rel=1e-5)
+
+
+def test_a_plan_counts_tokens_and_operations() -> None:
+    plan = plan_of([cohort()], replace(SMALL, batch=4))
+    # 27 patches, a class token and 4 registers of 2 views, twice (student and teacher); 8 + 5 of the local view, once
+    assert plan.tokens == 4 * (2 * 2 * (27 + 5) + (8 + 5))
+    width, mlp, depth = 24, 32, 1
+    of_token = 2 * (4 * width**2 + 2 * width * mlp) * depth  # projections alone: the rest is small here
+    student, teacher = 4 * (2 * 32 + 13), 4 * 2 * 32
+    assert plan.flops > of_token * (3 * student + teacher)
+    assert plan.flops < 2.5 * of_token * (3 * student + teacher)
+    assert plan.step_s > 0
+    text = "\n".join(plan.lines())
+    assert "10 steps of 4 scans" in text
+    assert "8.0 passes over 5 scans" in text
+
+
+def test_a_dry_run_writes_nothing(tmp_path: Path) -> None:
+    plan_of([cohort()], SMALL)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"), [(50, "50 s"), (600, "10.0 min"), (9000, "2.5 h"), (864000, "10.0 days")]
+)
+def test_durations_have_fitting_units(seconds: float, words: str) -> None:
+    assert duration(seconds) == words

@@ -163,10 +163,13 @@ PARTS: Mapping[str, Callable[[int, int], None]] = {"views": compare_views}
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", choices=[*PARTS, []], help="all of them by default")
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; all of them by default")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--batch", type=int, default=8)
     given = parser.parse_args()
+    unknown = sorted(set(given.parts) - set(PARTS))
+    if unknown:
+        parser.error(f"no part is called {unknown[0]!r}; take {', '.join(PARTS)}")
     torch.set_num_threads(1)
     for part in given.parts or PARTS:
         PARTS[part](given.rounds, given.batch)

@@ -202,4 +202,4 @@ def test_a_short_run_learns_and_leaves_a_checkpoint(tmp_path: Path) -> None:
     assert np.isfinite(run.history["loss"]).all()
     encoder = checkpoints.load(run.checkpoint).encoder
     assert encoder.architecture == "anatomy-conv"
-    assert encoder.settings.pooling == "anatomy+tissues"
+    assert encoder.settings.pooling == "anatomy"

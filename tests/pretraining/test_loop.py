@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from pretraining.memory_cohort import MemoryCohort, heads
@@ -282,3 +283,13 @@ def test_gradients_that_are_not_finite_change_nothing(broken: float) -> None:
         assert unchanged == [gradient is broken] * 2
     assert all(torch.isfinite(weight).all() for weight in layer.parameters())
     assert all(float(state["step"]) == 1 for state in optimizer.state.values())
+
+
+def test_a_run_leaves_a_page_and_its_numbers_as_csv(undisturbed: Run) -> None:
+    folder = undisturbed.checkpoint.parent
+    page = (folder / "report.html").read_text()
+    assert "vit-tiny learned by dino from 5 scans in 10 steps" in page
+    assert "waiting for data" in page
+    assert page.count("<svg") >= 5
+    table = pd.read_csv(folder / "history.csv")
+    assert table["loss"].tolist() == pytest.approx(undisturbed.history["loss"].tolist())

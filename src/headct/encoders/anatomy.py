@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from headct.encoders.conv import checked_triple
 from headct.encoders.features import Encoder, Features, Grid, Lattice
 from headct.failure import Misuse
 
@@ -42,12 +43,10 @@ class AnatomySettings:
     inner_settings: Mapping[str, Any] = field(default_factory=dict)  # what differs from those of its name
     channels: int = 3
     finer: Grid = (2, 2, 2)  # cells along each side of a token
-    pooling: str = "anatomy+tissues"
+    pooling: str = "anatomy"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "finer", tuple(self.finer))
-        if len(self.finer) != 3 or min(self.finer) < 1:
-            raise Misuse(f"finer must be three positive whole numbers, got {self.finer}")
+        object.__setattr__(self, "finer", checked_triple("finer", self.finer))
         if self.pooling not in POOLINGS:
             raise Misuse(f"pooling must be one of {', '.join(POOLINGS)}, got {self.pooling!r}")
         if "channels" in self.inner_settings:
@@ -113,8 +112,8 @@ class AnatomyEncoder(Encoder):
         """The inner encoder's features of x (B, C, X, Y, Z), and the maps."""
         features = self.inner(x, spacing_mm)
         values = shuffled(self.head(features.tokens), features.grid, self.settings.finer).float()
-        tissues, places, changes = values.split((len(TISSUES), 3, len(CHANGES)), dim=1)
-        return features, Maps(tissues, places, changes)
+        tissues, changes = values[:, : len(TISSUES)], values[:, -len(CHANGES) :]
+        return features, Maps(tissues, values[:, len(TISSUES) : -len(CHANGES)], changes)
 
     def forward(self, x: Tensor, spacing_mm: Tensor | None = None) -> Features:
         features, maps = self.look(x, spacing_mm)

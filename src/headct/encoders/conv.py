@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -11,6 +12,14 @@ from torch import Tensor, nn
 
 from headct.encoders.features import Encoder, Features, Grid, Lattice
 from headct.failure import Misuse
+
+
+def checked_triple(name: str, value: Sequence[int]) -> Grid:
+    """The same numbers, as a tuple. Raises Misuse unless they are three whole ones above zero."""
+    if len(value) != 3 or min(value) < 1:
+        raise Misuse(f"{name} must be three positive whole numbers, got {tuple(value)}")
+    x, y, z = value
+    return x, y, z
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,15 +35,14 @@ class ConvSettings:
     whole: Grid = (48, 56, 48)  # voxels; an input of k times as many along every axis is averaged to it first
 
     def __post_init__(self) -> None:
-        for name in ("widths", "blocks", "whole"):
+        for name in ("widths", "blocks"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         if len(self.widths) < 2 or len(self.widths) != len(self.blocks) or min(*self.widths, *self.blocks) < 1:
             raise Misuse(
                 "widths and blocks must be positive whole numbers, as many of one as of the other and at least two, "
                 f"got {self.widths} and {self.blocks}"
             )
-        if len(self.whole) != 3 or min(self.whole) < 1:
-            raise Misuse(f"whole must be three positive whole numbers, got {self.whole}")
+        object.__setattr__(self, "whole", checked_triple("whole", self.whole))
         for name in ("channels", "stem"):
             if getattr(self, name) < 1:
                 raise Misuse(f"{name} must be at least 1, got {getattr(self, name)}")

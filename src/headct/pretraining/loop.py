@@ -27,6 +27,7 @@ from headct.pretraining.monitors import Monitors
 from headct.pretraining.objectives import Batch, Mixture, Objective, Watched
 from headct.pretraining.plan import Plan, made_to_fit, plan, seconds_a_step
 from headct.pretraining.processes import Processes, joined
+from headct.pretraining.report import page_of
 from headct.pretraining.runs import RunFolder, write_checkpoint
 from headct.pretraining.scans import Scans
 from headct.pretraining.schedules import cosine, warm_cosine
@@ -133,9 +134,17 @@ def _pretrain(scans: Scans, run: RunFolder, settings: PretrainSettings, processe
     if stopped:
         say(stopped)
     if processes.first and (start < steps or not run.checkpoint.exists()):
-        write_checkpoint(run, objective, settings, scans, stopped)
+        _finish(run, objective, settings, scans, stopped)
     processes.wait()
     return Run(run.checkpoint, run.history(), settings, stopped)
+
+
+def _finish(run: RunFolder, objective: Mixture, settings: PretrainSettings, scans: Scans, stopped: str) -> None:
+    """What is left behind for people, then the checkpoint, by which a run is known to have ended."""
+    history = run.history()
+    run.write_history(history)
+    page_of(history, settings, scans.provenance, stopped).write(run.path / "report.html")
+    write_checkpoint(run, objective, settings, scans, stopped)
 
 
 def feed_of(

@@ -3,7 +3,8 @@
 run/
   settings.toml   the resolved settings; `--config` repeats them
   states/         the last states: everything that the step after step N depends on, in a file named N.pt
-  history.jsonl   a line per step
+  history.jsonl   a line per step; when the run ends also history.csv, report.html and, with the extra `log`,
+                  tensorboard/
   broken.json     where a number was not finite: the step, and the scans it was given
   checkpoint/     written when the run ends
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -151,6 +153,20 @@ class RunFolder:
         if self._history is not None:
             self._history.close()
             self._history = None
+
+    def write_history(self, history: pd.DataFrame) -> None:
+        """The same numbers as CSV and, where the package is there, for TensorBoard."""
+        _replace(self.path / "history.csv", history.to_csv(index=False).encode())
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ModuleNotFoundError:  # the extra `log`
+            return
+        shutil.rmtree(self.path / "tensorboard", ignore_errors=True)
+        with SummaryWriter(str(self.path / "tensorboard")) as writer:  # type: ignore[no-untyped-call]
+            for row in history.to_dict("records"):
+                for name, value in row.items():
+                    if name != "step":
+                        writer.add_scalar(str(name), value, int(row["step"]))
 
     def history(self) -> pd.DataFrame:
         """A row per step."""

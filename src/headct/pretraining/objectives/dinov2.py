@@ -10,6 +10,7 @@ import copy
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -36,7 +37,10 @@ class Dinov2Settings:
     that differs.
 
     Sinkhorn-Knopp makes all prototypes equally wanted in each step, so there should be about as many as there are
-    global views in a step: with far more, each target is spread over many, and teaches little.
+    global views in a step: with far more, each target is spread over many, and teaches little. As in `DinoSettings`, a
+    low teacher temperature and BatchNorm keep targets from becoming uniform. After 120 steps of 16 simple virtual heads
+    their entropy was 0.56 of that of uniform ones; 0.83 without BatchNorm, 0.93 with published temperatures, 0.997 with
+    both as published.
     """
 
     weight: float = 1.0  # beside other objectives
@@ -51,7 +55,7 @@ class Dinov2Settings:
     hidden: int = 512  # 2048
     bottleneck: int = 128  # 384, of patches 256
     layers: int = 3
-    batch_norm: bool = False
+    batch_norm: bool = True  # False; in the head for scan vectors alone, for among patches air would count
     frozen_prototypes: float = 0.1  # share of the steps in which they stay as drawn; the first epoch
     patches: float = 1.0  # weight of the loss of patches
     koleo: float = 0.1  # weight of the loss that keeps scan vectors apart
@@ -61,7 +65,7 @@ class Dinov2Settings:
     sinkhorn_rounds: int = 3
     centre_momentum: float = 0.9  # of "mean"
     student_temperature: float = 0.1
-    teacher_temperature: tuple[float, float] = (0.04, 0.07)  # at the start and after the warm-up
+    teacher_temperature: tuple[float, float] = (0.02, 0.02)  # (0.04, 0.07), at the start and after the warm-up
     temperature_warmup: float = 0.3  # share of the steps
     teacher_momentum: tuple[float, float] = (0.98, 1.0)  # (0.994, 1.0), at the first and the last step
 
@@ -192,19 +196,15 @@ class Scorers(nn.Module):
     def __init__(self, encoder: ViT3D, settings: Dinov2Settings) -> None:
         super().__init__()
         self.encoder = encoder
-        self.head = _head(encoder.scan_width, settings.prototypes, settings)
-        self.patch_head = _head(encoder.settings.width, settings.patch_prototypes, settings)
-
-
-def _head(width: int, prototypes: int, settings: Dinov2Settings) -> DinoHead:
-    return DinoHead(
-        width,
-        prototypes=prototypes,
-        hidden=settings.hidden,
-        bottleneck=settings.bottleneck,
-        layers=settings.layers,
-        batch_norm=settings.batch_norm,
-    )
+        shape: dict[str, Any] = {
+            "hidden": settings.hidden,
+            "bottleneck": settings.bottleneck,
+            "layers": settings.layers,
+        }
+        self.head = DinoHead(
+            encoder.scan_width, prototypes=settings.prototypes, batch_norm=settings.batch_norm, **shape
+        )
+        self.patch_head = DinoHead(encoder.settings.width, prototypes=settings.patch_prototypes, **shape)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,124 @@
+"""The page of a run: what it learned on, whether anything went wrong, its curves, how fast it was."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from markupsafe import Markup
+
+from headct.pretraining.plan import duration
+from headct.pretraining.settings import PretrainSettings, to_toml
+from headct.reporting.charts import curves
+from headct.reporting.page import Page, Provenance, Section, software_versions
+from headct.reporting.tables import pairs
+from headct.reporting.words import count
+
+CAPTIONS: Mapping[str, str] = {
+    "loss": "of the objectives together, by their weights",
+    "gradient_norm": "of all weights together, before it is clipped",
+    "entropy": "of a target, as a share of the most it can be; 1 teaches nothing",
+    "used": "entropy of the mean target, as a share of the most it can be; 0 says that one prototype takes all",
+    "spread": "how far vectors of different scans lie apart; near zero, all look the same to the encoder",
+    "rank": "dimensions along which vectors differ",
+    "target_spread": "how far targets lie apart; near zero, they teach nothing",
+    "air": "share of the views that is neither patient nor table",
+    "lr": "learning rate",
+}
+"""What the commonest numbers mean; others stand under their own name."""
+
+LEFT_OUT = {"step", "step_s", "data_s", "decay"}
+POINTS = 400
+"""A curve is drawn through so many means at most."""
+
+
+def page_of(history: pd.DataFrame, settings: PretrainSettings, data: Sequence[Mapping[str, Any]], stopped: str) -> Page:
+    """The page of a run that has ended."""
+    names = [name for name in history.columns if name not in LEFT_OUT]
+    return Page(
+        title="A pre-training",
+        kind="pre-training",
+        answer=list(_answer(history, settings, data, stopped)),
+        sections=[
+            Section(
+                title="Curves",
+                lead="Means over neighbouring steps where there are many. A falling loss says that the way works, not "
+                "that the features are good: that is measured with labels, elsewhere.",
+                body=Markup('<div class="plots">{}</div>').format(
+                    Markup("").join(_curve(history, name) for name in names)
+                ),
+            ),
+            Section(
+                title="Speed",
+                lead="Waiting is the share of the time in which a step was ready before its scans were.",
+                body=pairs(speed(history, settings), "Speed of this run"),
+            ),
+            Section(
+                title="Data",
+                lead="Cohorts by name, with a hash of the ids of their scans.",
+                body=Markup("").join(
+                    pairs({key: str(value) for key, value in one.items()}, str(one["cohort"])) for one in data
+                ),
+            ),
+        ],
+        provenance=Provenance(
+            settings={"settings.toml": to_toml(settings)}, versions=software_versions("headct", "torch", "numpy")
+        ),
+        virtual=all(bool(one.get("virtual")) for one in data),
+    )
+
+
+def _answer(
+    history: pd.DataFrame, settings: PretrainSettings, data: Sequence[Mapping[str, Any]], stopped: str
+) -> list[str]:
+    first, last = ends(history["loss"].to_numpy())
+    scans = sum(int(one["scans"]) for one in data)
+    said = [
+        f"{settings.encoder} learned by {' and '.join(settings.objectives)} from {count(scans, 'scan')} in "
+        f"{count(len(history), 'step')}; the loss went from {first:.3f} to {last:.3f}.",
+        "No label was read. Whether the features are of use is not measured here.",
+    ]
+    if stopped:
+        said.insert(0, f"The run was stopped: {stopped}.")
+    return said
+
+
+def ends(values: np.ndarray) -> tuple[float, float]:
+    """Mean of the first and of the last tenth."""
+    tenth = max(1, len(values) // 10)
+    return float(np.nanmean(values[:tenth])), float(np.nanmean(values[-tenth:]))
+
+
+def speed(history: pd.DataFrame, settings: PretrainSettings) -> dict[str, object]:
+    """How long steps took, and what they waited for."""
+    step_s, data_s = history["step_s"].to_numpy(), history["data_s"].to_numpy()
+    return {
+        "in all": duration(float(step_s.sum())),
+        "a step, median": f"{np.median(step_s):.3f} s",
+        "scans a second": f"{settings.batch / step_s.mean():.1f}",
+        "waiting for data": f"{data_s.sum() / step_s.sum():.1%}",
+    }
+
+
+def _curve(history: pd.DataFrame, name: str) -> Markup:
+    steps, values = thinned(history["step"].to_numpy(), history[name].to_numpy(dtype=float))
+    short = name.split("/")[-1]
+    return curves(
+        {name: (steps, values)},
+        title=name.replace("_", " "),
+        x_label="step",
+        y_label=short.replace("_", " "),
+        caption=CAPTIONS.get(short, ""),
+    )
+
+
+def thinned(steps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Means over blocks of neighbouring steps, so that a long run is no large page."""
+    block = -(-len(steps) // POINTS)
+    whole = len(steps) // block * block
+    return (
+        steps[:whole].reshape(-1, block).mean(axis=1),
+        values[:whole].reshape(-1, block).mean(axis=1),
+    )

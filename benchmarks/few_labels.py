@@ -49,7 +49,7 @@ def settings(steps: int, seed: int) -> pretraining.PretrainSettings:
         objectives={"dense-insert": DenseInsertSettings()},
         encoder="anatomy-conv",
         windows=WINDOWS,
-        views=ViewSettings(rotation_deg=4, mirror=0.5, scale_hu=0.04, shift_hu=2.5, noise_hu=2.0),
+        views=ViewSettings(rotation_deg=4.0, mirror=0.5, scale_hu=0.04, shift_hu=2.5, noise_hu=2.0),
         steps=steps,
         batch=4,
         seed=seed,

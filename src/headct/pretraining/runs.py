@@ -162,7 +162,7 @@ class RunFolder:
         except ModuleNotFoundError:  # the extra `log`
             return
         shutil.rmtree(self.path / "tensorboard", ignore_errors=True)
-        with SummaryWriter(str(self.path / "tensorboard")) as writer:  # type: ignore[no-untyped-call]
+        with SummaryWriter(str(self.path / "tensorboard")) as writer:
             for row in history.to_dict("records"):
                 for name, value in row.items():
                     if name != "step":

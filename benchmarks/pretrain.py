@@ -1,6 +1,6 @@
 """What pre-training costs.
 
-    .venv/bin/python benchmarks/pretrain.py [views] [--rounds 15] [--batch 8]
+    .venv/bin/python benchmarks/pretrain.py [views] [data] [step] [--rounds 15] [--batch 8]
 
 `views`: the CPU time of making the two global and two local views of one scan as FM-HCT did, by MONAI's transforms
 (pad to 224 voxels a side, crop, area resize, flips, offset, smoothing or gamma), and by ours, with the same numbers
@@ -12,16 +12,24 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from headct.encoders import Encoder, build
+from headct.encoders.positions import Turns
+from headct.encoders.vit import Attention
 from headct.encoders.windowing import apply_windows
 from headct.preparing.windows import WINDOWS
+from headct.pretraining.feed import Order, batches
+from headct.pretraining.objectives import Batch, Objective, Sight, Watched
+from headct.pretraining.objectives.dino import Dino, DinoSettings
 from headct.pretraining.published import (
     LOCAL_PADDED,
     PADDED,
@@ -32,6 +40,12 @@ from headct.pretraining.published import (
     fill,
     see_published,
 )
+from headct.pretraining.scans import Scans
+from headct.pretraining.step import descend, new_optimizer
+from headct.pretraining.views import Seen, ViewSettings, draw_views
+from headct.virtual.job import Job
+from headct.virtual.job import run as simulate
+from headct.virtual.simulated import Simulation
 
 SHAPE = (96, 96, 96)
 
@@ -158,7 +172,118 @@ def compare_views(rounds: int, batch: int) -> None:
 
 # ---------------------------------------------------------------------------------------------------------------------
 
-PARTS: Mapping[str, Callable[[int, int], None]] = {"views": compare_views}
+# ----------------------------------------------------------------------------------------------------------------- data
+
+RATES = (50, 100, 200, 300, 400, 600, 800)
+"""Scans a second that a pretended device would take."""
+
+
+class NoViews(Objective):
+    """Draws the views of DINO, and leaves them to the device."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dino = DinoSettings()
+
+    @property
+    def encoder(self) -> Encoder:
+        raise NotImplementedError
+
+    def draw(self, rng: np.random.Generator, boxes_mm: Mapping[str, np.ndarray]) -> object:
+        crops = (self.dino.global_crops, self.dino.local_crops)
+        return [draw_views(rng, ViewSettings(), one, boxes_mm["scan"]) for one in crops]
+
+    def forward(self, batch: Batch, step: int, steps: int) -> tuple[Tensor, Watched]:
+        raise NotImplementedError
+
+
+def compare_data(rounds: int, batch: int) -> None:
+    """How long a step waits for its scans, for devices of several speeds."""
+    with tempfile.TemporaryDirectory() as folder:
+        cohort = Path(folder) / "cohort"
+        simulate(Job(simulation=Simulation(seed=1), patients=12), cohort, progress=lambda *_: None)
+        scans, size = Scans([cohort]), 8 * batch
+        rows = []
+        for rate in RATES:
+            feed = batches(scans, NoViews(), Order(0, size, (1.0,)), range(rounds + 3), workers=2, device="cpu")
+            for _ in range(3):  # the first ones are read while nothing else is
+                next(feed)
+            begun_s, waited_s = time.perf_counter(), 0.0
+            for _ in range(rounds):
+                asked_s = time.perf_counter()
+                next(feed)
+                waited_s += time.perf_counter() - asked_s
+                time.sleep(size / rate)
+            taken_s = time.perf_counter() - begun_s
+            rows.append((rate, size * rounds / taken_s, waited_s / taken_s))
+    print(f"\ndata: batches of {size}, {rounds} each\n\n| device takes, scans/s | got | waiting |\n| --- | --- | --- |")
+    for rate, got, share in rows:
+        print(f"| {rate} | {got:.0f} | {share:.1%} |")
+    sustained = [rate for rate, _, share in rows if share < 0.02]
+    print(f"\nhighest rate sustained with less than 2 % waiting: {max(sustained, default=0)} scans/s")
+
+
+# ----------------------------------------------------------------------------------------------------------------- step
+
+
+class WrittenOut(Attention):
+    """Attention as the published code has it: scores, softmax and sum, one after the other."""
+
+    def forward(self, tokens: Tensor, by: Turns | None = None, attended: Tensor | None = None) -> Tensor:
+        rows, length, _ = tokens.shape
+        q, k, v = self.qkv(tokens).reshape(rows, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        scores = (q @ k.transpose(-2, -1)) * q.shape[-1] ** -0.5
+        return self.out((scores.softmax(dim=-1) @ v).transpose(1, 2).flatten(2))
+
+
+def small_dino() -> Dino:
+    """FM-HCT's DINO on a ViT of a tenth of its width and a third of its depth."""
+    torch.manual_seed(0)
+    shape = {"width": 192, "depth": 4, "heads": 3, "mlp_width": 768, "patch": (12, 12, 12), "grid": (8, 8, 8)}
+    encoder = build("vit-tiny", **shape)
+    settings = replace(DinoSettings.published(), prototypes=4096, published_views=False)
+    return Dino(encoder, settings, Sight(ViewSettings(), list(WINDOWS.values())))
+
+
+def compare_steps(rounds: int, batch: int) -> None:
+    """One step of either, on the same views."""
+    rng = torch.Generator().manual_seed(0)
+    seen = [Seen(torch.rand(batch, 3, *SHAPE, generator=rng), torch.full((batch, 3), 2.0), torch.zeros(()))] * 4
+    published, ours = small_dino(), small_dino()
+    for module in published.modules():
+        if isinstance(module, Attention):
+            module.__class__ = WrittenOut
+    trained = [weight for weight in published.student.parameters() if weight.requires_grad]
+    slow, fast = torch.optim.AdamW(trained, lr=1e-4, foreach=False), new_optimizer(ours)
+
+    def as_published(number: int) -> None:
+        loss, _ = published.compared(seen[:2], seen[2:], 500, 1000)
+        loss.backward()
+        for weight in trained:
+            if weight.grad is not None and (ratio := 3.0 / (float(weight.grad.norm()) + 1e-6)) < 1:
+                weight.grad.mul_(ratio)
+        slow.step()
+        slow.zero_grad()
+        with torch.no_grad():
+            for teacher, student in zip(published.teacher.parameters(), published.student.parameters(), strict=True):
+                teacher.mul_(0.994).add_(0.006 * student)
+
+    def as_ours(number: int, precision: torch.dtype | None = None) -> None:
+        with torch.autocast("cpu", precision or torch.bfloat16, enabled=precision is not None):
+            loss, _ = ours.compared(seen[:2], seen[2:], 500, 1000)
+        loss.backward()
+        descend(fast, lr=1e-4, decay=0.04, clip=3.0)
+        ours.follow(500, 1000)
+
+    ways = {
+        "published, eager, fp32": Way(as_published, batch),
+        "ours, fp32": Way(as_ours, batch),
+        "ours, bf16": Way(lambda number: as_ours(number, torch.bfloat16), batch),
+    }
+    report(f"step: 4 views of 96³, batch {batch}, one thread", cpu_seconds(ways, rounds), {})
+
+
+PARTS: Mapping[str, Callable[[int, int], None]] = {"views": compare_views, "data": compare_data, "step": compare_steps}
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ from headct.pretraining.auto import Facts, everything, resolved, value_of, with_
 
 FEW = Facts(scans=40, weights=5_000_000, on_gpu=False, processes=1)
 MANY = Facts(scans=361_663, weights=86_000_000, on_gpu=True, processes=8)
-OPEN = PretrainSettings(auto=everything(PretrainSettings(steps=1)))
+OPEN = PretrainSettings(steps=100_000, auto=everything(PretrainSettings(steps=1)))
 
 
 @pytest.mark.parametrize("facts", [FEW, MANY])
@@ -26,12 +26,28 @@ def test_everything_that_is_auto_gets_a_value_and_a_reason(facts: Facts) -> None
 
 
 def test_values_grow_with_the_cohort_and_fall_with_the_model() -> None:
-    few, many = (resolved(OPEN, facts)[0] for facts in (FEW, MANY))
+    few, many = (resolved(replace(OPEN, steps=n), facts)[0] for n, facts in ((1000, FEW), (100_000, MANY)))
     assert (few.batch, many.batch) == (8, 512)
     assert (few.epochs, many.epochs) == (200, 10)
     assert (few.objectives["dino"].prototypes, many.objectives["dino"].prototypes) == (64, 65536)
     assert few.lr == many.lr == 5e-4  # a small model and a small batch, a large one and a large one
     assert few.objectives["dino"].teacher_momentum[0] < many.objectives["dino"].teacher_momentum[0] < 1
+
+
+@pytest.mark.parametrize(("scans", "processes"), [(1000, 3), (1000, 6), (16, 8)])
+def test_a_batch_can_be_shared_out(scans: int, processes: int) -> None:
+    facts = Facts(scans=scans, weights=1, on_gpu=True, processes=processes)
+    batch = resolved(OPEN, facts)[0].batch
+    assert batch % processes == 0
+    assert batch >= 2 * processes
+
+
+def test_what_follows_from_the_length_waits_for_it() -> None:
+    early, chosen = resolved(OPEN, FEW, length_known=False)
+    assert early.auto == ("objectives.dino.teacher_momentum",)
+    assert "objectives.dino.teacher_momentum" not in [choice.name for choice in chosen]
+    assert resolved(replace(early, steps=200), FEW)[0].objectives["dino"].teacher_momentum == (0.98, 1.0)
+    assert resolved(replace(early, steps=20_000), FEW)[0].objectives["dino"].teacher_momentum == (0.9968, 1.0)
 
 
 def test_values_stand_under_dotted_names() -> None:
@@ -43,7 +59,7 @@ def test_values_stand_under_dotted_names() -> None:
 
 def test_what_has_no_rule_is_refused() -> None:
     with pytest.raises(Misuse, match="seed cannot be auto"):
-        resolved(replace(OPEN, steps=1, auto=("seed",)), FEW)
+        resolved(replace(OPEN, auto=("seed",)), FEW)
 
 
 def test_a_run_says_stores_and_keeps_what_was_chosen(tmp_path: Path) -> None:

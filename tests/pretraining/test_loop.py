@@ -20,10 +20,11 @@ from safetensors.torch import load_file
 
 from headct import checkpoints, encoders
 from headct.failure import Failure, Misuse
-from headct.pretraining import PretrainSettings, Run, loop, pretrain, read_settings
+from headct.pretraining import PretrainSettings, Run, loop, pretrain, read_settings, settings_for
 from headct.pretraining.interruption import Interruption
 from headct.pretraining.loop import descend, new_objective, new_optimizer
 from headct.pretraining.objectives.dino import DinoSettings
+from headct.pretraining.runs import RunFolder
 from headct.pretraining.views import Crops, ViewSettings
 
 SMALL = PretrainSettings(
@@ -102,7 +103,7 @@ def test_a_run_that_was_killed_ends_in_the_same_bits(tmp_path: Path, undisturbed
     assert resumed.history["loss"].tolist() == undisturbed.history["loss"].tolist()
 
 
-@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGUSR1"])
 def test_an_interrupted_run_goes_on_at_that_step(tmp_path: Path, undisturbed: Run, name: str) -> None:
     said: list[str] = []
 
@@ -124,8 +125,10 @@ def test_an_interrupted_run_goes_on_at_that_step(tmp_path: Path, undisturbed: Ru
 
 
 def test_a_second_interruption_is_not_waited_for() -> None:
-    with Interruption():
-        signal.raise_signal(signal.SIGINT)
+    with Interruption() as interruption:
+        for _ in range(3):  # schedulers and launchers both send it
+            signal.raise_signal(signal.SIGTERM)
+        assert interruption.asked
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
 
@@ -167,6 +170,38 @@ def test_a_run_does_not_go_on_with_other_settings_or_scans(tmp_path: Path) -> No
         pretrain([cohort()], tmp_path / "run", replace(two, lr=0.1))
     with pytest.raises(Misuse, match="begun on other scans"):
         pretrain([MemoryCohort(heads(4))], tmp_path / "run", two)
+
+
+def test_a_run_does_not_go_on_with_another_objective(tmp_path: Path) -> None:
+    pretrain([cohort()], tmp_path / "run", replace(SMALL, steps=1))
+    with pytest.raises(Misuse, match="begun with other settings"):
+        pretrain([cohort()], tmp_path / "run", settings_for(None, objective="dinov2"))
+
+
+def test_numbers_that_a_full_disk_refuses_are_said_and_the_run_goes_on(tmp_path: Path, undisturbed: Run) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("no device that is always full")
+    (tmp_path / "run").mkdir()
+    said: list[str] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RunFolder, "keep_history_before", lambda self, step: self.history_file.symlink_to("/dev/full"))
+        patch.setattr(RunFolder, "history", lambda self: undisturbed.history)
+        run = pretrain([cohort()], tmp_path / "run", SMALL, progress=said.append)
+    assert sum("could not be written down (" in line for line in said) == SMALL.steps
+    assert same_bits(weights(run), weights(undisturbed))
+
+
+def test_a_full_disk_costs_no_state(tmp_path: Path, undisturbed: Run) -> None:
+    def full(state: object, file: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    said: list[str] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "save", full)
+        run = pretrain([cohort()], tmp_path / "run", SMALL, progress=said.append)
+    assert sum("could not be saved" in line for line in said) == SMALL.steps
+    assert not list((tmp_path / "run" / "states").iterdir())
+    assert same_bits(weights(run), weights(undisturbed))
 
 
 def test_a_folder_with_something_else_in_it_is_left_alone(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The plan: memory against what a process then holds, operations against the formula, tokens by hand."""
+"""The plan: memory measured anew at another batch, operations against the formula, tokens by hand."""
 
 from __future__ import annotations
 
@@ -54,9 +54,9 @@ def test_a_step_is_cut_into_parts_until_it_fits() -> None:
     scans = Scans([cohort()])
     settings = replace(SMALL, batch=12)
     growth = growth_of(settings, scans, ALONE)
-    roomy, _ = made_to_fit(replace(settings, memory_gb=1.1 * growth(12) / 1e9), scans, ALONE)
+    roomy, _ = made_to_fit(replace(settings, memory_gb=1.3 * growth(12) / 1e9), scans, ALONE)
     assert (roomy.accumulate, roomy.recompute) == (1, False)
-    tight, reason = made_to_fit(replace(settings, memory_gb=1.1 * growth(4) / 1e9), scans, ALONE)
+    tight, reason = made_to_fit(replace(settings, memory_gb=1.3 * growth(4) / 1e9), scans, ALONE)
     assert tight.accumulate in (2, 3)
     assert reason.startswith(f"accumulate = {tight.accumulate}: ")
     with pytest.raises(Misuse, match="a step does not fit into 1e-06 GB"):
@@ -85,11 +85,6 @@ def test_a_plan_counts_tokens_and_operations() -> None:
     text = "\n".join(plan.lines())
     assert "10 steps of 4 scans" in text
     assert "8.0 passes over 5 scans" in text
-
-
-def test_a_dry_run_writes_nothing(tmp_path: Path) -> None:
-    plan_of([cohort()], SMALL)
-    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

@@ -36,18 +36,19 @@ pretrain([cohort()], Path(sys.argv[1]), replace(SHARED, accumulate=int(sys.argv[
 """
 
 
-def by_torchrun(out: Path, processes: int, accumulate: int = 1) -> None:
-    script = out.with_suffix(".py")
-    script.write_text(SCRIPT)
+def by_torchrun(out: Path, processes: int, accumulate: int = 1, script: str = SCRIPT) -> str:
+    file = out.with_suffix(".py")
+    file.write_text(script)
     line = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     done = subprocess.run(
-        [*line, str(script), str(out), str(accumulate)],
+        [*line, str(file), str(out), str(accumulate)],
         env={"PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin"},
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +81,29 @@ def test_a_run_may_go_on_with_another_number_of_processes(tmp_path: Path, alone:
         with pytest.raises(KeyboardInterrupt):
             pretrain([cohort()], tmp_path / "run", SHARED)
     by_torchrun(tmp_path / "run", 2)
+    close(pretrain([cohort()], tmp_path / "run", SHARED), alone)
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_process_stops_both(tmp_path: Path, alone: Run) -> None:
+    """Else the other would wait for it in the next step, for ever."""
+    patched = (
+        SCRIPT.replace(
+            "from headct.pretraining import pretrain",
+            "import os, signal\n"
+            "from headct.pretraining import pretrain\n"
+            "from headct.pretraining.objectives import Mixture\n"
+            "def follow(objective, step, steps, real=Mixture.follow):\n"
+            "    real(objective, step, steps)\n"
+            "    if step == 2 and os.environ['RANK'] == '1':\n"
+            "        signal.raise_signal(signal.SIGTERM)\n"
+            "Mixture.follow = follow\n",
+        ).replace("pretrain([", "try:\n    pretrain([")
+        + "except KeyboardInterrupt:\n    print('stopped')\n"
+    )
+    said = by_torchrun(tmp_path / "run", 2, script=patched)
+    assert said.split() == ["stopped", "stopped"]
+    assert [path.name for path in sorted((tmp_path / "run" / "states").iterdir())] == ["000000002.pt", "000000003.pt"]
     close(pretrain([cohort()], tmp_path / "run", SHARED), alone)
 
 

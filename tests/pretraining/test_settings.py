@@ -102,6 +102,9 @@ def test_auto_is_taken_out_and_named() -> None:
     assert settings.objectives == {"dino": DinoSettings(hidden=64)}
     assert from_toml(to_toml(settings)) == settings
     assert from_toml("epochs = 'auto'").auto == ("epochs",)
+    given = from_toml(text, lr=0.5, objectives={"dino": DinoSettings(prototypes=9)})  # goes before the file
+    assert given.auto == ()
+    assert given.lr == 0.5
 
 
 def test_without_a_file_all_that_is_not_given_is_auto() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -9,10 +10,13 @@ import typer
 
 from headct.cli.talk import Talk
 
-OBJECTIVES = "dino, dinov2, mae, jepa, hybrid, simclr, rescan, twin, dense or insert"
+OBJECTIVES = "dino, dinov2, mae, jepa, hybrid, simclr, rescan, twin, dense, insert or dense-insert"
 """Those of `headct.pretraining.objectives.OBJECTIVES`, which help cannot wait for."""
 
-ENCODERS = "vit-tiny, vit-small, vit-base, vit-large, segresenc, slices-tiny or slices-small"
+ENCODERS = (
+    "vit-tiny, vit-small, vit-base, vit-large, segresenc, slices-tiny, slices-small, conv-tiny, anatomy-conv or "
+    "anatomy-vit"
+)
 """Those of `headct.encoders.ARCHITECTURES`, which help cannot wait for."""
 
 
@@ -70,9 +74,12 @@ def pretrain(
         "precision": precision,
     }
     settings = pretraining.settings_for(config, objective=objective, **given)
+    first = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun starts, one speaks
     if dry_run:
-        for line in pretraining.plan_of(cohorts, settings, progress=talk.say).lines():
+        plan = pretraining.plan_of(cohorts, settings, progress=talk.say if first else None)
+        for line in plan.lines() if first else ():
             print(line)
         return
     run = pretraining.pretrain(cohorts, out, settings, progress=talk.say)
-    print(run.checkpoint)
+    if first:
+        print(run.checkpoint)

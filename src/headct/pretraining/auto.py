@@ -40,9 +40,10 @@ Rule = Callable[[PretrainSettings, Facts], tuple[Any, str]]
 
 
 def _batch(settings: PretrainSettings, facts: Facts) -> tuple[int, str]:
-    most = 64 * facts.processes if facts.on_gpu else 8
-    batch = max(2, min(most, _power_of_two(facts.scans / 4)))
-    return batch, f"a quarter of {facts.scans} scans, at most {most} on {'GPUs' if facts.on_gpu else 'a CPU'}"
+    most = 64 if facts.on_gpu else max(2, 8 // facts.processes)
+    each = max(2, min(most, _power_of_two(facts.scans / 4 / facts.processes)))
+    reason = f"a quarter of {facts.scans} scans, at most {most} on {'a GPU' if facts.on_gpu else 'a CPU'}"
+    return each * facts.processes, reason if facts.processes == 1 else f"{each} a process: {reason}"
 
 
 def _epochs(settings: PretrainSettings, facts: Facts) -> tuple[float, str]:
@@ -62,7 +63,8 @@ def _prototypes(settings: PretrainSettings, facts: Facts) -> tuple[int, str]:
 
 
 def _teacher_momentum(settings: PretrainSettings, facts: Facts) -> tuple[tuple[float, float], str]:
-    start = round(1 - min(0.02, max(0.001, 64 / max(1, _steps(settings, facts)))), 4)
+    assert settings.steps is not None, "worked out when the length is known"
+    start = round(1 - min(0.02, max(0.001, 64 / settings.steps)), 4)
     return (start, 1.0), f"a teacher that averages over about {1 / (1 - start):.0f} steps at first"
 
 
@@ -90,6 +92,9 @@ OBJECTIVE_RULES: Mapping[str, Rule] = MappingProxyType(
 """For `objectives.NAME.…`, where the objective has such a setting."""
 
 
+FROM_LENGTH = ("teacher_momentum",)
+
+
 def everything(settings: PretrainSettings) -> tuple[str, ...]:
     """The names of all that can be "auto" with these objectives."""
     of_objectives = [
@@ -108,19 +113,25 @@ def left_open(settings: PretrainSettings, given: Collection[str]) -> PretrainSet
     return replace(settings, auto=tuple(name for name in everything(settings) if name not in closed))
 
 
-def resolved(settings: PretrainSettings, facts: Facts) -> tuple[PretrainSettings, list[Choice]]:
-    """The settings with every "auto" replaced, and what was chosen. Raises Misuse for what has no rule."""
+def resolved(
+    settings: PretrainSettings, facts: Facts, *, length_known: bool = True
+) -> tuple[PretrainSettings, list[Choice]]:
+    """The settings with every "auto" replaced, and what was chosen. Raises Misuse for what has no rule.
+
+    What follows from the number of steps stays open where the length is not known.
+    """
     known = everything(settings)
     for name in settings.auto:
         if name not in known:
             raise Misuse(f"{name} cannot be auto", do=f"give a value; auto can be {', '.join(known)}")
     choices = []
-    for name in sorted(settings.auto, key=known.index):
+    left_open = [name for name in settings.auto if not length_known and name.split(".")[-1] in FROM_LENGTH]
+    for name in sorted(set(settings.auto) - set(left_open), key=known.index):
         rule = RULES.get(name) or OBJECTIVE_RULES[name.split(".")[-1]]
         value, reason = rule(settings, facts)
         settings = with_value(settings, name, value)
         choices.append(Choice(name, value, reason))
-    return replace(settings, auto=()), choices
+    return replace(settings, auto=tuple(left_open)), choices
 
 
 def with_value(settings: Any, name: str, value: Any) -> Any:
@@ -137,12 +148,6 @@ def value_of(settings: Any, name: str) -> Any:
     first, _, rest = name.partition(".")
     inner = getattr(settings, first) if is_dataclass(settings) else settings[first]
     return value_of(inner, rest) if rest else inner
-
-
-def _steps(settings: PretrainSettings, facts: Facts) -> int:
-    if settings.steps is not None:
-        return settings.steps
-    return round((settings.epochs or 10) * facts.scans / settings.batch)
 
 
 def _power_of_two(value: float) -> int:

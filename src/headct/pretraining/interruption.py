@@ -9,10 +9,10 @@ from typing import Any
 
 
 class Interruption:
-    """While the block runs, SIGINT and SIGTERM only set `asked`; `obey` then raises KeyboardInterrupt.
+    """While the block runs, SIGINT, SIGTERM and SIGUSR1 only set `asked`.
 
-    A second signal is not waited for: it raises at once. Signals reach the main thread alone, so elsewhere nothing
-    changes.
+    A second Ctrl-C is not waited for: it raises KeyboardInterrupt at once. A second SIGTERM is: schedulers and
+    launchers send several of them. Signals reach the main thread alone, so elsewhere nothing changes.
     """
 
     def __init__(self) -> None:
@@ -21,7 +21,7 @@ class Interruption:
 
     def __enter__(self) -> Interruption:
         if threading.current_thread() is threading.main_thread():
-            for kind in (signal.SIGINT, signal.SIGTERM):
+            for kind in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
                 self._before[kind] = signal.signal(kind, self._note)
         return self
 
@@ -31,12 +31,7 @@ class Interruption:
         for name, handler in self._before.items():
             signal.signal(name, handler)
 
-    def obey(self) -> None:
-        """Raise KeyboardInterrupt if it was asked for."""
-        if self.asked:
-            raise KeyboardInterrupt
-
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.asked:
+        if self.asked and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.asked = True

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -21,10 +21,10 @@ from torch.nn.parallel import DistributedDataParallel
 from headct import encoders
 from headct.failure import Misuse
 from headct.pretraining import auto
-from headct.pretraining.feed import Order, batches
+from headct.pretraining.feed import Order
 from headct.pretraining.interruption import Interruption
 from headct.pretraining.monitors import Monitors
-from headct.pretraining.objectives import Batch, Mixture, Objective, Watched
+from headct.pretraining.objectives import Mixture, Objective, Watched
 from headct.pretraining.plan import Plan, made_to_fit, plan, seconds_a_step
 from headct.pretraining.processes import Processes, joined
 from headct.pretraining.report import page_of
@@ -32,7 +32,7 @@ from headct.pretraining.runs import RunFolder, write_checkpoint
 from headct.pretraining.scans import Scans
 from headct.pretraining.schedules import cosine, warm_cosine
 from headct.pretraining.settings import PretrainSettings
-from headct.pretraining.step import autocast, descend, new_objective, new_optimizer, order_of
+from headct.pretraining.step import autocast, descend, feed_of, kept_random, new_objective, new_optimizer, order_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -45,7 +45,8 @@ SAY_EVERY_S = 5.0
 SAVE_EVERY_S = 300.0
 """A state is saved at least so often, however slow the steps are."""
 LOOK_EVERY = 20
-"""Steps between two looks at the numbers of a GPU, for each look waits for it; a CPU is looked at every step."""
+"""Steps between two looks at the numbers of a GPU and at requests to stop, for each look waits for the device; a CPU is
+looked at every step."""
 
 
 @dataclass(frozen=True)
@@ -66,14 +67,20 @@ def pretrain(
     Under `torchrun` every process calls it alike. `progress` is given lines of text. Raises Misuse where cohorts or
     settings do not fit, Failure where the run diverges.
     """
-    with joined(settings.device) as processes, torch.random.fork_rng():
+    with joined(settings.device) as processes, kept_random(processes.device):
         say = progress if progress and processes.first else lambda line: None
         return _pretrain(Scans(cohorts), RunFolder(Path(out)), settings, processes, say)
 
 
 def _pretrain(scans: Scans, run: RunFolder, settings: PretrainSettings, processes: Processes, say: Say) -> Run:
     begun = run.begun_with(settings)
-    settings = begun or _planned(settings, scans, processes, say)
+    if begun is None:
+        settings = _planned(settings, scans, processes, say)
+    elif settings.memory_gb is not None:  # it may go on on a smaller machine, or on fewer
+        settings, reason = made_to_fit(replace(begun, memory_gb=settings.memory_gb), scans, processes)
+        say(reason)
+    else:
+        settings = begun
     objective = new_objective(settings, processes.device)
     scans.check(objective.partners, objective.truth)
     processes.wait()  # until all have looked whether the run was begun
@@ -82,7 +89,7 @@ def _pretrain(scans: Scans, run: RunFolder, settings: PretrainSettings, processe
     steps = settings.steps or 0
     optimizer = new_optimizer(objective)
     monitors = Monitors(warm=int(settings.warmup * steps))
-    start = _restore(run, objective, optimizer, monitors, scans, say)
+    start = _restore(run, objective, optimizer, monitors, scans, processes, say)
     if processes.first:
         run.keep_history_before(start)
     say(_begins(settings, objective, scans, processes, start))
@@ -90,12 +97,11 @@ def _pretrain(scans: Scans, run: RunFolder, settings: PretrainSettings, processe
     model = _spread(objective, processes)
     feed = feed_of(scans, objective, settings, processes, range(start, steps))
     stopped, begun_s, said_s = "", time.monotonic(), 0.0
-    saved_s = begun_s
+    saved_s = last_s = begun_s
     look_every = LOOK_EVERY if processes.device.startswith("cuda") else 1
-    log = _Log(run, monitors, processes, order_of(scans, settings, processes), scans)
+    log = _Log(run, monitors, processes, order_of(scans, settings, processes), scans, say)
     with contextlib.closing(feed), log, Interruption() as interruption:
         for step in range(start, steps):
-            step_s = time.monotonic()
             lr = warm_cosine(step, steps, int(settings.warmup * steps), settings.lr, settings.lr_end)
             decay = cosine(step, steps, *settings.decay)
             torch.manual_seed((settings.seed * 1_000_003 + step) * processes.ranks + processes.rank)
@@ -114,21 +120,23 @@ def _pretrain(scans: Scans, run: RunFolder, settings: PretrainSettings, processe
             objective.follow(step, steps)
             # ---------------------------------------------------------------------------
             log.note(step, {**_mean(parts), "gradient_norm": norm}, lr=lr, decay=decay)
-            log.timed(step_s=time.monotonic() - step_s, data_s=wait_s)
             now_s = time.monotonic()
-            asked = processes.any(interruption.asked) if processes.ranks > 1 else interruption.asked
-            due = (step + 1) % settings.save_every == 0 or processes.agreed(now_s - saved_s) > SAVE_EVERY_S
-            if due or asked or step + 1 == steps or (step + 1) % look_every == 0:
-                stopped = log.look()
-                if stopped:
-                    break
-            if due or asked or step + 1 == steps:
+            log.timed(step_s=now_s - last_s, data_s=wait_s)  # from step to step: a GPU works while nobody looks
+            last_s = now_s
+            last = step + 1 == steps
+            due = (step + 1) % settings.save_every == 0
+            if not (due or last or (step + 1) % look_every == 0):
+                continue
+            if stopped := log.look():
+                break
+            asked = processes.any(interruption.asked)
+            if due or last or asked or processes.agreed(now_s - saved_s) > SAVE_EVERY_S:
                 if processes.first:
                     run.save_state(step + 1, _state(objective, optimizer, monitors, scans), settings.keep, say)
                 saved_s = now_s
-            if asked:
-                interruption.obey()
-            if log.latest and (now_s - said_s > SAY_EVERY_S or step + 1 == steps):
+            if asked:  # in any process: the others would wait for it for ever
+                raise KeyboardInterrupt
+            if log.latest and (now_s - said_s > SAY_EVERY_S or last):
                 said_s = now_s
                 say(_line(step, start, steps, log.latest, now_s - begun_s, settings.batch))
     if stopped:
@@ -143,16 +151,10 @@ def _finish(run: RunFolder, objective: Mixture, settings: PretrainSettings, scan
     """What is left behind for people, then the checkpoint, by which a run is known to have ended."""
     history = run.history()
     run.write_history(history)
-    page_of(history, settings, scans.provenance, stopped).write(run.path / "report.html")
+    page_of(history, settings, scans.provenance, stopped, uses_findings=objective.uses_findings).write(
+        run.path / "report.html"
+    )
     write_checkpoint(run, objective, settings, scans, stopped)
-
-
-def feed_of(
-    scans: Scans, objective: Objective, settings: PretrainSettings, processes: Processes, steps: range
-) -> Generator[Batch]:
-    """The batches of the steps, on the device."""
-    order = order_of(scans, settings, processes)
-    return batches(scans, objective, order, steps, workers=settings.workers, device=processes.device)
 
 
 def _spread(objective: Mixture, processes: Processes) -> nn.Module:
@@ -179,7 +181,7 @@ def _together(model: nn.Module, *, last: bool) -> contextlib.AbstractContextMana
 
 def plan_of(cohorts: Sequence[Path | Cohort], settings: PretrainSettings, progress: Say | None = None) -> Plan:
     """What a run would take, measured on this machine; nothing is written."""
-    with joined(settings.device) as processes, torch.random.fork_rng():
+    with joined(settings.device) as processes, kept_random(processes.device):
         scans = Scans(cohorts)
         settings = _planned(settings, scans, processes, progress or (lambda line: None))
         return plan(settings, scans, processes)
@@ -187,26 +189,30 @@ def plan_of(cohorts: Sequence[Path | Cohort], settings: PretrainSettings, progre
 
 def _planned(settings: PretrainSettings, scans: Scans, processes: Processes, say: Say) -> PretrainSettings:
     """The settings with everything decided: what is "auto", how a step fits into the memory, how many steps."""
-    settings, choices = decided(settings, scans, processes)
-    for choice in choices:
-        say(f"{choice.name} = {choice.value}: {choice.reason}")
+    facts = _facts(settings, scans, processes) if settings.auto else None
+    settings = _decided(settings, facts, say, length_known=False)
     if settings.memory_gb is not None:
         settings, reason = made_to_fit(settings, scans, processes)
         say(reason)
-    return replace(settings, steps=_steps(settings, scans, processes, say))
+    settings = replace(settings, steps=_steps(settings, scans, processes, say))
+    return _decided(settings, facts, say, length_known=True)
 
 
-def decided(
-    settings: PretrainSettings, scans: Scans, processes: Processes
-) -> tuple[PretrainSettings, list[auto.Choice]]:
-    """The settings with every "auto" replaced, and what was chosen."""
-    if not settings.auto:
-        return settings, []
+def _decided(settings: PretrainSettings, facts: auto.Facts | None, say: Say, *, length_known: bool) -> PretrainSettings:
+    """The settings with what is "auto" replaced; some of it can be told only when the length is known."""
+    if facts is None:
+        return settings
+    settings, choices = auto.resolved(settings, facts, length_known=length_known)
+    for choice in choices:
+        say(f"{choice.name} = {choice.value}: {choice.reason}")
+    return settings
+
+
+def _facts(settings: PretrainSettings, scans: Scans, processes: Processes) -> auto.Facts:
     with torch.device("meta"):
         encoder = encoders.build(settings.encoder, **settings.encoder_settings)
     weights = sum(weight.numel() for weight in encoder.parameters())
-    facts = auto.Facts(len(scans), weights, processes.device.startswith("cuda"), processes.ranks)
-    return auto.resolved(settings, facts)
+    return auto.Facts(len(scans), weights, processes.device.startswith("cuda"), processes.ranks)
 
 
 def _steps(settings: PretrainSettings, scans: Scans, processes: Processes, say: Say) -> int:
@@ -216,8 +222,7 @@ def _steps(settings: PretrainSettings, scans: Scans, processes: Processes, say: 
         assert settings.epochs is not None, "settings hold steps, epochs or a budget"
         return max(1, round(settings.epochs * len(scans) / settings.batch))
     begun_s = time.monotonic()
-    objective = new_objective(settings, processes.device)
-    step_s = seconds_a_step(settings, objective, scans, processes, measured=5)
+    step_s = seconds_a_step(settings, scans, processes, measured=5)
     steps = max(1, int((settings.budget_s - (time.monotonic() - begun_s)) / step_s))
     say(f"a step takes {step_s:.2f} s: {steps} steps fit into {settings.budget_s:.0f} s")
     return round(processes.agreed(steps))
@@ -226,7 +231,10 @@ def _steps(settings: PretrainSettings, scans: Scans, processes: Processes, say: 
 class _Log:
     """The numbers of the steps: kept on the device until they are looked at, then written down and monitored."""
 
-    def __init__(self, run: RunFolder, monitors: Monitors, processes: Processes, order: Order, scans: Scans) -> None:
+    def __init__(
+        self, run: RunFolder, monitors: Monitors, processes: Processes, order: Order, scans: Scans, say: Say
+    ) -> None:
+        self.say = say
         self.run, self.monitors, self.processes, self.order, self.scans = run, monitors, processes, order, scans
         self.latest: dict[str, float] = {}
         self._waiting: list[tuple[dict[str, Any], list[str], Tensor]] = []
@@ -260,7 +268,7 @@ class _Log:
             stopped = self.monitors.see(row["step"], values, partial(self._scan_ids, row["step"]))
             self.latest = values
             if self.processes.first:
-                self.run.add_to_history({**row, **values})
+                self.run.add_to_history({**row, **values}, self.say)
             if stopped:
                 return stopped
         return ""
@@ -289,12 +297,19 @@ def _restore(
     optimizer: torch.optim.Optimizer,
     monitors: Monitors,
     scans: Scans,
+    processes: Processes,
     say: Say,
 ) -> int:
-    """Fill everything from the saved state, if there is one; returns the step to take next."""
-    state = run.load_state(say)
-    if state is None:
+    """Fill everything from the saved state, if there is one; returns the step to take next.
+
+    The first process chooses the state; another one that cannot read it fails.
+    """
+    state = run.load_state(say) if processes.first else None
+    step = round(processes.agreed(-1 if state is None else state["step"]))
+    if step < 0:
         return 0
+    if state is None:
+        state = run.state_of(step)
     if state["scans"] != scans.provenance:
         raise Misuse(
             f"{run.path} was begun on other scans",

@@ -1,4 +1,4 @@
-"""How much memory a step takes: measured on one and two scans, from which any batch follows."""
+"""How much memory a step takes: measured on a few scans, from which any batch follows."""
 
 from __future__ import annotations
 

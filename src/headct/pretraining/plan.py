@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import copy
+import contextlib
+import gc
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from itertools import islice
 
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from headct.encoders import Encoder, Features
+from headct.encoders import Encoder, Features, build
+from headct.encoders.anatomy import AnatomyEncoder
 from headct.failure import Misuse
 from headct.pretraining.feed import batch_of, moved
 from headct.pretraining.memory import peak_bytes
@@ -21,12 +24,15 @@ from headct.pretraining.objectives import Batch, Mixture
 from headct.pretraining.processes import Processes
 from headct.pretraining.scans import Scans
 from headct.pretraining.settings import PretrainSettings
-from headct.pretraining.step import autocast, descend, new_objective, new_optimizer, order_of
+from headct.pretraining.step import autocast, descend, feed_of, new_objective, new_optimizer, order_of
 
 SMALL, LARGE = 2, 4
 """Scans on which memory is measured; it grows in proportion from one to the other."""
 
-PEAK_FLOPS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "L4": 121e12}
+KEPT_BACK = 0.1
+"""Share of a memory that is left to the device's own needs and to gaps between tensors."""
+
+PEAK_FLOPS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12}
 """Dense bfloat16 operations a second that the vendor states, by a part of the device's name."""
 
 
@@ -66,7 +72,7 @@ class Plan:
         if on_gpu:
             lines.append(f"{self.seconds * self.processes / 3600:.1f} GPU-hours")
         if (share := utilisation(self.flops / self.processes / self.step_s, self.device)) is not None:
-            lines.append(f"{share:.0%} of the device's peak")
+            lines.append(f"{share:.0%} of the device's peak in bfloat16")
         return lines
 
 
@@ -93,20 +99,22 @@ def made_to_fit(settings: PretrainSettings, scans: Scans, processes: Processes) 
     Raises Misuse where not even the smallest part does.
     """
     assert settings.memory_gb is not None, "called where a memory is given"
-    limit = settings.memory_gb * 1e9
+    order_of(scans, replace(settings, accumulate=1), processes)
+    limit = settings.memory_gb * 1e9 * (1 - KEPT_BACK)
     least = float("inf")
     for recompute in dict.fromkeys([settings.recompute, True]):
         trial = replace(settings, recompute=recompute)
         growth = growth_of(trial, scans, processes)
         for part in _parts(settings.batch // processes.ranks):
-            least = min(least, growth(part))
-            if growth(part) <= limit:
-                accumulate = settings.batch // processes.ranks // part
-                reason = f"{part} scans at a time take {growth(part) / 1e9:.2f} of {settings.memory_gb:g} GB"
+            accumulate = settings.batch // processes.ranks // part
+            needed = growth(part) + _gradients_kept(trial, processes, accumulate)
+            least = min(least, needed)
+            if needed <= limit:
+                reason = f"{part} scans at a time take {needed / 1e9:.2f} of {settings.memory_gb:g} GB"
                 twice = ", activations worked out twice" if recompute else ""
                 return replace(trial, accumulate=accumulate), f"accumulate = {accumulate}: {reason}{twice}"
     raise Misuse(
-        f"a step does not fit into {settings.memory_gb:g} GB",
+        f"a step does not fit into {settings.memory_gb:g} GB, of which a tenth is kept back",
         why=f"the smallest part of it takes {least / 1e9:.2f} GB",
         do="take a smaller encoder or smaller crops, or give more memory",
     )
@@ -117,14 +125,25 @@ def _parts(scans: int) -> list[int]:
     return [part for part in range(scans, 0, -1) if scans % part == 0 and part >= min(2, scans)]
 
 
+def _gradients_kept(settings: PretrainSettings, processes: Processes, accumulate: int) -> int:
+    """Bytes of gradients that lie there twice: between the parts of a step, or as what processes send each other."""
+    if accumulate == 1 and processes.ranks == 1:
+        return 0
+    with torch.device("meta"):
+        encoder = build(settings.encoder, **settings.encoder_settings)
+    return sum(4 * weight.numel() for weight in encoder.parameters())
+
+
 def growth_of(settings: PretrainSettings, scans: Scans, processes: Processes) -> Callable[[int], float]:
-    """How many bytes a process holds at most, for any number of scans at a time."""
-    small, large = (_bytes(settings, scans, processes, number) for number in (SMALL, LARGE))
+    """How many bytes a process holds at most, for any number of scans at a time; the same in all processes."""
+    small, large = (processes.most(_bytes(settings, scans, processes, number)) for number in (SMALL, LARGE))
     a_scan = (large - small) / (LARGE - SMALL)
     return lambda number: small + (number - SMALL) * a_scan
 
 
 def _bytes(settings: PretrainSettings, scans: Scans, processes: Processes, number: int) -> int:
+    gc.collect()  # blocks that work their activations out twice refer to themselves
+    held = torch.cuda.memory_allocated(processes.device) if processes.device.startswith("cuda") else 0
     objective = new_objective(settings, processes.device)
     optimizer = new_optimizer(objective)
     batch = _batch(settings, scans, processes, objective, number)
@@ -133,11 +152,17 @@ def _bytes(settings: PretrainSettings, scans: Scans, processes: Processes, numbe
         for _ in range(2):
             _step(settings, objective, optimizer, [batch], processes.device)
 
-    return peak_bytes(two_steps, objective, processes.device)
+    try:
+        return peak_bytes(two_steps, objective, processes.device) - held
+    except torch.OutOfMemoryError as error:
+        raise Misuse(
+            f"{number} scans at a time do not fit into the memory of the device",
+            do="take a smaller encoder or smaller crops, or a larger device",
+        ) from error
 
 
 def _batch(settings: PretrainSettings, scans: Scans, processes: Processes, objective: Mixture, number: int) -> Batch:
-    order = replace(order_of(scans, replace(settings, batch=number, accumulate=1), Processes("cpu")), batch=number)
+    order = order_of(scans, replace(settings, batch=number, accumulate=1), Processes("cpu"))
     return moved(batch_of(scans, objective, order, 0), processes.device)
 
 
@@ -145,7 +170,7 @@ def _step(
     settings: PretrainSettings,
     objective: Mixture,
     optimizer: torch.optim.Optimizer,
-    parts: Sequence[Batch],
+    parts: Iterable[Batch],
     device: str,
 ) -> None:
     for batch in parts:
@@ -160,11 +185,13 @@ def _step(
 
 def plan(settings: PretrainSettings, scans: Scans, processes: Processes, measured: int = 3) -> Plan:
     """The plan of a run whose settings are resolved. Nothing that is trained here is kept."""
-    objective = new_objective(settings, processes.device)
+    order_of(scans, settings, processes)
     part = settings.batch // settings.accumulate // processes.ranks
-    batch = _batch(settings, scans, processes, objective, min(SMALL, part))
-    tokens, flops = arithmetic(settings, copy.deepcopy(objective), batch, processes.device)
     memory_bytes = growth_of(settings, scans, processes)(part)
+    memory_bytes += _gradients_kept(settings, processes, settings.accumulate)
+    objective = new_objective(settings, processes.device)
+    batch = _batch(settings, scans, processes, objective, min(SMALL, part))
+    tokens, flops = arithmetic(settings, objective, batch, processes.device)
     return Plan(
         settings=settings,
         scans=len(scans),
@@ -174,25 +201,23 @@ def plan(settings: PretrainSettings, scans: Scans, processes: Processes, measure
         tokens=round(tokens * settings.batch / len(batch.draws)),
         flops=flops * settings.batch / len(batch.draws),
         memory_bytes=round(memory_bytes),
-        step_s=seconds_a_step(settings, objective, scans, processes, measured),
+        step_s=seconds_a_step(settings, scans, processes, measured),
     )
 
 
-def seconds_a_step(
-    settings: PretrainSettings, objective: Mixture, scans: Scans, processes: Processes, measured: int
-) -> float:
-    """The median of a few steps on a copy that is thrown away; the first pays for allocations and does not count."""
-    trial = copy.deepcopy(objective)
+def seconds_a_step(settings: PretrainSettings, scans: Scans, processes: Processes, measured: int) -> float:
+    """The median of a few steps that are thrown away, their scans read ahead as in the loop.
+
+    The first pays for allocations and does not count.
+    """
+    trial = new_objective(settings, processes.device)
     optimizer = new_optimizer(trial)
-    order = order_of(scans, settings, processes)
     taken_s = []
-    for step in range(1 + measured):
-        begun_s = time.monotonic()
-        parts = [
-            moved(batch_of(scans, trial, order, step, part), processes.device) for part in range(settings.accumulate)
-        ]
-        _step(settings, trial, optimizer, parts, processes.device)
-        taken_s.append(time.monotonic() - begun_s)
+    with contextlib.closing(feed_of(scans, trial, settings, processes, range(1 + measured))) as feed:
+        for _ in range(1 + measured):
+            begun_s = time.monotonic()
+            _step(settings, trial, optimizer, islice(feed, settings.accumulate), processes.device)
+            taken_s.append(time.monotonic() - begun_s)
     return statistics.median(taken_s[1:])
 
 
@@ -220,7 +245,7 @@ def _counted(objective: Mixture) -> list[nn.Module]:
     """The first block of each transformer, which sees all of its tokens; other encoders themselves."""
     found: dict[int, nn.Module] = {}
     for module in objective.modules():
-        if isinstance(module, Encoder):
+        if isinstance(module, Encoder) and not isinstance(module, AnatomyEncoder):  # its inner encoder counts
             blocks = getattr(module, "blocks", None)
             first = blocks[0] if isinstance(blocks, nn.ModuleList) else module
             found[id(first)] = first

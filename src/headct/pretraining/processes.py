@@ -39,6 +39,14 @@ class Processes:
         dist.broadcast(shared, 0)
         return float(shared)
 
+    def most(self, value: float) -> float:
+        """The largest value of any process."""
+        if self.ranks == 1:
+            return value
+        shared = torch.tensor([value], dtype=torch.float64, device=self.device)
+        dist.all_reduce(shared, dist.ReduceOp.MAX)
+        return float(shared)
+
     def mean(self, values: torch.Tensor) -> torch.Tensor:
         """The mean over all processes."""
         if self.ranks > 1:
@@ -48,11 +56,7 @@ class Processes:
 
     def any(self, present: bool) -> bool:
         """Whether it is so in any process."""
-        if self.ranks == 1:
-            return present
-        shared = torch.tensor([float(present)], device=self.device)
-        dist.all_reduce(shared, dist.ReduceOp.MAX)
-        return bool(shared)
+        return bool(self.most(float(present)))
 
 
 @contextlib.contextmanager

@@ -34,13 +34,20 @@ POINTS = 400
 """A curve is drawn through so many means at most."""
 
 
-def page_of(history: pd.DataFrame, settings: PretrainSettings, data: Sequence[Mapping[str, Any]], stopped: str) -> Page:
+def page_of(
+    history: pd.DataFrame,
+    settings: PretrainSettings,
+    data: Sequence[Mapping[str, Any]],
+    stopped: str,
+    *,
+    uses_findings: bool,
+) -> Page:
     """The page of a run that has ended."""
     names = [name for name in history.columns if name not in LEFT_OUT]
     return Page(
         title="A pre-training",
         kind="pre-training",
-        answer=list(_answer(history, settings, data, stopped)),
+        answer=_answer(history, settings, data, stopped, uses_findings=uses_findings),
         sections=[
             Section(
                 title="Curves",
@@ -71,14 +78,22 @@ def page_of(history: pd.DataFrame, settings: PretrainSettings, data: Sequence[Ma
 
 
 def _answer(
-    history: pd.DataFrame, settings: PretrainSettings, data: Sequence[Mapping[str, Any]], stopped: str
+    history: pd.DataFrame,
+    settings: PretrainSettings,
+    data: Sequence[Mapping[str, Any]],
+    stopped: str,
+    *,
+    uses_findings: bool,
 ) -> list[str]:
     first, last = ends(history["loss"].to_numpy())
     scans = sum(int(one["scans"]) for one in data)
     said = [
         f"{settings.encoder} learned by {' and '.join(settings.objectives)} from {count(scans, 'scan')} in "
         f"{count(len(history), 'step')}; the loss went from {first:.3f} to {last:.3f}.",
-        "No label was read. Whether the features are of use is not measured here.",
+        "It knew of virtual patients what they have, so that no claim about few labels of such patients may rest on it."
+        if uses_findings
+        else "No label was read.",
+        "Whether the features are of use is not measured here.",
     ]
     if stopped:
         said.insert(0, f"The run was stopped: {stopped}.")

@@ -11,6 +11,7 @@ run/
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -55,13 +56,16 @@ class RunFolder:
                 raise Misuse(f"{self.path} is not empty and not a run", do="name another folder")
             return None
         before = read_settings(self.settings_file)
-        for name in settings.auto:
-            settings = with_value(settings, name, value_of(before, name))
-        if settings.memory_gb is not None:
-            settings = replace(settings, accumulate=before.accumulate, recompute=before.recompute)
+        if list(settings.objectives) == list(before.objectives):
+            for name in settings.auto:
+                settings = with_value(settings, name, value_of(before, name))
         now = replace(
             settings,
             auto=(),
+            memory_gb=before.memory_gb,  # how a step is cut into parts is no part of what a run learns
+            accumulate=before.accumulate,
+            recompute=before.recompute,
+            compile=before.compile,
             steps=before.steps if settings.steps is None else settings.steps,
             device=before.device,  # a run may go on on another machine
             workers=before.workers,
@@ -116,13 +120,9 @@ class RunFolder:
         """
         for path in self._saved():
             try:
-                state: State = torch.load(path, map_location="cpu", weights_only=True)
-            except Exception as error:  # noqa: BLE001
-                # a damaged file fails in many ways inside torch; all of them mean this one thing, and some advise
-                # what is not safe
-                say(f"{path} cannot be read ({type(error).__name__}); going back to the state before it")
-                continue
-            return state
+                return _read_state(path)
+            except _Damaged as damage:
+                say(f"{path} cannot be read ({damage}); going back to the state before it")
         if self._saved():
             raise Failure(
                 f"no saved state in {self.states} can be read",
@@ -131,8 +131,19 @@ class RunFolder:
             )
         return None
 
+    def state_of(self, step: int) -> State:
+        """The saved state before `step`. Raises Failure where it cannot be read."""
+        path = self.states / f"{step:09d}.pt"
+        try:
+            return _read_state(path)
+        except (_Damaged, OSError) as error:
+            do = "put the run where all machines see it, and call the same line again"
+            raise Failure(f"{path} cannot be read by every process", why=str(error), do=do) from error
+
     def keep_history_before(self, step: int) -> None:
-        """Drop the lines of steps that will be taken again, and a line cut short by a kill."""
+        """Drop the lines of steps that will be taken again, and what a kill has cut short."""
+        for partial in self.states.glob("*.partial"):
+            partial.unlink()
         if self.history_file.exists():
             kept = [row for row in _rows(self.history_file) if row["step"] < step]
             _replace(self.history_file, "".join(json.dumps(row) + "\n" for row in kept).encode())
@@ -141,18 +152,23 @@ class RunFolder:
         """Name the scans at which a run diverged, in a file beside it."""
         _replace(self.path / "broken.json", json.dumps({"step": step, "scan_ids": list(scan_ids)}).encode())
 
-    def add_to_history(self, row: Mapping[str, Any]) -> None:
-        """Write down one step."""
-        if self._history is None:
-            self._history = self.history_file.open("a", encoding="utf-8")
-        self._history.write(json.dumps(row) + "\n")
-        self._history.flush()
+    def add_to_history(self, row: Mapping[str, Any], say: Callable[[str], None]) -> None:
+        """Write down one step. On a full disk it stays unwritten, and the run goes on."""
+        try:
+            if self._history is None:
+                self._history = self.history_file.open("a", encoding="utf-8")
+            self._history.write(json.dumps(row) + "\n")
+            self._history.flush()
+        except OSError as error:
+            say(f"the numbers of step {row['step']} could not be written down ({error})")
+            self.close_history()
 
     def close_history(self) -> None:
         """Nothing is written after it."""
-        if self._history is not None:
-            self._history.close()
-            self._history = None
+        history, self._history = self._history, None
+        if history is not None:
+            with contextlib.suppress(OSError):  # of a full disk, which was said
+                history.close()
 
     def write_history(self, history: pd.DataFrame) -> None:
         """The same numbers as CSV and, where the package is there, for TensorBoard."""
@@ -173,6 +189,23 @@ class RunFolder:
         import pandas as pd
 
         return pd.DataFrame(_rows(self.history_file) if self.history_file.exists() else [])
+
+
+class _Damaged(Exception):
+    """A file that is not what was saved."""
+
+
+def _read_state(path: Path) -> State:
+    """Only tensors and plain values are ever read. Raises OSError where the file is out of reach."""
+    try:
+        state: State = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except Exception as error:
+        # a damaged file fails in many ways inside torch; all of them mean this one thing, and some advise what is not
+        # safe
+        raise _Damaged(type(error).__name__) from error
+    return state
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:

@@ -18,7 +18,7 @@ from headct.pretraining.views import head_box
 if TYPE_CHECKING:
     from headct.cohort import Cohort
 
-ORDER, VIEWS = 1, 2  # what a generator is for, so that no two draw the same numbers
+ORDER, VIEWS, MIX = 1, 2, 3  # what a generator is for, so that no two draw the same numbers
 
 TRUTH_FOLDERS: Mapping[str, str] = {"classes": "masks", "template_mm": "deformation"}
 """Where a cohort of virtual patients keeps its truth (`headct simulate --masks --deformation`)."""
@@ -65,7 +65,7 @@ def _epoch(seed: int, epoch: int, sizes: tuple[int, ...], counts: tuple[int, ...
         for turn in np.unique(turns).tolist():
             chosen[turns == turn] = _shuffled(seed, cohort, turn, size)[within[turns == turn]]
         parts.append(sum(sizes[:cohort]) + chosen)
-    return np.random.default_rng((seed, ORDER, epoch)).permutation(np.concatenate(parts))
+    return np.random.default_rng((seed, MIX, epoch)).permutation(np.concatenate(parts))
 
 
 @lru_cache(maxsize=16)
@@ -101,7 +101,7 @@ class Scans:
         self.shape = array.shape
         x_mm, y_mm, z_mm = np.linalg.norm(cohort.affine(scan_id)[:3, :3], axis=0).tolist()
         self.spacing_mm = (x_mm, y_mm, z_mm)
-        self._template = lru_cache(maxsize=20_000)(self._read_template)  # 100 kB a scan
+        self._template = lru_cache(maxsize=4000)(self._read_template)  # 194 kB a scan of 96 x 112 x 96
 
     def __len__(self) -> int:
         return len(self.cases)
@@ -166,16 +166,30 @@ class Scans:
         path = self.cohorts[cohort].path / TRUTH_FOLDERS["classes"] / f"{scan_id}.nii.gz"
         if not path.exists():
             return np.full(self.shape, UNKNOWN_CLASS, dtype=np.uint8)
-        return _volume(path).astype(np.uint8)
+        return self._checked(_volume(path), path).astype(np.uint8)
+
+    def _checked(self, truth: np.ndarray, path: Path) -> np.ndarray:
+        if truth.shape[:3] != self.shape:
+            raise Misuse(
+                f"{path} has the shape {truth.shape[:3]}, its scan {self.shape}",
+                do="make the cohort again: truth and scans were made apart",
+            )
+        return truth
 
     def _read_template(self, cohort: int, scan_id: str) -> np.ndarray:
-        blocks = [n // TEMPLATE_BLOCK for n in self.shape]
+        blocks = tuple(n // TEMPLATE_BLOCK for n in self.shape)
         path = self.cohorts[cohort].path / TRUTH_FOLDERS["template_mm"] / f"{scan_id}.nii.gz"
         if not path.exists():
-            return np.full((*blocks, 3), np.nan, dtype=np.float32)
-        whole = _volume(path)[tuple(slice(n * TEMPLATE_BLOCK) for n in blocks)]
+            return _unknown(blocks)
+        whole = self._checked(_volume(path), path)[tuple(slice(n * TEMPLATE_BLOCK) for n in blocks)]
         parts = [size for n in blocks for size in (n, TEMPLATE_BLOCK)]
         return whole.reshape(*parts, 3).mean(axis=(1, 3, 5), dtype=np.float32)
+
+
+@lru_cache(maxsize=1)
+def _unknown(blocks: tuple[int, ...]) -> np.ndarray:
+    """Template coordinates of a scan whose truth is not known; one array for all of them."""
+    return np.full((*blocks, 3), np.nan, dtype=np.float32)
 
 
 def _volume(path: Path) -> np.ndarray:

@@ -131,7 +131,8 @@ def from_toml(text: str, origin: str = "the settings", **overrides: Any) -> Pret
     except tomllib.TOMLDecodeError as error:
         raise Misuse(f"{origin} is not TOML", why=str(error)) from error
     values = {key: value for key, value in overrides.items() if value is not None}
-    table = table | {"auto": [*table.get("auto", []), *_taken_auto(table)]}
+    left_open = [*table.get("auto", []), *_taken_auto(table)]
+    table["auto"] = [name for name in left_open if name.partition(".")[0] not in values]
     lengths = {"steps", "epochs", "budget_s"}
     if lengths & set(values):
         table = {key: value for key, value in table.items() if key not in lengths}

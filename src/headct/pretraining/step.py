@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Generator
 from functools import partial
 
 import torch
@@ -11,8 +13,8 @@ from torch.utils.checkpoint import checkpoint
 from headct import encoders
 from headct.encoders.vit import Block
 from headct.failure import Misuse
-from headct.pretraining.feed import Order
-from headct.pretraining.objectives import Mixture, Sight, mixture
+from headct.pretraining.feed import Order, batches
+from headct.pretraining.objectives import Batch, Mixture, Objective, Sight, mixture
 from headct.pretraining.processes import Processes
 from headct.pretraining.scans import Scans
 from headct.pretraining.settings import PretrainSettings
@@ -20,7 +22,7 @@ from headct.pretraining.settings import PretrainSettings
 
 def new_objective(settings: PretrainSettings, device: str = "cpu") -> Mixture:
     """The objectives around a new encoder, on the device; their random start depends on the seed alone."""
-    with torch.random.fork_rng():
+    with kept_random(device):
         torch.manual_seed(settings.seed)
         encoder = encoders.build(settings.encoder, **{"channels": len(settings.windows), **settings.encoder_settings})
         objective = mixture(encoder, settings.objectives, Sight(settings.views, list(settings.windows.values())))
@@ -69,6 +71,11 @@ def autocast(settings: PretrainSettings, device: str) -> torch.autocast:
 
 def order_of(scans: Scans, settings: PretrainSettings, processes: Processes) -> Order:
     """Which scans this process sees in each part of a step. Raises Misuse where a batch cannot be shared out."""
+    names = [cohort.path.name for cohort in scans.cohorts]
+    if len(set(names)) < len(names) and settings.shares:
+        raise Misuse("shares name cohorts by their folders, of which two are called alike", do="rename one of them")
+    if settings.shares and (min(settings.shares.values()) < 0 or max(settings.shares.values()) == 0):
+        raise Misuse(f"shares must not be negative, nor all of them zero, got {dict(settings.shares)}")
     parts = settings.accumulate * processes.ranks
     if settings.batch % parts:
         raise Misuse(
@@ -76,9 +83,21 @@ def order_of(scans: Scans, settings: PretrainSettings, processes: Processes) -> 
             why=f"{processes.ranks} processes take it in {settings.accumulate} steps each",
             do=f"take a multiple of {parts}",
         )
-    names = [cohort.path.name for cohort in scans.cohorts]
     unknown = sorted(set(settings.shares) - set(names))
     if unknown:
         raise Misuse(f"shares name {unknown[0]!r}, which is no cohort of this run", do=f"name {', '.join(names)}")
     shares = [settings.shares.get(name, float(size)) for name, size in zip(names, scans.sizes, strict=True)]
     return Order(settings.seed, settings.batch, tuple(shares), processes.rank, processes.ranks, settings.accumulate)
+
+
+def feed_of(
+    scans: Scans, objective: Objective, settings: PretrainSettings, processes: Processes, steps: range
+) -> Generator[Batch]:
+    """The batches of the steps, on the device."""
+    order = order_of(scans, settings, processes)
+    return batches(scans, objective, order, steps, workers=settings.workers, device=processes.device)
+
+
+def kept_random(device: str) -> contextlib.AbstractContextManager[None]:
+    """The random state that was there before the block is there after it."""
+    return torch.random.fork_rng([device] if device.startswith("cuda") else [])

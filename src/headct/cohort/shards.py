@@ -143,6 +143,7 @@ def _unpacked(chunk: bytes, dtype: np.dtype, shape: tuple[int, ...], block: tupl
     """
     grid = tuple(-(-size // part) for size, part in zip(shape, block, strict=True))
     blocks = np.empty((*grid, *block), dtype)
+    blosc2.set_releasegil(True)  # else threads that read scans wait for each other
     blosc2.decompress2(chunk, dst=blocks, nthreads=1)
     if math.prod(grid) == 1:
         return blocks.reshape(shape)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -56,40 +56,42 @@ def batches(
     """The batches of the steps, part by part, on the device; `workers` threads read `AHEAD` of the one in use."""
     pin = device.startswith("cuda")
     parts = iter([(step, part) for step in steps for part in range(order_.parts)])
-    waiting: deque[list[Future[_Item]]] = deque()
-    with ThreadPoolExecutor(max(1, workers), thread_name_prefix="feed") as threads:
+    waiting: deque[Future[Batch]] = deque()
+    with (
+        ThreadPoolExecutor(max(1, workers), thread_name_prefix="feed") as readers,
+        ThreadPoolExecutor(1, thread_name_prefix="feed-batch") as assembler,
+    ):
+
+        def begin(step: int, part: int) -> Future[Batch]:
+            jobs = [readers.submit(_load, scans, objective, order_, place) for place in order_.places(step, part)]
+            return assembler.submit(_assembled_from, objective, scans, jobs, pin=pin)
+
         try:
             while True:
                 while len(waiting) <= AHEAD and (one := next(parts, None)) is not None:
-                    jobs = [threads.submit(_load, scans, objective, order_, place) for place in order_.places(*one)]
-                    waiting.append(jobs)
+                    waiting.append(begin(*one))
                 if not waiting:
                     return
-                items = [job.result() for job in waiting.popleft()]
-                yield moved(_assembled(scans, objective, items), device, pin=pin)
+                yield moved(waiting.popleft().result(), device)
         finally:
-            threads.shutdown(wait=False, cancel_futures=True)
+            for threads in (readers, assembler):
+                threads.shutdown(wait=False, cancel_futures=True)
 
 
-def moved(batch: Batch, device: str, *, pin: bool = False) -> Batch:
-    """The batch with its arrays on the device."""
+def _assembled_from(objective: Objective, scans: Scans, jobs: Sequence[Future[_Item]], *, pin: bool) -> Batch:
+    """A batch of scans that are being read, in memory from which a GPU can copy by itself if `pin`."""
+    batch = _assembled(scans, objective, [job.result() for job in jobs])
+    return _mapped(batch, Tensor.pin_memory) if pin else batch
 
-    def there(array: Tensor | None) -> Tensor | None:
-        if array is None or device == "cpu":
-            return array
-        return (array.pin_memory() if pin else array).to(device, non_blocking=True)
 
-    hu = there(batch.hu)
-    assert hu is not None
-    return Batch(
-        batch.scan_ids,
-        hu,
-        batch.spacing_mm,
-        batch.partners,
-        there(batch.classes),
-        there(batch.template_mm),
-        batch.draws,
-    )
+def moved(batch: Batch, device: str) -> Batch:
+    """The batch with its arrays on the device; from pinned memory without waiting for it."""
+    return batch if device == "cpu" else _mapped(batch, lambda array: array.to(device, non_blocking=True))
+
+
+def _mapped(batch: Batch, change: Callable[[Tensor], Tensor]) -> Batch:
+    classes, template_mm = (None if one is None else change(one) for one in (batch.classes, batch.template_mm))
+    return replace(batch, hu=change(batch.hu), classes=classes, template_mm=template_mm)
 
 
 @dataclass(frozen=True)

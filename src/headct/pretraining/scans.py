@@ -101,6 +101,7 @@ class Scans:
         self.shape = array.shape
         x_mm, y_mm, z_mm = np.linalg.norm(cohort.affine(scan_id)[:3, :3], axis=0).tolist()
         self.spacing_mm = (x_mm, y_mm, z_mm)
+        self._boxes: dict[tuple[int, str], np.ndarray] = {}  # found once, for that takes as long as reading
         self._template = lru_cache(maxsize=4000)(self._read_template)  # 194 kB a scan of 96 x 112 x 96
 
     def __len__(self) -> int:
@@ -151,6 +152,9 @@ class Scans:
                 why="a batch holds arrays of one shape",
                 do="prepare the cohort with a recipe that fixes the shape",
             )
+        box = self._boxes.get((cohort, scan_id))
+        if box is None:
+            box = self._boxes[cohort, scan_id] = head_box(array) * np.array(self.spacing_mm)
         known: Mapping[str, Callable[[int, str], np.ndarray]] = {
             "classes": self._classes,
             "template_mm": self._template,
@@ -158,7 +162,7 @@ class Scans:
         return Loaded(
             scan_id,
             array,
-            head_box(array) * np.array(self.spacing_mm),
+            box,
             {kind: known[kind](cohort, scan_id) for kind in truth},
         )
 

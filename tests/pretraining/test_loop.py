@@ -22,7 +22,7 @@ from headct import checkpoints, encoders
 from headct.failure import Failure, Misuse
 from headct.pretraining import PretrainSettings, Run, loop, pretrain, read_settings, settings_for
 from headct.pretraining.interruption import Interruption
-from headct.pretraining.loop import descend, new_objective, new_optimizer
+from headct.pretraining.loop import _taken_over, descend, new_objective, new_optimizer
 from headct.pretraining.objectives.dino import DinoSettings
 from headct.pretraining.runs import RunFolder
 from headct.pretraining.views import Crops, ViewSettings
@@ -170,6 +170,12 @@ def test_a_run_does_not_go_on_with_other_settings_or_scans(tmp_path: Path) -> No
         pretrain([cohort()], tmp_path / "run", replace(two, lr=0.1))
     with pytest.raises(Misuse, match="begun on other scans"):
         pretrain([MemoryCohort(heads(4))], tmp_path / "run", two)
+
+
+def test_whole_numbers_and_their_fractions_are_one(tmp_path: Path) -> None:
+    whole = replace(SMALL, steps=1, views=ViewSettings(rotation_deg=4))
+    pretrain([cohort()], tmp_path / "run", whole)
+    pretrain([cohort()], tmp_path / "run", whole)
 
 
 def test_a_run_does_not_go_on_with_another_objective(tmp_path: Path) -> None:
@@ -328,3 +334,27 @@ def test_a_run_leaves_a_page_and_its_numbers_as_csv(undisturbed: Run) -> None:
     assert page.count("<svg") >= 5
     table = pd.read_csv(folder / "history.csv")
     assert table["loss"].tolist() == pytest.approx(undisturbed.history["loss"].tolist())
+
+
+def test_a_run_goes_on_from_a_model(tmp_path: Path, undisturbed: Run) -> None:
+    origin = str(undisturbed.checkpoint)
+    settings = PretrainSettings(
+        steps=1, batch=3, objectives=SMALL.objectives, continue_from=origin, lr=1e-9, device="cpu"
+    )
+    said: list[str] = []
+    run = pretrain([MemoryCohort(heads(4, seed=7), name="others")], tmp_path / "run", settings, progress=said.append)
+    assert f"goes on from {origin}" in said[0]
+    before, after = weights(undisturbed), weights(run)
+    assert before.keys() == after.keys()
+    for name, weight in before.items():
+        torch.testing.assert_close(after[name], weight, atol=1e-5, rtol=0)
+    assert checkpoints.load(run.checkpoint).card.objective["continued_from"] == origin
+    again = pretrain([MemoryCohort(heads(4, seed=7), name="others")], tmp_path / "run", settings)
+    assert again.settings == run.settings
+    with pytest.raises(Misuse, match="takes 3 channels, the run has 1 windows"):
+        _taken_over(settings, replace_windows(checkpoints.load(origin)), said.append)
+
+
+def replace_windows(model: checkpoints.PretrainedEncoder) -> checkpoints.PretrainedEncoder:
+    model.card = replace(model.card, windows={"brain": (40.0, 80.0)})
+    return model

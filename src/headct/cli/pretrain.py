@@ -44,6 +44,9 @@ def pretrain(
     precision: Annotated[
         str | None, typer.Option("--precision", metavar="NAME", help="fp32, or bf16 where it is faster.")
     ] = None,
+    continue_from: Annotated[
+        str | None, typer.Option("--continue-from", metavar="MODEL", help="Go on with the weights of a model.")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what the run would take, and write nothing.")] = False,
 ) -> None:
     """Train an encoder on scans without labels; the run ends with a checkpoint folder.
@@ -72,6 +75,7 @@ def pretrain(
         "batch": batch,
         "seed": seed,
         "precision": precision,
+        "continue_from": continue_from,
     }
     settings = pretraining.settings_for(config, objective=objective, **given)
     first = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun starts, one speaks

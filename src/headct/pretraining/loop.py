@@ -7,9 +7,10 @@ gives the same bits as one that was not (on one machine, with the same number of
 from __future__ import annotations
 
 import contextlib
+import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from headct import encoders
+from headct import checkpoints, encoders
 from headct.failure import Misuse
 from headct.pretraining import auto
 from headct.pretraining.feed import Order
@@ -74,14 +75,17 @@ def pretrain(
 
 def _pretrain(scans: Scans, run: RunFolder, settings: PretrainSettings, processes: Processes, say: Say) -> Run:
     begun = run.begun_with(settings)
+    origin = checkpoints.load(settings.continue_from) if settings.continue_from and not run.has_state else None
     if begun is None:
+        if origin is not None:
+            settings = _taken_over(settings, origin, say)
         settings = _planned(settings, scans, processes, say)
     elif settings.memory_gb is not None:  # it may go on on a smaller machine, or on fewer
         settings, reason = made_to_fit(replace(begun, memory_gb=settings.memory_gb), scans, processes)
         say(reason)
     else:
         settings = begun
-    objective = new_objective(settings, processes.device)
+    objective = new_objective(settings, processes.device, origin.encoder if origin else None)
     scans.check(objective.partners, objective.truth)
     processes.wait()  # until all have looked whether the run was begun
     if processes.first and begun is None:
@@ -183,8 +187,25 @@ def plan_of(cohorts: Sequence[Path | Cohort], settings: PretrainSettings, progre
     """What a run would take, measured on this machine; nothing is written."""
     with joined(settings.device) as processes, kept_random(processes.device):
         scans = Scans(cohorts)
+        if settings.continue_from:
+            settings = _taken_over(settings, checkpoints.load(settings.continue_from), lambda line: None)
         settings = _planned(settings, scans, processes, progress or (lambda line: None))
         return plan(settings, scans, processes)
+
+
+def _taken_over(settings: PretrainSettings, origin: checkpoints.PretrainedEncoder, say: Say) -> PretrainSettings:
+    """The settings with the encoder of the model that the run goes on from, and what that has been shown."""
+    windows = origin.card.windows or settings.windows
+    if len(windows) != origin.channels:
+        raise Misuse(
+            f"{origin.source} takes {origin.channels} channels, the run has {len(windows)} windows",
+            do="set windows in a settings file, one for each channel",
+        )
+    say(f"goes on from {origin.source}: {origin.architecture}, windows {', '.join(windows)}")
+    if not origin.card.windows:
+        say("its windows are part of its recipe; those of this run are taken to be the same")
+    of_encoder = json.loads(json.dumps(asdict(origin.settings)))  # as the settings file gives it back
+    return replace(settings, encoder=origin.architecture, encoder_settings=of_encoder, windows=dict(windows))
 
 
 def _planned(settings: PretrainSettings, scans: Scans, processes: Processes, say: Say) -> PretrainSettings:

@@ -27,7 +27,7 @@ from headct.failure import Failure, Misuse
 from headct.pretraining.auto import value_of, with_value
 from headct.pretraining.objectives import Objective
 from headct.pretraining.scans import Scans
-from headct.pretraining.settings import PretrainSettings, read_settings, to_toml
+from headct.pretraining.settings import PretrainSettings, from_toml, read_settings, to_toml
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -56,6 +56,10 @@ class RunFolder:
                 raise Misuse(f"{self.path} is not empty and not a run", do="name another folder")
             return None
         before = read_settings(self.settings_file)
+        if settings.continue_from is not None and settings.continue_from == before.continue_from:
+            settings = replace(
+                settings, encoder=before.encoder, encoder_settings=before.encoder_settings, windows=before.windows
+            )
         if list(settings.objectives) == list(before.objectives):
             for name in settings.auto:
                 settings = with_value(settings, name, value_of(before, name))
@@ -70,8 +74,8 @@ class RunFolder:
             device=before.device,  # a run may go on on another machine
             workers=before.workers,
         )
-        if to_toml(before) != to_toml(now):
-            old, new = to_toml(before).splitlines(), to_toml(now).splitlines()
+        old, new = to_toml(before).splitlines(), to_toml(from_toml(to_toml(now))).splitlines()  # 4 and 4.0 are one
+        if old != new:
             was = "; ".join([line for line in old if line not in new][:3])
             asked = "; ".join([line for line in new if line not in old][:3])
             raise Misuse(
@@ -108,6 +112,11 @@ class RunFolder:
             partial.unlink(missing_ok=True)
         for old in self._saved()[keep:]:
             old.unlink()
+
+    @property
+    def has_state(self) -> bool:
+        """Whether there is something to go on from."""
+        return bool(self._saved())
 
     def _saved(self) -> list[Path]:
         """The newest first."""
@@ -239,6 +248,7 @@ def write_checkpoint(
             "steps": settings.steps,
             "batch": settings.batch,
             "seed": settings.seed,
+            "continued_from": settings.continue_from or "",
             "stopped": stopped,
             "uses_findings": objective.uses_findings,
         },

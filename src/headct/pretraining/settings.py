@@ -35,6 +35,7 @@ class PretrainSettings:
     encoder_settings: Mapping[str, Any] = field(default_factory=dict)  # what differs from those of its name
     windows: Mapping[str, tuple[float, float]] = field(default_factory=lambda: dict(WINDOWS))  # level, width in HU
     views: ViewSettings = field(default_factory=ViewSettings)
+    continue_from: str | None = None  # a model, whose encoder and windows the run takes over
     auto: tuple[str, ...] = ()  # names of settings that are yet to be resolved, such as "lr"
     shares: Mapping[str, float] = field(default_factory=dict)  # of cohorts by name; else as many as each has scans
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from headct import encoders
+from headct.encoders import Encoder
 from headct.encoders.vit import Block
 from headct.failure import Misuse
 from headct.pretraining.feed import Order, batches
@@ -20,11 +21,16 @@ from headct.pretraining.scans import Scans
 from headct.pretraining.settings import PretrainSettings
 
 
-def new_objective(settings: PretrainSettings, device: str = "cpu") -> Mixture:
-    """The objectives around a new encoder, on the device; their random start depends on the seed alone."""
+def new_objective(settings: PretrainSettings, device: str = "cpu", origin: Encoder | None = None) -> Mixture:
+    """The objectives around a new encoder, on the device; their random start depends on the seed alone.
+
+    `origin` is an encoder of the same settings whose weights it starts with.
+    """
     with kept_random(device):
         torch.manual_seed(settings.seed)
         encoder = encoders.build(settings.encoder, **{"channels": len(settings.windows), **settings.encoder_settings})
+        if origin is not None:
+            encoder.load_state_dict(origin.state_dict())
         objective = mixture(encoder, settings.objectives, Sight(settings.views, list(settings.windows.values())))
     objective.to(device).train()
     if settings.recompute:

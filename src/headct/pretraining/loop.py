@@ -27,6 +27,7 @@ from headct.pretraining.interruption import Interruption
 from headct.pretraining.monitors import Monitors
 from headct.pretraining.objectives import Mixture, Objective, Watched
 from headct.pretraining.plan import Plan, made_to_fit, plan, seconds_a_step
+from headct.pretraining.probe import probe_of
 from headct.pretraining.processes import Processes, joined
 from headct.pretraining.report import page_of
 from headct.pretraining.runs import RunFolder, write_checkpoint
@@ -102,6 +103,8 @@ def _pretrain(scans: Scans, run: RunFolder, settings: PretrainSettings, processe
     feed = feed_of(scans, objective, settings, processes, range(start, steps))
     stopped, begun_s, said_s = "", time.monotonic(), 0.0
     saved_s = last_s = begun_s
+    windows = list(settings.windows.values())
+    probe = probe_of(settings.probe, scans, windows, settings.seed) if settings.probe and processes.first else None
     look_every = LOOK_EVERY if processes.device.startswith("cuda") else 1
     log = _Log(run, monitors, processes, order_of(scans, settings, processes), scans, say)
     with contextlib.closing(feed), log, Interruption() as interruption:
@@ -125,6 +128,8 @@ def _pretrain(scans: Scans, run: RunFolder, settings: PretrainSettings, processe
             # ---------------------------------------------------------------------------
             log.note(step, {**_mean(parts), "gradient_norm": norm}, lr=lr, decay=decay)
             now_s = time.monotonic()
+            if probe is not None and (step + 1) % probe.every == 0:
+                log.timed(**probe.look(objective.encoder, processes.device))
             log.timed(step_s=now_s - last_s, data_s=wait_s)  # from step to step: a GPU works while nobody looks
             last_s = now_s
             last = step + 1 == steps

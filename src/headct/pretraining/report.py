@@ -92,6 +92,8 @@ def _answer(
         f"{count(len(history), 'step')}; the loss went from {first:.3f} to {last:.3f}.",
         "It knew of virtual patients what they have, so that no claim about few labels of such patients may rest on it."
         if uses_findings
+        else "Labels were looked at now and then (`knn`), and nothing was trained by them."
+        if settings.probe
         else "No label was read.",
         "Whether the features are of use is not measured here.",
     ]

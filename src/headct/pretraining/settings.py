@@ -15,6 +15,7 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 from headct.failure import Misuse
 from headct.preparing.windows import WINDOWS
 from headct.pretraining.objectives import OBJECTIVES, ObjectiveSettings
+from headct.pretraining.probe import ProbeSettings
 from headct.pretraining.views import ViewSettings
 
 PRECISIONS = ("fp32", "bf16")
@@ -58,6 +59,7 @@ class PretrainSettings:
     decay: tuple[float, float] = (0.04, 0.4)  # of weights of linear layers, at the first and the last step
     clip: float = 3.0  # norm of all gradients together
 
+    probe: ProbeSettings | None = None  # labels to look at now and then, which nothing is trained by
     save_every: int = 50  # steps between saved states; a killed run repeats at most these
     keep: int = 2  # saved states
     licence: str = "not stated"  # of the weights, which the owner of the data decides
@@ -200,10 +202,10 @@ def _typed(kind: Any, value: Any, where: str) -> Any:
     if kind == Mapping[str, ObjectiveSettings] and isinstance(value, Mapping):
         kinds = {name: type(objective_settings(name)) for name in value}
         return {name: _typed(kinds[name], table, f"{where}.{name}") for name, table in value.items()}
+    if get_origin(kind) is UnionType:
+        return _typed(next(one for one in get_args(kind) if one is not type(None)), value, where)
     if isinstance(kind, type) and is_dataclass(kind) and isinstance(value, Mapping):
         return _from_table(kind, value, where, {})
-    if get_origin(kind) is UnionType:
-        kind = next(one for one in get_args(kind) if one is not type(None))
     if get_origin(kind) is tuple and get_args(kind)[1:] == (Ellipsis,) and isinstance(value, list):
         return tuple(_typed(get_args(kind)[0], entry, where) for entry in value)
     if get_origin(kind) is tuple and isinstance(value, list) and len(value) == len(get_args(kind)):

@@ -3,8 +3,9 @@
     headct simulate --patients 3200 --masks --out COHORT
     python benchmarks/soundness.py COHORT [--epochs 8] [--threads 1]
 
-Four tables. (a) What age, sex, the scanner's table, air, what was drawn for the visit (noise, pose, motion) and the
-noise of the image away from lesions alone say of each finding: nothing, within a site.
+Four tables. (a) What age, sex, the scanner's table, air, what was drawn for the visit (noise, pose, motion) and for
+the patient (form, calcifications, metal, surgery, bruises) and the noise of the image away from lesions alone say of
+each finding: nothing, within a site. A swollen scalp stands apart: it lies over most fractures and epidural bleeding.
 (b) Whether larger lesions are scored higher. (c) A plain supervised network beside baselines on patients it has not
 seen. (d) The same network where lesions are filled with what lies around them, and one that is trained and tested on
 blanked lesions, with lesions of others blanked in those who have none. A label that is empty (there, but hardly to be
@@ -41,8 +42,10 @@ from threadpoolctl import threadpool_limits
 from torch import nn
 
 from headct import Cohort
+from headct.virtual.findings.bone import Bruise, Surgery
 from headct.virtual.job import CLASSES, VOLUMES
 from headct.virtual.labels import FINDINGS
+from headct.virtual.metal import metal_of
 from headct.virtual.simulated import Simulation
 from headct.virtual.sites import SITES
 
@@ -113,7 +116,7 @@ def load(path: Path) -> Patients:
     told = told.loc[:, told.nunique() > 1].astype(float)
     print("columns of the table that vary:", *told.columns)
     features["table"] = told.fillna(-1).to_numpy()
-    features["visit"] = visits_of(cohort, table["patient_id"].tolist())
+    features |= drawn_of(cohort, table["patient_id"].tolist())
     labels = table[list(FINDINGS)].to_numpy(dtype=float)
     return Patients(cohort, list(cohort), table["patient_id"].to_numpy(), table, labels, codes, lesions, features)
 
@@ -162,17 +165,28 @@ def noise_of(hu: np.ndarray, classes: np.ndarray) -> np.ndarray:
     return np.array(values)
 
 
-def visits_of(cohort: Cohort, patients: Sequence[str]) -> np.ndarray:
-    """What was drawn for each visit (n, some): pose, noise, offset, hardening, motion, head rest, coverage."""
+def drawn_of(cohort: Cohort, patients: Sequence[str]) -> dict[str, np.ndarray]:
+    """What was drawn (n, some) for each `visit`, for each `patient` beside findings, and how far scalps are swollen."""
     settings = cohort.about["simulated"]["simulation"]
     simulation = Simulation(seed=settings["seed"], site=settings["site"], prevalence=settings["prevalence"])
-    rows = []
-    for patient in patients:
-        visit = next(simulation.scans(int(patient.rsplit("-", 1)[1]) - 1)).visit
-        drawn = asdict(replace(visit, protocol=SITES[visit.site].protocols[0]))
-        drawn = {name: value for name, value in drawn.items() if name not in ("protocol", "site", "noise_seed")}
-        rows.append(np.hstack([np.ravel(value) for value in drawn.values()]).astype(float))
-    return np.nan_to_num(rows, nan=-99.0)  # of what this visit lacks
+    rows: dict[str, list[np.ndarray]] = {"visit": [], "patient": [], "swelling": []}
+    for name in patients:
+        scanned = next(simulation.scans(int(name.rsplit("-", 1)[1]) - 1))
+        patient, visit = scanned.patient, replace(scanned.visit, protocol=SITES[scanned.visit.site].protocols[0])
+        metal, found = metal_of(patient.seed), patient.findings
+        told: dict[str, Any] = {
+            "metal": (len(metal), sum(m.streaks_hu for m in metal), any(m.place_mm[2] > -60 for m in metal)),
+            "surgery": next(((1, f.flap, f.catheter, f.radius_mm) for f in found if isinstance(f, Surgery)), (0,) * 4),
+            "bruise": next(((1, f.swelling_mm) for f in found if isinstance(f, Bruise)), (0, 0)),
+        }
+        told |= asdict(patient.anatomy) | {"sex": patient.anatomy.sex == "M"}
+        for what, drawn in (("visit", asdict(visit)), ("patient", told)):
+            kept = [
+                np.ravel(v) for k, v in drawn.items() if k not in ("protocol", "site", "noise_seed", "seed", "shifts")
+            ]
+            rows[what].append(np.hstack(kept).astype(float))
+        rows["swelling"].append(np.array([max((getattr(f, "swelling_mm", 0.0) for f in found), default=0)]))
+    return {what: np.nan_to_num(np.array(values), nan=-99.0) for what, values in rows.items()}  # of what one lacks
 
 
 def between(value: Callable[[np.ndarray], float], n: int, rounds: int = 400) -> str:
@@ -205,9 +219,9 @@ def boosted() -> HistGradientBoostingClassifier:
 
 def show_nuisances(patients: Patients) -> None:
     """(a) Five folds by patient."""
-    features = {name: patients.features[name] for name in ("table", "air", "visit", "noise")}
-    runs = [*((name, boosted) for name in features), ("all", linear), ("all", boosted)]
-    features["all"] = np.hstack(list(features.values()))
+    features = {name: patients.features[name] for name in ("table", "air", "visit", "patient", "noise")}
+    runs = [*((name, boosted) for name in (*features, "swelling")), ("all", linear), ("all", boosted)]
+    features |= {"all": np.hstack(list(features.values())), "swelling": patients.features["swelling"]}
     rows = []
     for column, finding in enumerate(FINDINGS):
         known = np.flatnonzero(np.isfinite(patients.labels[:, column]))
@@ -221,7 +235,12 @@ def show_nuisances(patients: Patients) -> None:
                 score[unseen] = rankdata(odds) / len(odds)  # levels differ from fold to fold
             row[f"{name}, {make.__name__}"] = measured(score, label)
         rows.append(row)
-    lows = pd.DataFrame(rows).filter(like=", ").apply(lambda column: column.str.extract(r"\((\S+) ")[0].astype(float))
+    lows = (
+        pd.DataFrame(rows)
+        .filter(like=", ")
+        .drop(columns="swelling, boosted")
+        .apply(lambda column: column.str.extract(r"\((\S+) ")[0].astype(float))
+    )
     above = (lows > 0.5).sum()
     said = "; ".join(f"{name}: {count}" for name, count in above.items())
     note = f"{above.sum()} of {lows.size} intervals lie above 0.5 ({said}); chance alone gives {0.025 * lows.size:.0f}"

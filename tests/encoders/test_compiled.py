@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounter
 
-from headct.encoders import build
+from headct.encoders import AnatomyEncoder, ViT3D, build, compilable
 
 pytestmark = [
     pytest.mark.slow,
@@ -70,3 +71,22 @@ def test_gradients_of_the_compiled_network_equal_those_of_the_eager_one() -> Non
         network(x, spacing_mm).scan[:, 0].square().sum().backward()
         gradients.append(torch.cat([p.grad.flatten() for p in encoder.parameters()]))
     torch.testing.assert_close(gradients[1], gradients[0], atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["vit-tiny", "anatomy-vit", "conv-tiny", "anatomy-conv"])
+def test_parts_are_compiled_however_the_network_is_called(name: str) -> None:
+    """Counted by a compiler that compiles nothing: all blocks of a transformer share one graph."""
+    settings: dict[str, Any] = {"vit-tiny": TINY, "anatomy-vit": {"inner_settings": TINY}}.get(name, {})
+    encoder = build(name, **settings).eval()
+    counter = CompileCounter()
+    for part in compilable(encoder):
+        part.compile(backend=counter)
+    x = torch.rand(1, 3, 16, 16, 16)
+    with torch.no_grad():
+        if isinstance(encoder, ViT3D):
+            encoder.sequence(x)
+        elif isinstance(encoder, AnatomyEncoder):
+            encoder.look(x)
+        else:
+            encoder(x)
+    assert counter.frame_count == 1

@@ -147,15 +147,32 @@ def test_losses_are_the_loops() -> None:
     logits, raw = (torch.randn(2, 3, 4, generator=generator, dtype=torch.float64) for _ in range(2))
     shares, weights = raw.softmax(dim=1), torch.tensor([1.0, 3.0, 0.5], dtype=torch.float64)
     shares[0, :, 2] = 0  # nothing is known of this cell
-    above = below = 0.0
-    for b, t, m in np.ndindex(2, 3, 4):
-        log_p = logits[b, t, m] - math.log(sum(math.exp(logits[b, n, m]) for n in range(3)))
-        above -= (weights[t] * shares[b, t, m] * log_p).item()
-        below += (weights[t] * shares[b, t, m]).item()
-    assert tissue_loss(logits, shares, weights).item() == pytest.approx(above / below, rel=1e-12)
-    placed = torch.tensor([1.0, 0, 1, 1], dtype=torch.float64).expand(2, 1, 4)
-    errors = [abs(logits[b, d, m].item() - raw[b, d, m].item()) for b, d, m in np.ndindex(2, 3, 4) if placed[b, 0, m]]
-    assert place_loss(logits, 100 * raw, placed).item() == pytest.approx(float(np.mean(errors)), rel=1e-12)
+    placed = torch.tensor([[1.0, 0, 1, 1], [0, 0, 1, 0]], dtype=torch.float64)[:, None]
+    of_tissues, of_places = [], []
+    for b in range(2):
+        above = below = 0.0
+        for t, m in np.ndindex(3, 4):
+            log_p = logits[b, t, m] - math.log(sum(math.exp(logits[b, n, m]) for n in range(3)))
+            above -= (weights[t] * shares[b, t, m] * log_p).item()
+            below += (weights[t] * shares[b, t, m]).item()
+        of_tissues.append(above / below)
+        errors = [abs(logits[b, d, m].item() - raw[b, d, m].item()) for d, m in np.ndindex(3, 4) if placed[b, 0, m]]
+        of_places.append(np.mean(errors))
+    assert tissue_loss(logits, shares, weights).item() == pytest.approx(np.mean(of_tissues), rel=1e-12)
+    assert place_loss(logits, 100 * raw, placed).item() == pytest.approx(np.mean(of_places), rel=1e-12)
+
+
+def test_losses_of_parts_of_a_batch_add_up_to_it() -> None:
+    """Also where nothing is known of some scans."""
+    generator = torch.Generator().manual_seed(3)
+    logits, raw = (torch.randn(4, 3, 5, generator=generator) for _ in range(2))
+    known = torch.tensor([1.0, 0, 1, 1])[:, None, None] * (raw[:, :1] > 0)
+    shares, weights = raw.softmax(dim=1) * known, torch.tensor([1.0, 3.0, 0.5])
+    for parts in (torch.arange(4).split(2), torch.arange(4).split(1)):
+        tissue = [tissue_loss(logits[part], shares[part], weights) for part in parts]
+        places = [place_loss(logits[part], 100 * raw[part], known[part]) for part in parts]
+        torch.testing.assert_close(torch.stack(tissue).mean(), tissue_loss(logits, shares, weights))
+        torch.testing.assert_close(torch.stack(places).mean(), place_loss(logits, 100 * raw, known))
 
 
 def test_nothing_known_at_all_gives_no_loss() -> None:
@@ -192,6 +209,7 @@ def test_one_pass_sums_the_losses_of_both() -> None:
     of_insert = 2 * watched["bce"] + 1.5 * watched["dice"] + 0.3 * watched["presence"]
     assert loss.item() == pytest.approx((0.5 * of_dense + 2 * of_insert).item(), rel=1e-5)
     assert watched["dice"].item() > 0
+    assert 0 < watched["air"] < 1
     loss.backward()
     assert all(weight.grad is not None for weight in objective.parameters())
 

@@ -16,8 +16,12 @@ from encoders.published import uniform
 from numpy.testing import assert_allclose
 
 from headct import encoders
-from headct.pretraining.objectives import Sight
-from headct.pretraining.objectives.dino import Dino, DinoSettings, between_views, dino_loss, moved_centre, watch
+from headct.failure import Misuse
+from headct.pretraining.objectives import OBJECTIVES, Sight, mixture
+from headct.pretraining.objectives.dino import Dino, DinoSettings, between_views, dino_loss, watch
+from headct.pretraining.objectives.insert import InsertSettings
+from headct.pretraining.objectives.objective import Centre, follow, spread, teacher_of
+from headct.pretraining.objectives.simclr import SimclrSettings
 from headct.pretraining.schedules import cosine, ramp
 from headct.pretraining.views import Seen, ViewSettings
 
@@ -51,7 +55,7 @@ def test_loss_is_the_nested_loop(global_views: int, views: int) -> None:
 
 def test_loss_centre_and_gradients_equal_the_published_ones(shared: Path) -> None:
     published = np.load(shared / "fixtures" / "fm-hct" / "dino_loss.npz")
-    centre = torch.zeros(16)
+    centre = Centre(16, 0.9)
     for step in range(5):
         student, teacher = (
             torch.from_numpy((0.5 * (2 * uniform(f"{name}{step}", (views * 3, 16)) - 1)).astype(np.float32))
@@ -61,11 +65,12 @@ def test_loss_centre_and_gradients_equal_the_published_ones(shared: Path) -> Non
         scores = student.reshape(4, 3, 16), teacher.reshape(2, 3, 16)
         teacher_t = ramp(step, 3, 0.04, 0.07)
         assert teacher_t == pytest.approx(published["loss/temp_schedule"][step], rel=1e-12)
-        loss = dino_loss(*scores, centre, student_t=0.1, teacher_t=teacher_t)
+        loss = dino_loss(*scores, centre.value, student_t=0.1, teacher_t=teacher_t)
         loss.backward()
-        centre = moved_centre(centre, scores[1], 0.9)
+        centre.note(scores[1].flatten(0, 1))
+        centre.move()
         assert loss.item() == pytest.approx(published["loss/values"][step], rel=1e-5)
-        assert_allclose(centre.numpy(), published["loss/centers"][step, 0], atol=1e-6)
+        assert_allclose(centre.value.numpy(), published["loss/centers"][step, 0], atol=1e-6)
         assert_allclose(student.grad.numpy(), published["loss/student_grads"][step], atol=1e-6, rtol=1e-4)
 
 
@@ -121,16 +126,36 @@ def test_teacher_follows_by_the_momentum_of_the_global_step() -> None:
         torch.testing.assert_close(new, old + (1 - momentum), atol=1e-6, rtol=1e-6)
 
 
-def test_the_centre_moves_after_the_loss_has_used_it() -> None:
+def test_the_centre_moves_once_a_step_after_the_loss_has_used_it() -> None:
     dino = objective(centre_momentum=0.5, batch_norm=False)
     global_views, local_views = some_views()
     with torch.no_grad():
         scores = dino.teacher(global_views)[1]
         student = torch.cat([dino.student(global_views)[1], dino.student(local_views)[1]])
         loss, _ = dino.compared(global_views, local_views, 0, 10)
+        again, _ = dino.compared(global_views, local_views, 0, 10)  # another part of the step
     expected = dino_loss(student, scores, torch.zeros(8), student_t=0.1, teacher_t=0.02)
     torch.testing.assert_close(loss, expected)
-    torch.testing.assert_close(dino.centre, 0.5 * scores.mean(dim=(0, 1)))
+    assert torch.equal(again, loss)
+    assert not dino.centre.value.any()
+    dino.follow(0, 10)
+    torch.testing.assert_close(dino.centre.value, 0.5 * scores.mean(dim=(0, 1)))
+    dino.follow(0, 10)
+    torch.testing.assert_close(dino.centre.value, 0.5 * scores.mean(dim=(0, 1)))  # nothing new was seen
+
+
+def test_a_centre_moves_to_the_mean_of_all_that_counts_however_it_is_shared_out() -> None:
+    scores = torch.randn(7, 4, generator=torch.Generator().manual_seed(2))
+    counted = torch.tensor([True, False, True, True, True, False, False])
+    centres = []
+    for parts in ([7], [2, 5], [1, 4, 2]):
+        centres.append(Centre(4, 0.25))
+        for some, which in zip(scores.split(parts), counted.split(parts), strict=True):
+            centres[-1].note(some, which)
+        centres[-1].move()
+    for centre in centres:
+        torch.testing.assert_close(centre.value, 0.75 * scores[counted].mean(dim=0))
+    assert list(centres[0].state_dict()) == ["value"]
 
 
 def test_scores_do_not_mix_views_and_scans() -> None:
@@ -182,3 +207,76 @@ def test_targets_may_come_from_elsewhere() -> None:
     torch.testing.assert_close(loss, dino_loss(student, teacher, centre, student_t=0.3, teacher_t=0.2))
     loss.backward()
     assert targets.grad is None
+
+
+def test_few_targets_are_no_sign_of_a_collapse() -> None:
+    """Of one scan all vectors and all prototypes are the same; deviations of one value would be no number, and warn."""
+    sharp = torch.nn.functional.one_hot(torch.zeros(2, 1, dtype=torch.int64), 8).float()
+    watched = watch(torch.randn(2, 1, 32), sharp)
+    assert watched["spread"] == 1
+    assert "used" not in watched
+    assert "used" in watch(torch.randn(2, 3, 32), sharp.expand(2, 3, 8))
+    assert spread(torch.randn(2, 1, 32, device="meta")).device.type == "meta"  # on the device of the vectors
+
+
+def test_the_teachers_batch_norm_knows_what_the_teacher_saw() -> None:
+    torch.manual_seed(0)
+    student = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4, momentum=1.0))
+    teacher = teacher_of(student)
+    with torch.no_grad():
+        for weight in student.parameters():
+            weight.add_(1.0)
+    large, small = torch.randn(16, 3), 3 + torch.randn(16, 3)
+    teacher(large)
+    student(small)
+    seen = teacher[0](large).detach()
+    follow(teacher, student, 0.9)
+    torch.testing.assert_close(teacher[1].running_mean, seen.mean(dim=0))
+    torch.testing.assert_close(teacher[1].running_var, seen.var(dim=0))
+
+
+def test_other_buffers_are_copied() -> None:
+    student = torch.nn.Linear(2, 2)
+    student.register_buffer("places", torch.zeros(3))
+    teacher = teacher_of(student)
+    student.places += 1
+    follow(teacher, student, 0.9)
+    assert torch.equal(teacher.places, torch.ones(3))
+
+
+def test_the_teacher_drops_no_path() -> None:
+    torch.manual_seed(0)
+    encoder = encoders.build(
+        "vit-tiny", depth=2, width=12, heads=2, mlp_width=16, patch=(4, 4, 4), grid=(2, 2, 2), drop_path=0.9
+    )
+    teacher, x = teacher_of(encoder).train(), torch.rand(8, 3, 8, 8, 8)
+    assert torch.equal(teacher(x).scan, teacher(x).scan)
+    assert not torch.equal(encoder.train()(x).scan, encoder(x).scan)
+
+
+def test_what_an_objective_draws_does_not_depend_on_the_others() -> None:
+    encoder = encoders.build("vit-tiny", depth=1, width=12, heads=2, mlp_width=16)
+    sight = Sight(ViewSettings(), [(40, 80)])
+    settings = {"dino": DinoSettings(prototypes=8), "simclr": SimclrSettings()}
+    box_mm = {"scan": np.array([[4.0] * 3, [160.0] * 3])}
+    draws = [
+        mixture(encoder, {name: settings[name] for name in names}, sight).draw(np.random.default_rng(3), box_mm)
+        for names in (["dino"], ["dino", "simclr"], ["simclr", "dino"])
+    ]
+    assert draws[0]["dino"] == draws[1]["dino"] == draws[2]["dino"]
+    assert_allclose(draws[1]["simclr"].overlaps, draws[2]["simclr"].overlaps)
+    assert draws[1]["dino"].local_views[0].noise_seed != draws[1]["simclr"].views[0][0].noise_seed
+
+
+@pytest.mark.parametrize("name", ["dino", "simclr"])
+def test_maps_that_nothing_trains_are_refused(name: str) -> None:
+    """Else weights stay without a gradient, for which several processes would wait for ever."""
+    small = {"inner_settings": {"widths": [2, 4, 6], "blocks": [1, 1, 1]}}
+    sight = Sight(ViewSettings(), [(40, 80)])
+    kind = OBJECTIVES[name].settings()
+    encoder = encoders.build("anatomy-conv", pooling="inner", **small)
+    with pytest.raises(Misuse, match=f"{name} would leave the maps of anatomy-conv untrained") as error:
+        mixture(encoder, {name: kind}, sight)
+    assert "conv-tiny" in str(error.value)
+    mixture(encoder, {name: kind, "insert": InsertSettings()}, sight)
+    mixture(encoders.build("anatomy-conv", **small), {name: kind}, sight)

@@ -28,7 +28,6 @@ from headct.pretraining.objectives.dinov2 import (
     Dinov2Settings,
     draw_masked_blocks,
     koleo,
-    mean_of,
     near_head,
     patch_loss,
     sinkhorn,
@@ -134,27 +133,22 @@ def patch_loop(scores: np.ndarray, p: np.ndarray, row: list[int], counted: list[
                 losses.append(-sum(p[m, k] * math.log(q[k]) for k in range(len(q))))
         if losses:
             of_rows.append(np.mean(losses))
-    return float(np.mean(of_rows))
+    return float(sum(of_rows)) / 4
 
 
 def test_patch_loss_is_the_nested_loop_and_so_are_its_gradients() -> None:
     scores, targets = some_scores(8, 5), sinkhorn(some_scores(8, 5, seed=1), 0.1)
     row, counted = [0, 0, 0, 2, 2, 3, 5, 5], [True, False, True, True, True, False, True, False]
     arguments = (torch.tensor(row), torch.tensor(counted), 6)
-    loss = patch_loss(scores, targets, *arguments, student_t=0.3)
+    loss = patch_loss(scores, targets, *arguments, student_t=0.3, masked=4)
     assert loss.item() == pytest.approx(patch_loop(scores.numpy(), targets.numpy(), row, counted, 0.3), rel=1e-10)
     scores.requires_grad_()
-    assert torch.autograd.gradcheck(lambda s: patch_loss(s, targets, *arguments, student_t=0.3), scores)
+    assert torch.autograd.gradcheck(lambda s: patch_loss(s, targets, *arguments, student_t=0.3, masked=4), scores)
 
 
 def test_no_patch_costs_nothing() -> None:
     none = torch.zeros(0, dtype=torch.int64)
-    assert patch_loss(torch.zeros(0, 4), torch.zeros(0, 4), none, none.bool(), 4, student_t=0.1).item() == 0
-
-
-def test_mean_leaves_out_what_does_not_count() -> None:
-    scores, counted = some_scores(5, 3), torch.tensor([True, False, True, True, False])
-    assert_allclose(mean_of(scores, counted), scores[counted].mean(dim=0))
+    assert patch_loss(torch.zeros(0, 4), torch.zeros(0, 4), none, none.bool(), 4, student_t=0.1, masked=0).item() == 0
 
 
 # ------------------------------------------------------------------------------------------------------------- masks
@@ -336,8 +330,25 @@ def test_mean_centring_moves_both_centres() -> None:
     with torch.no_grad():
         expected = 0.5 * dino.teacher.head(dino.teacher.encoder(large.image).scan).mean(dim=0)
         dino.compared(large, small, masked, 0, 10)
-    torch.testing.assert_close(dino.centre, expected)
-    assert dino.patch_centre.abs().sum() > 0
+        dino.follow(0, 10)
+    torch.testing.assert_close(dino.centre.value, expected)
+    assert dino.patch_centre.value.abs().sum() > 0
+
+
+def test_parts_of_a_batch_add_up_to_it() -> None:
+    """With a running mean; Sinkhorn-Knopp and KoLeo compare the scans of a batch. One scan has no masked tissue."""
+    large, small, masked = some_rows(4)
+    masked[0, 1] = np.arange(27) % 3 == 2  # air alone
+    dino = objective(centring="mean", batch_norm=False, koleo=0.0)
+
+    def of(scans: list[int]) -> torch.Tensor:
+        rows = [*scans, *(4 + scan for scan in scans)]
+        some = [
+            Seen(one.image[which], one.spacing_mm[which], one.air) for one, which in ((large, rows), (small, scans))
+        ]
+        return dino.compared(*some, masked[:, scans], 0, 10)[0]
+
+    torch.testing.assert_close((of([0, 1]) + of([2, 3])) / 2, of([0, 1, 2, 3]))
 
 
 def test_teacher_takes_no_gradient_and_heads_are_untied() -> None:

@@ -47,7 +47,7 @@ def objective(pooling: str = "class", **settings: object) -> Hybrid:
     with torch.no_grad():  # a head, a teacher and a centre that have moved
         for weight in [*hybrid.head.parameters(), *hybrid.teacher.parameters()]:
             weight.add_(0.2 * torch.randn_like(weight))
-        hybrid.centre.normal_(std=0.1)
+        hybrid.centre.value.normal_(std=0.1)
     return hybrid
 
 
@@ -64,7 +64,7 @@ def test_the_loss_is_that_of_both_parts(pooling: str) -> None:
     hybrid, (views, noise) = objective(pooling, rebuilding=2.0, distilling=0.3), two_views()
     mae = Mae(hybrid.vit, MaeSettings(crops=CUBE, share=0.7, decoder=DECODER), SIGHT)
     mae.decoder = hybrid.decoder
-    centre = hybrid.centre.clone()
+    centre = hybrid.centre.value.clone()
     with torch.no_grad():
         rebuilding, _ = mae.rebuilt(in_one(views), noise)
         targets = torch.stack([hybrid.teacher.head(hybrid.teacher.encoder(v.image).scan) for v in views])
@@ -79,18 +79,15 @@ def test_the_loss_is_that_of_both_parts(pooling: str) -> None:
     assert loss.item() == pytest.approx(2.0 * rebuilding.item() + 0.3 * distilling.item(), rel=1e-5)
     assert watched["rebuilding"].item() == pytest.approx(rebuilding.item(), rel=1e-5)
     assert watched["distilling"].item() == pytest.approx(distilling.item(), rel=1e-5)
-    torch.testing.assert_close(hybrid.centre, 0.9 * centre + 0.1 * targets.mean(dim=(0, 1)))
+    hybrid.follow(0, 10)
+    torch.testing.assert_close(hybrid.centre.value, 0.9 * centre + 0.1 * targets.mean(dim=(0, 1)))
 
 
 def test_gradients_equal_differences(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)  # scores are float32 at least, here more
     hybrid, (views, noise) = objective().double(), two_views(dtype=torch.float64)
 
-    def loss() -> torch.Tensor:
-        hybrid.centre.zero_()
-        return hybrid.compared(views, noise, 0, 10)[0]
-
-    check_gradients(hybrid, loss)
+    check_gradients(hybrid, lambda: hybrid.compared(views, noise, 0, 10)[0])
     assert all(weight.grad is None for weight in hybrid.teacher.parameters())
 
 
@@ -113,7 +110,7 @@ def test_the_student_is_shown_only_what_is_kept_and_the_teacher_all() -> None:
 
 def test_the_loss_of_a_batch_is_the_mean_of_its_scans_in_any_order() -> None:
     """Without BatchNorm, which compares the scans of a batch."""
-    hybrid, (views, noise) = objective(centre_momentum=1.0), two_views(4)
+    hybrid, (views, noise) = objective(), two_views(4)
 
     def of(scans: Sequence[int]) -> torch.Tensor:
         some = [row(view, *scans) for view in views]

@@ -150,7 +150,7 @@ def test_loss_is_the_loop() -> None:
     shares[1, 0] = 0
     known = torch.tensor([1.0, 1, 0, 1, 1], dtype=torch.float64).expand(2, 1, 5)
     bce, dice = found_loss(logits, shares, positives=9.0, guard=0.15, known=known)
-    terms, dices = [], []
+    terms, dices = [], [[], []]
     for b, k in np.ndindex(2, 2):
         p = [1 / (1 + math.exp(-logit)) for logit in logits[b, k].tolist()]
         s, w = shares[b, k].tolist(), known[b, 0].tolist()
@@ -160,9 +160,19 @@ def test_loss_is_the_loop() -> None:
         if sum(one * two for one, two in zip(s, w, strict=True)) > 0:
             overlap = sum(w[m] * p[m] * s[m] for m in range(5))
             sizes = sum(w[m] * (p[m] + s[m]) for m in range(5))
-            dices.append(1 - (2 * overlap + 1) / (sizes + 1))
+            dices[b].append(1 - (2 * overlap + 1) / (sizes + 1))
     assert bce.item() == pytest.approx(float(np.mean(terms)), rel=1e-12)
-    assert dice.item() == pytest.approx(float(np.mean(dices)), rel=1e-12)
+    assert [len(of_scan) for of_scan in dices] == [2, 1]
+    assert dice.item() == pytest.approx(np.mean([np.mean(of_scan) for of_scan in dices]), rel=1e-12)
+
+
+def test_losses_of_parts_of_a_batch_add_up_to_it() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits, shares = torch.randn(4, 2, 5, generator=generator), torch.rand(4, 2, 5, generator=generator)
+    shares[1], shares[2, 0] = 0, 0  # a scan without changes, and one without the first kind
+    whole = torch.stack(found_loss(logits, shares, positives=9.0))
+    parts = [torch.stack(found_loss(logits[rows], shares[rows], positives=9.0)) for rows in torch.arange(4).split(1)]
+    torch.testing.assert_close(torch.stack(parts).mean(dim=0), whole)
 
 
 def test_a_batch_without_changes_has_a_finite_loss() -> None:
@@ -174,6 +184,7 @@ def test_a_batch_without_changes_has_a_finite_loss() -> None:
     loss, watched = objective(batch, 0, 1)
     assert math.isfinite(loss.item())
     assert watched["dice"].item() == 0
+    assert 0 < watched["air"] < 1
 
 
 def test_other_encoders_and_settings_are_refused() -> None:

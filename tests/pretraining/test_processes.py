@@ -108,10 +108,8 @@ def test_a_signal_to_one_process_stops_both(tmp_path: Path, alone: Run) -> None:
 
 
 def test_parts_of_a_step_add_up_to_it(tmp_path: Path) -> None:
-    """But for the centre, which would move after each part."""
-    still = replace(SHARED, objectives={"dino": replace(SHARED.objectives["dino"], centre_momentum=1.0)})
-    whole = pretrain([cohort()], tmp_path / "whole", still)
-    close(pretrain([cohort()], tmp_path / "run", replace(still, accumulate=2)), whole)
+    whole = pretrain([cohort()], tmp_path / "whole", SHARED)
+    close(pretrain([cohort()], tmp_path / "run", replace(SHARED, accumulate=2)), whole)
 
 
 def test_one_process_alone_needs_no_torchrun() -> None:

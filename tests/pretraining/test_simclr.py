@@ -246,18 +246,33 @@ def replace_scans(batch: Batch, scan: int) -> Batch:
 
 
 @pytest.mark.parametrize("name", ENCODERS)
-def test_a_run_learns_to_match_crops(tmp_path: Path, name: str) -> None:
+def test_crops_of_a_batch_are_learned(name: str) -> None:
+    """Always the same batch: the losses of others differ by more than a short run gains."""
+    torch.manual_seed(0)
+    made = objective(encoder=encoders.build(name, **ENCODERS[name]))
+    batch = batch_of(Scans([MemoryCohort(heads(4))]), made, Order(0, 4, (1.0,)), 0)
+    optimizer, losses = torch.optim.Adam(made.parameters(), lr=1e-3), []
+    for step in range(40):
+        loss, _ = made(batch, step, 40)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.8 * losses[0]
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_a_run_leaves_a_checkpoint(tmp_path: Path, name: str) -> None:
     settings = PretrainSettings(
-        steps=25,
+        steps=3,
         batch=4,
-        lr=5e-3,
         encoder=name,
         encoder_settings={**ENCODERS[name], "channels": 3},
         objectives={"simclr": SMALL},
         device="cpu",
     )
     run = pretrain([MemoryCohort(heads(6))], tmp_path / "run", settings)
-    assert run.history["loss"][-10:].mean() < 0.9 * run.history["loss"][:3].mean()
+    assert np.isfinite(run.history["loss"]).all()
     card = checkpoints.load(run.checkpoint).card
     assert card.objective["name"] == "simclr"
     assert card.objective["uses_findings"] is False

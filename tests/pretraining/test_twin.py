@@ -187,7 +187,7 @@ def test_a_cohort_without_twins_is_refused(tmp_path: Path) -> None:
 
 def test_a_run_learns_the_finding_and_says_that_it_knew(tmp_path: Path) -> None:
     settings = PretrainSettings(
-        steps=80,
+        steps=120,
         batch=6,
         lr=1e-2,
         encoder_settings=TINY,

@@ -18,6 +18,7 @@ from scipy.ndimage import convolve1d, gaussian_filter, map_coordinates, uniform_
 from scipy.spatial.transform import Rotation
 
 from headct.failure import Misuse
+from headct.pretraining import views
 from headct.pretraining.views import (
     Crops,
     View,
@@ -237,3 +238,33 @@ def test_windows_may_vary() -> None:
 def test_impossible_crops_are_refused() -> None:
     with pytest.raises(Misuse, match="rising range"):
         Crops(views=1, shape=(4, 4, 4), edge_mm=(20.0, 10.0), overhang=0.0)
+
+
+def test_mixed_precision_does_not_reach_hounsfield_units() -> None:
+    hu = torch.from_numpy(np.random.default_rng(0).normal(900, 50, (2, 8, 8, 8)).astype(np.float32))
+    drawn = [view(soft_mm=2.0, slice_mm=5.0), view(sharp=0.5)]
+    plain = rescanned(hu, drawn)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(rescanned(hu, drawn), plain)
+        seen = see(hu, drawn, CROPS, (2.0, 2.0, 2.0), [(40, 80)])
+    assert torch.equal(seen.image, see(hu, drawn, CROPS, (2.0, 2.0, 2.0), [(40, 80)]).image)
+
+
+def test_numbers_reach_the_device_in_a_few_copies_whatever_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One each for the crop, the other scanner, the windows and the spacing."""
+    copies = []
+
+    def counted(array: np.ndarray, device: torch.device, real=views.sent) -> torch.Tensor:
+        copies.append(array.shape)
+        return real(array, device)
+
+    monkeypatch.setattr(views, "sent", counted)
+    for name in ("tensor", "as_tensor"):
+        monkeypatch.setattr(torch, name, None)
+    monkeypatch.setattr(torch.Tensor, "new_tensor", None)
+    for batch in (1, 3):
+        copies.clear()
+        hu = torch.from_numpy(np.stack(heads(batch)))
+        drawn = [view(soft_mm=2.0, slice_mm=5.0, sharp=0.1 * n) for n in range(batch)]
+        see(hu, drawn, CROPS, (2.0, 2.0, 2.0), [(40, 80), (600, 2800)])
+        assert len(copies) == 4

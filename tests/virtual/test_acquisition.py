@@ -8,17 +8,20 @@ from itertools import combinations, pairwise
 import numpy as np
 import pytest
 import torch
-from scipy.ndimage import gaussian_filter1d
+import torch.nn.functional as F
+from scipy.ndimage import binary_dilation, gaussian_filter1d
 
-from headct.virtual.acquisition import MATRIX, MISSED_MM, Acquisition, _hardened, take
+from headct.virtual.acquisition import MATRIX, MISSED_MM, TISSUES, Acquisition, _hardened, _moved, _noise, take
 from headct.virtual.anatomy import Anatomy
 from headct.virtual.archive import sharper
+from headct.virtual.bending import COARSE
 from headct.virtual.findings.mixture import one_of
 from headct.virtual.metal import FILLED, METAL_HU, Metal, lay_metal, metal_of, spots_in
 from headct.virtual.noise import Kernel, correlated, noise_of, overlap_per_mm
 from headct.virtual.patient import Patient
 from headct.virtual.sites import SITES, Protocol
 from headct.virtual.strap import BAND_HU, lay_strap
+from headct.virtual.template import normalized
 
 STANDARD = Kernel(blur_mm=0.42, sharpening=0.0, noise_blur_mm=0.0, limit_per_mm=0.8)
 STEPS = np.array([0.0, -1.0, 0.0]), np.array([-1.0, 0.0, 0.0])
@@ -167,10 +170,11 @@ def test_petrous_streaks_do_not_heed_what_lies_in_the_brain() -> None:
 
 def test_a_strap_lies_over_skin_and_in_air_alone() -> None:
     y, x = np.mgrid[60:-61:-1, -60:61]
-    head = np.hypot(x, y) < 40
-    hu = np.where(head, 40.0, -1000.0).astype(np.float32)
+    head, sinus = np.hypot(x, y) < 40, np.hypot(x, y - 30) < 6
+    hu = np.where(head & ~sinus, 40.0, -1000.0).astype(np.float32)
     lay_strap(hu, y[:, :1].astype(float), 1.0)
-    assert (hu[head] == 40).all()
+    assert (hu[head & ~sinus] == 40).all()
+    assert (hu[sinus] == -1000).all()
     band = ~head & (hu > -990)
     assert hu[band].max() == BAND_HU
     assert y[band].min() > -21
@@ -220,3 +224,89 @@ def test_sites_differ_in_everything_that_scanners_differ_in() -> None:
             if {getattr(p, habit) for p in one.protocols} != {getattr(p, habit) for p in other.protocols}
         ]
         assert len(differing) >= 9, (one.name, other.name, differing)
+
+
+def test_motion_is_as_far_as_asked_at_any_pixel() -> None:
+    """Of a spot that moves by 1.6 mm down and 0.8 mm across the middle shifts by four tenths of that."""
+    visit = replace(Acquisition.draw(1, SITES["site-a"]), motion_mm=(0.8, 1.6))
+    for pixel_mm in (0.5, 1.0, 2.0, 4.0):
+        hu = np.full((6, 64, 64), -1000.0, dtype=np.float32)
+        hu[:, 30:33, 40:43] = 40.0
+        hu[:, -6:] = 200.0  # the couch
+        moved = _moved(hu, replace(visit, pixel_mm=pixel_mm))
+        (changed,) = np.nonzero((moved != hu).any(axis=(1, 2)))
+        assert 2 <= len(changed) < 6
+        for plane in moved[changed]:
+            spot = plane[20:45, 30:55] + 1000.0
+            down, across = ((spot * axis).sum() / spot.sum() for axis in np.mgrid[20:45, 30:55])
+            expected = 31 + 0.4 * 1.6 / pixel_mm, 41 + 0.4 * 0.8 / pixel_mm
+            assert (down, across) == pytest.approx(expected, abs=1e-3)
+            assert (plane[:20] == -1000).all()  # nothing of the couch comes in at the top
+
+
+@pytest.mark.parametrize("pixel_mm", [0.5, 2.0])
+def test_noise_falls_off_over_the_same_length_at_any_pixel(pixel_mm: float) -> None:
+    """Noise beside the skin to noise in open air; 3 mm away nothing of the body is left."""
+    rows = round(240 / pixel_mm)
+    hu = np.full((40, rows, rows), -1000.0, dtype=np.float32)
+    hu[:, :, : rows // 2] = 40.0
+    visit = replace(Acquisition.draw(1, SITES["site-a"]), pixel_mm=pixel_mm)
+    visit = replace(visit, protocol=replace(visit.protocol, gap_mm=5.0, thickness_mm=5.0))
+    noise = _noise(hu, visit, Patient.draw(1, prevalence={}), np.full(40, 5.0)).std(axis=(0, 1))
+    near, far = rows // 2 + round(4 / pixel_mm), rows // 2 + round(12 / pixel_mm)
+    assert noise[near : near + max(2, round(4 / pixel_mm))].mean() == pytest.approx(
+        noise[far : far + 4].mean(), rel=0.12
+    )
+
+
+@pytest.mark.parametrize("below_mm", [70.0, 13.0, 12.0, -10.0])
+def test_two_stacks_join_without_a_gap_wherever_they_begin(below_mm: float) -> None:
+    visit = Acquisition.draw(1, SITES["site-b"])
+    protocol = next(one for one in SITES["site-b"].protocols if one.second_stack)
+    positions, thickness = replace(visit, protocol=protocol, below_mm=below_mm, above_mm=60.0).slices_mm
+    assert positions[0] == -below_mm
+    np.testing.assert_allclose(np.diff(positions), (thickness[1:] + thickness[:-1]) / 2)
+
+
+def test_tissues_fill_the_head_and_change_nothing() -> None:
+    patient = Patient.draw(12, prevalence={"iph": 1.0})
+    visit = replace(Acquisition.draw(12, SITES["site-a"]).coarsened(4.0), below_mm=10.0, above_mm=30.0)
+    plain, kept = take(patient, visit), take(patient, visit, tissues=True)
+    assert plain.scan.hu.tobytes() == kept.scan.hu.tobytes()
+    assert set(kept.shares) == set(plain.shares) == {"iph", "edema"}
+    assert (set(plain.tissues), set(kept.tissues)) == (set(), set(TISSUES))
+    middle = kept.scan.hu[kept.tissues["brain"] > 0.9]
+    assert 20 < np.median(middle) < 45
+    assert np.median(kept.scan.hu[kept.tissues["skull"] > 0.9]) > 300
+
+
+@pytest.mark.parametrize("name", ["iph", "sdh", "fracture"])
+def test_a_twin_is_bit_equal_beyond_the_reach_of_the_finding(name: str) -> None:
+    """The reach: cells of the coarse grid whose maps or fields differ, voxels with a share of the finding.
+
+    Widened by a pixel each for kernel, sharpening, motion and the change of noise in air, and by a slice.
+    """
+    seed = next(seed for seed in range(200) if len(metal_of(seed)) > 1)
+    visit = replace(Acquisition.draw(seed, SITES["site-a"]).coarsened(4.0), blur_mm=1.0, sharpening=0.2)
+    visit = replace(visit, motion_mm=(1.5, 0.7), strap_mm=30.0, below_mm=90.0)
+    ill = Patient(seed, Anatomy.draw(seed), (one_of(name, seed),))
+    well = ill.without(name)
+    taken, scan = take(ill, visit), take(well, visit).scan
+    rows, cols = (
+        np.arange(n)[:, None] * step
+        for n, step in zip(scan.hu.shape[1:], (scan.row_step_mm, scan.col_step_mm), strict=True)
+    )
+    points = scan.origins_mm[:, None, None] + rows[:, None] + cols
+    place = normalized(visit.to_head(torch.from_numpy(points.reshape(-1, 3).astype(np.float32))), COARSE)
+    shared = len(well.bend.values[0])  # further fields are of the finding alone; its shares tell where they act
+    bent = (ill.bend.values[:, :shared] != well.bend.values).any(dim=1, keepdim=True).float()
+    reach = F.grid_sample(bent, place[None, None, None], align_corners=True).reshape(scan.hu.shape).numpy() > 0
+    for share in taken.shares.values():
+        reach |= share > 0
+    within = binary_dilation(reach, np.ones((1, 3, 3), dtype=bool), iterations=4)
+    beyond = ~binary_dilation(within, np.ones((3, 1, 1), dtype=bool))
+    differ = taken.scan.hu != scan.hu
+    assert differ[reach].mean() > 0.05
+    assert (beyond & (scan.hu > -200)).sum() > 0.1 * (scan.hu > -200).sum()
+    assert not differ[beyond].any()
+    assert (scan.hu == 3071).any()  # metal

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,11 +16,12 @@ import pydicom
 import pytest
 
 from headct import Cohort, Scan, read
+from headct.cohort import executors
 from headct.cohort.ingest import ingest
 from headct.failure import Misuse
 from headct.reading.criteria import Criteria
 from headct.virtual.archive import write_study
-from headct.virtual.job import CLASSES, FORMATS, Job, arrays, run
+from headct.virtual.job import CLASSES, FORMATS, Job, arrays, classes_at, run, truth_at
 from headct.virtual.labels import BLEEDS, FINDINGS
 from headct.virtual.simulated import Simulation, simulate
 
@@ -149,6 +151,63 @@ def test_a_rescan_is_the_same_patient_at_another_scanner() -> None:
     assert first.patient_id == second.patient_id
     assert first.study_id != second.study_id
     assert second.scan.header.manufacturer == "GE MEDICAL SYSTEMS"
+
+
+def test_files_hold_the_truth_of_their_scan(tmp_path: Path) -> None:
+    """Classes are the masks of the same scan, later ones above; the deformation is that of each voxel's middle."""
+    simulation = Simulation(seed=4, twin="iph", spacing_mm=4.0)
+    run(Job(simulation=simulation, patients=1, format="nifti", deformation=True), tmp_path, workers=1, progress=silent)
+    simulated = next(simulation.scans(0))
+    (folder,) = tmp_path.rglob("study-with")
+    image = nibabel.load(folder / "classes.nii.gz")
+    classes = np.asarray(image.dataobj)
+    expected = np.zeros_like(classes)
+    for value, name in enumerate(CLASSES, 1):
+        if name in simulated.masks:
+            expected[simulated.masks[name].transpose(2, 1, 0)] = value
+    assert (expected > 3).sum() > 20
+    np.testing.assert_array_equal(np.where(classes > 3, classes, 0), expected)
+    hu = np.asarray(nibabel.load(folder / "head.nii.gz").dataobj)
+    assert {0, 1, 2, 3} <= set(np.unique(classes))
+    assert 20 < np.median(hu[classes == 1]) < 45
+    assert np.median(hu[classes == 3]) > 300
+    deformation = np.asarray(nibabel.load(folder / "deformation.nii.gz").dataobj).squeeze()
+    some = np.argwhere(classes == 1)[::500]
+    _, template_mm = truth_at(simulated.patient, simulated.visit, nibabel.affines.apply_affine(image.affine, some))
+    np.testing.assert_allclose(deformation[tuple(some.T)], template_mm, atol=0.01)
+
+
+@pytest.mark.parametrize("finding", ["fracture", "sah"])
+def test_classes_without_the_rest_of_the_head_are_the_same(finding: str) -> None:
+    points = np.stack(np.meshgrid(*(np.arange(-n, n, 4.0) for n in (96, 120, 100)), indexing="ij"), axis=-1)
+    for index in range(3):
+        one = next(Simulation(seed=8, twin=finding).scans(index))
+        whole, _ = truth_at(one.patient, one.visit, points.reshape(-1, 3))
+        assert CLASSES.index(finding) + 1 in whole
+        np.testing.assert_array_equal(classes_at(one.patient, one.visit, points.reshape(-1, 3)), whole)
+
+
+def test_a_twins_archive_has_the_same_series(tmp_path: Path) -> None:
+    pytest.importorskip("highdicom")
+    kinds = set()
+    for index in range(4):
+        series = []
+        for one in Simulation(seed=3, site="site-c", twin="iph", spacing_mm=5.0).scans(index):
+            write_study(one, tmp_path / one.patient_id / one.study, "quirks")
+            series.append({path.stem for path in (tmp_path / one.patient_id / one.study).iterdir()} - {"segmentation"})
+            for path in (tmp_path / one.patient_id / one.study).glob("series-2/0001.dcm"):
+                assert "\\".join(pydicom.dcmread(path).ConvolutionKernel) == one.visit.protocol.bone_kernel
+        assert series[0] == series[1]
+        kinds.add(frozenset(series[0]))
+    assert len(kinds) > 1
+
+
+def test_a_finished_crew_leaves_no_thread_behind() -> None:
+    """One that still ends its processes at the interpreter's exit finds a pipe closed: Bad file descriptor."""
+    before = set(threading.enumerate())
+    with executors.processes(1) as crew:
+        assert list(crew.results(abs, [(0, -5)])) == [(0, 5)]
+    assert set(threading.enumerate()) <= before
 
 
 def test_simulate_gives_scans_with_their_truth() -> None:

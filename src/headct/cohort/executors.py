@@ -85,6 +85,7 @@ def processes(workers: int, begin: Callable[[], None] | None = None) -> Iterator
     pool = _DeafProcesses(workers, mp_context=context, initializer=_begin_worker, initargs=(begin,))
     try:
         yield Crew(pool, lambda: workers)
+        pool.shutdown(cancel_futures=True)  # idle by now; one that still ends at the program's exit finds its pipe shut
     except BrokenProcessPool as error:
         do = "call the same line again, perhaps with fewer --workers; what was done is kept"
         raise Failure("a worker was killed", why="often because memory ran out", do=do) from error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from headct.encoders.anatomy import AnatomyEncoder, AnatomySettings
-from headct.encoders.architectures import ARCHITECTURES, Architecture, build
+from headct.encoders.architectures import ARCHITECTURES, Architecture, build, compilable
 from headct.encoders.conv import ConvEncoder, ConvSettings
 from headct.encoders.features import Encoder, Features, Grid, Lattice
 from headct.encoders.segres import SegResEncoder, SegResSettings, segmentation_network
@@ -32,5 +32,6 @@ __all__ = [
     "apply_windows",
     "as_input",
     "build",
+    "compilable",
     "segmentation_network",
 ]

@@ -9,13 +9,14 @@ from types import MappingProxyType
 from typing import Any
 
 import torch
+from torch import nn
 
 from headct.encoders.anatomy import AnatomyEncoder, AnatomySettings
 from headct.encoders.conv import ConvEncoder, ConvSettings
 from headct.encoders.features import Encoder
 from headct.encoders.segres import SegResEncoder, SegResSettings
 from headct.encoders.slices import SliceEncoder, SliceSettings
-from headct.encoders.vit import ViT3D, ViTSettings
+from headct.encoders.vit import Block, ViT3D, ViTSettings
 from headct.failure import Misuse
 
 
@@ -74,6 +75,17 @@ def build(name: str, **settings: Any) -> Encoder:
     encoder = architecture.make(replace(architecture.settings, **settings))
     encoder.architecture = name
     return encoder
+
+
+COMPILED = (Block, ConvEncoder, SegResEncoder, SliceEncoder)
+
+
+def compilable(module: nn.Module) -> list[nn.Module]:
+    """The parts of an encoder, or of an objective around it, that `part.compile()` makes faster in place.
+
+    A transformer is not always called as a whole (`ViT3D.sequence`), but its blocks are, and they share one graph.
+    """
+    return [part for part in module.modules() if isinstance(part, COMPILED)]
 
 
 def _suggestion(name: str, known: Iterable[str]) -> str:

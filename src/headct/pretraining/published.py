@@ -27,7 +27,7 @@ from headct.encoders import Grid, Window
 from headct.encoders.windowing import apply_windows
 from headct.failure import Misuse
 from headct.pretraining.schedules import cosine, ramp
-from headct.pretraining.views import TISSUE_HU, Seen
+from headct.pretraining.views import TISSUE_HU, Seen, sent
 
 SCAN = 96  # voxels a side of a scan, whatever its array
 PADDED = 224  # voxels a side of the cube of zeros in whose middle it lies
@@ -108,7 +108,7 @@ def see_published(
             x, y, z = (weight[row] for weight in weights)
             tissue[b, number] = x @ (patient @ z) @ y
     edges_mm = [[mm * n * e / SCAN for mm, n, e in zip(spacing_mm, hu.shape[1:], v.edges, strict=True)] for v in flat]
-    voxels_mm = (weights[0].new_tensor(edges_mm) / weights[0].new_tensor(shape)).reshape(len(hu), count, 3)
+    voxels_mm = sent((np.array(edges_mm) / shape).astype(np.float32), hu.device).reshape(len(hu), count, 3)
     return [Seen(images[n], voxels_mm[:, n], 1 - tissue[:, n].mean()) for n in range(count)]
 
 
@@ -144,7 +144,7 @@ def along_axes(
 ) -> list[Tensor]:
     """For each axis the matrices (views, shape[axis], voxels[axis]) from the voxels of an array to those of views."""
     return [
-        torch.from_numpy(np.stack([_along(view, axis, voxels[axis], shape[axis]) for view in views])).to(device)
+        sent(np.stack([_along(view, axis, voxels[axis], shape[axis]) for view in views]), torch.device(device))
         for axis in range(3)
     ]
 

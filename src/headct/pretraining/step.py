@@ -38,9 +38,8 @@ def new_objective(settings: PretrainSettings, device: str = "cpu", origin: Encod
             if isinstance(block, Block):
                 block.forward = partial(checkpoint, block.forward, use_reentrant=False)  # type: ignore[method-assign]
     if settings.compile:
-        for module in objective.modules():
-            if isinstance(module, encoders.Encoder):
-                module.compile()  # in place, so that names of weights stay as they are
+        for part in encoders.compilable(objective):
+            part.compile()  # in place, so that names of weights stay as they are
     return objective
 
 

@@ -136,12 +136,30 @@ def see(
     hu: Tensor, views: Sequence[View], crops: Crops, spacing_mm: Sequence[float], windows: Sequence[Window]
 ) -> Seen:
     """One view of each scan, from hu (B, X, Y, Z) of any dtype."""
-    cropped = crop(hu, views, crops, spacing_mm)
+    return as_seen(crop(hu, views, crops, spacing_mm), views, windows)
+
+
+def as_seen(cropped: Tensor, views: Sequence[View], windows: Sequence[Window]) -> Seen:
+    """Crops (B, x, y, z) in HU as another scanner might have taken them, through windows."""
+    edges_mm = np.array([[view.voxel_mm] * 3 for view in views], np.float32)
     return Seen(
         image=windowed(rescanned(cropped, views), views, windows),
-        spacing_mm=cropped.new_tensor([[view.voxel_mm] * 3 for view in views]),
+        spacing_mm=sent(edges_mm, cropped.device),
         air=(cropped < TISSUE_HU).float().mean(),
     )
+
+
+def sent(array: np.ndarray, device: torch.device) -> Tensor:
+    """The array on the device, which is not waited for: from pinned memory a copy queues up with the work there."""
+    there = torch.from_numpy(array)
+    return there.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else there.to(device)
+
+
+def sent_together(arrays: Sequence[np.ndarray], device: torch.device) -> list[Tensor]:
+    """Arrays as float32 on the device, in one copy."""
+    whole = sent(np.concatenate([array.ravel() for array in arrays]).astype(np.float32), device)
+    parts = torch.split(whole, [array.size for array in arrays])
+    return [part.reshape(array.shape) for part, array in zip(parts, arrays, strict=True)]
 
 
 def crop(
@@ -163,27 +181,29 @@ def crop(
     above = values.to(torch.float32)[:, None] - outside  # so that zeros outside are what lies there
     if max(factors) > 1:
         above = F.avg_pool3d(above, factors)
-    places = torch.stack([_voxels(view, crops.shape, spacing_mm, factors, above.device) for view in views])
-    last = torch.tensor([n - 1 for n in above.shape[2:]], dtype=torch.float32, device=above.device)
+    along = zip(*(_along(view, crops.shape, spacing_mm, factors) for view in views), strict=True)
+    numbers = [*(np.stack(of_views) for of_views in along), np.array([n - 1 for n in above.shape[2:]])]
+    x, y, z, start, last = sent_together(numbers, above.device)
+    places = start[:, None, None, None] + x[:, :, None, None] + y[:, None, :, None] + z[:, None, None, :]
     to_unit = (2 * places / last - 1).flip(-1)  # grid_sample counts axes from the last
     return F.grid_sample(above, to_unit, mode=mode, align_corners=True)[:, 0] + outside
 
 
-def _voxels(
-    view: View, shape: Grid, spacing_mm: Sequence[float], factors: Sequence[int], device: torch.device
-) -> Tensor:
-    """Where the voxels of a view lie, (x, y, z, 3), counted in voxels of the array averaged by `factors`."""
+def _along(
+    view: View, shape: Grid, spacing_mm: Sequence[float], factors: Sequence[int]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Where the voxels of a view lie, counted in voxels of the array averaged by `factors`.
+
+    A voxel's place (3,) is the sum of one row of each of the steps (x, 3), (y, 3) and (z, 3), and of the middle (3,).
+    """
     turn = _rotation(view.angles_deg)
     offsets_mm = [(np.arange(n) - (n - 1) / 2) * view.voxel_mm for n in shape]
     if view.mirrored:
         offsets_mm[0] = -offsets_mm[0]
     spacing, factor = np.asarray(spacing_mm), np.asarray(factors)
-    origin = (np.array(view.centre_mm) / spacing - (factor - 1) / 2) / factor
-    steps = [np.outer(offset, turn[:, axis] / spacing / factor) for axis, offset in enumerate(offsets_mm)]
-    along_x, along_y, along_z, start = (
-        torch.from_numpy(step.astype(np.float32)).to(device) for step in (*steps, origin)
-    )
-    return start + along_x[:, None, None] + along_y[None, :, None] + along_z[None, None, :]
+    middle = (np.array(view.centre_mm) / spacing - (factor - 1) / 2) / factor
+    x, y, z = (np.outer(offset, turn[:, axis] / spacing / factor) for axis, offset in enumerate(offsets_mm))
+    return x, y, z, middle
 
 
 def _rotation(angles_deg: Sequence[float]) -> np.ndarray:
@@ -200,20 +220,22 @@ def _rotation(angles_deg: Sequence[float]) -> np.ndarray:
 
 def rescanned(hu: Tensor, views: Sequence[View]) -> Tensor:
     """HU (B, x, y, z) as another scanner might have measured them: slices, kernel, scale, shift and noise."""
+    numbers = [
+        *(np.array([getattr(view, name) for view in views]) for name in ("sharp", "scale_hu", "shift_hu")),
+        _stacked([_box(view.slice_mm / view.voxel_mm) for view in views]),
+        _stacked([_bell(view.soft_mm / view.voxel_mm) for view in views]),
+        _stacked([_bell(SHARP_MM / view.voxel_mm) for view in views]),
+    ]
+    sharp, scale, shift_hu, slices, soft, blur = sent_together(numbers, hu.device)
+    sharp, scale, shift_hu = (values[:, None, None, None] for values in (sharp, scale, shift_hu))
     if any(view.slice_mm > view.voxel_mm for view in views):
-        hu = _filtered(hu, [_box(view.slice_mm / view.voxel_mm) for view in views], axes=(3,))
+        hu = _filtered(hu, slices, axes=(3,))
     if any(view.soft_mm for view in views):
-        hu = _filtered(hu, [_bell(view.soft_mm / view.voxel_mm) for view in views], axes=(1, 2))
+        hu = _filtered(hu, soft, axes=(1, 2))
     if any(view.sharp for view in views):
-        blurred = _filtered(hu, [_bell(SHARP_MM / view.voxel_mm) for view in views], axes=(1, 2))
-        hu = hu + _of_each(views, "sharp", hu) * (hu - blurred)
+        hu = hu + sharp * (hu - _filtered(hu, blur, axes=(1, 2)))
     noise = torch.stack([_noise(view, hu) for view in views])
-    # water is what scanners are calibrated to, so it stays
-    return hu * _of_each(views, "scale_hu", hu) + _of_each(views, "shift_hu", hu) + noise
-
-
-def _of_each(views: Sequence[View], name: str, like: Tensor) -> Tensor:
-    return like.new_tensor([getattr(view, name) for view in views])[:, None, None, None]
+    return hu * scale + shift_hu + noise  # water is what scanners are calibrated to, so it stays
 
 
 def _noise(view: View, like: Tensor) -> Tensor:
@@ -237,22 +259,29 @@ def _bell(sigma: float) -> np.ndarray:
     return np.asarray(taps / taps.sum())
 
 
-def _filtered(hu: Tensor, taps: Sequence[np.ndarray], axes: Sequence[int]) -> Tensor:
-    """hu (B, x, y, z) with each scan filtered by its own taps along the axes; borders are repeated."""
+def _stacked(taps: Sequence[np.ndarray]) -> np.ndarray:
+    """Taps of odd numbers as (B, n), with zeros around the shorter ones."""
     longest = max(len(one) for one in taps)
-    padded = np.stack([np.pad(one, (longest - len(one)) // 2) for one in taps]).astype(np.float32)
-    weights = torch.from_numpy(padded).to(hu.device)
+    return np.stack([np.pad(one, (longest - len(one)) // 2) for one in taps])
+
+
+def _filtered(hu: Tensor, taps: Tensor, axes: Sequence[int]) -> Tensor:
+    """hu (B, x, y, z) with each scan filtered by its own taps (B, n) along the axes; borders are repeated."""
+    reach = taps.shape[1] // 2
     for axis in axes:
         along = hu.movedim(axis, -1)
         rows = along.reshape(len(hu), -1, along.shape[-1]).transpose(0, 1)  # (rows, B, n)
-        rows = F.conv1d(F.pad(rows, (longest // 2, longest // 2), mode="replicate"), weights[:, None], groups=len(hu))
+        with torch.autocast(hu.device.type, enabled=False):  # bfloat16 knows 1000 HU to 4
+            rows = F.conv1d(F.pad(rows, (reach, reach), mode="replicate"), taps[:, None], groups=len(hu))
         hu = rows.transpose(0, 1).reshape(along.shape).movedim(-1, axis)
     return hu
 
 
 def windowed(hu: Tensor, views: Sequence[View], windows: Sequence[Window]) -> Tensor:
     """Channels (B, C, x, y, z) in 0..1 from HU (B, x, y, z), through windows that vary from view to view."""
-    level, width = hu.new_tensor(windows).reshape(1, -1, 1, 1, 1, 2).unbind(-1)
-    levels = level + width * _of_each(views, "level", hu)[:, None]
-    widths = width * _of_each(views, "width", hu)[:, None]
+    variations = np.array([(view.level, view.width) for view in views])
+    of_windows, of_views = sent_together([np.array(windows), variations], hu.device)
+    level, width = of_windows.reshape(1, -1, 1, 1, 1, 2).unbind(-1)
+    shift, factor = of_views.reshape(-1, 1, 1, 1, 1, 2).unbind(-1)
+    levels, widths = level + width * shift, width * factor
     return ((hu[:, None] - (levels - widths / 2)) / widths).clamp_(0, 1)

@@ -8,7 +8,7 @@ from functools import cached_property
 
 import numpy as np
 import torch
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import gaussian_filter, shift
 from scipy.spatial.transform import Rotation
 
 from headct.scan import Header, Scan
@@ -33,6 +33,12 @@ LOWEST_HU, HIGHEST_HU = -1024, 3071
 
 MATRIX = 512
 """Pixels along each edge of a scanner's image: the field of view decides how large they are."""
+
+TISSUES = ("brain", "ventricles", "skull")
+"""What `take` keeps the shares of beside the findings', if asked."""
+
+AIR_BLUR_MM = 1.0
+"""Over so much (sigma) noise changes from that of the body to that of air."""
 
 MISSED_MM = (16.0, 40.0)
 """How much more of the head than others a truncated scan leaves out at its lower end; at the vertex half as much."""
@@ -155,7 +161,7 @@ class Acquisition:
             return positions, np.full(len(positions), protocol.thickness_mm)
         thick, gap = protocol.second_stack
         low = np.arange(-self.below_mm, -12.0, protocol.gap_mm)
-        start = low[-1] + protocol.thickness_mm / 2 + thick / 2
+        start = low[-1] + (protocol.thickness_mm + thick) / 2 if len(low) else -self.below_mm
         high = np.arange(start, self.above_mm, gap)
         return np.concatenate([low, high]), np.repeat([protocol.thickness_mm, thick], [len(low), len(high)])
 
@@ -168,17 +174,17 @@ class Taken:
         scan: As the scanner would give it.
         shares: For each finding, how much of each voxel it fills: float16 (slices, rows, cols).
         changed_hu: For each finding, by how much it changed each voxel before noise: float16.
-        template_mm: The template point at the middle of each voxel: float16 (slices, rows, cols, 3), if asked for.
+        tissues: The same of `TISSUES`, if asked for.
     """
 
     scan: Scan
     shares: Mapping[str, np.ndarray]
     changed_hu: Mapping[str, np.ndarray]
-    template_mm: np.ndarray | None
+    tissues: Mapping[str, np.ndarray]
 
 
-def take(patient: Patient, visit: Acquisition, *, template: bool = False) -> Taken:
-    """Scan a patient; `template` keeps the correspondence with the template. The same arguments give the same bytes."""
+def take(patient: Patient, visit: Acquisition, *, tissues: bool = False) -> Taken:
+    """Scan a patient; `tissues` keeps the shares of `TISSUES` too. The same arguments give the same bytes."""
     positions, thickness = visit.slices_mm
     rows = round(visit.field_mm / visit.pixel_mm / 2) * 2
     lean = Rotation.from_rotvec([np.radians(visit.tilt_deg), 0, 0])
@@ -186,7 +192,7 @@ def take(patient: Patient, visit: Acquisition, *, template: bool = False) -> Tak
     col_step = np.array((-1.0, 0.0, 0.0)) * visit.pixel_mm
     middle = np.array((0.0, -8.0, 0.0))
     origins = middle - (row_step + col_step) * (rows - 1) / 2 + positions[:, None] * np.array((0.0, 0.0, 1.0))
-    averaged = _partial_volumes(patient, visit, origins, row_step, col_step, rows, thickness, template)
+    averaged = _partial_volumes(patient, visit, origins, row_step, col_step, rows, thickness, tissues)
     _lay_fixtures(averaged.hu, visit, patient, origins, (row_step, col_step), thickness)
     hu = _imaged(averaged.hu, visit, patient, thickness)
     scan = Scan(
@@ -197,7 +203,7 @@ def take(patient: Patient, visit: Acquisition, *, template: bool = False) -> Tak
         thickness_mm=float(np.median(thickness)),
         header=_header(patient, visit),
     )
-    return Taken(scan, averaged.shares, averaged.changed_hu, averaged.template_mm)
+    return Taken(scan, averaged.shares, averaged.changed_hu, averaged.tissues)
 
 
 @dataclass
@@ -205,7 +211,7 @@ class _Averaged:
     hu: np.ndarray
     shares: dict[str, np.ndarray]
     changed_hu: dict[str, np.ndarray]
-    template_mm: np.ndarray | None
+    tissues: dict[str, np.ndarray]
 
 
 def _partial_volumes(
@@ -216,13 +222,11 @@ def _partial_volumes(
     col_step: np.ndarray,
     rows: int,
     thickness: np.ndarray,
-    template: bool,
+    tissues: bool,
 ) -> _Averaged:
     """Every slice as the mean over planes within its thickness."""
     shape = (len(origins), rows, rows)
-    result = _Averaged(
-        np.empty(shape, dtype=np.float32), {}, {}, np.empty((*shape, 3), np.float16) if template else None
-    )
+    result = _Averaged(np.empty(shape, dtype=np.float32), {}, {}, {})
     normal = np.cross(col_step, row_step)
     normal /= np.linalg.norm(normal)
     steps = np.arange(rows, dtype=np.float32)
@@ -234,7 +238,7 @@ def _partial_volumes(
         corners = flat.new_tensor((origins[index] + depths[:, None] * normal).astype(np.float32))
         points = (flat + corners[:, None]).reshape(-1, 3)
         parts = [
-            _hardened(patient.paint(head_mm, visit.pixel_mm), visit, patient, head_mm)
+            _hardened(patient.paint(head_mm, visit.pixel_mm, tissues=tissues), visit, patient, head_mm)
             for head_mm in map(visit.to_head, torch.split(points, POINTS_AT_ONCE))
         ]
         _keep(result, index, parts, (planes, rows, rows))
@@ -252,7 +256,8 @@ def _keep(result: _Averaged, index: int, parts: list[Painted], shape: tuple[int,
 
     result.hu[index] = mean([part.hu for part in parts])
     for name in dict.fromkeys(name for part in parts for name in part.changes):
-        for store, attribute in ((result.shares, "share"), (result.changed_hu, "hu")):
+        stores = ((result.shares, "share"), (result.changed_hu, "hu"))
+        for store, attribute in ((result.tissues, "share"),) if name in TISSUES else stores:
             known = store.setdefault(name, np.zeros(result.hu.shape, dtype=np.float16))
             changes = [part.changes.get(name) for part in parts]
             known[index] = mean(
@@ -261,9 +266,6 @@ def _keep(result: _Averaged, index: int, parts: list[Painted], shape: tuple[int,
                     for part, change in zip(parts, changes, strict=True)
                 ]
             )
-    if result.template_mm is not None:
-        planes = torch.cat([part.template_mm for part in parts]).reshape(*shape, 3)
-        result.template_mm[index] = planes[shape[0] // 2].numpy()
 
 
 def _hardened(painted: Painted, visit: Acquisition, patient: Patient, head_mm: torch.Tensor) -> Painted:
@@ -337,9 +339,9 @@ def _moved(hu: np.ndarray, visit: Acquisition) -> np.ndarray:
     rng = np.random.default_rng([visit.noise_seed, 2])
     first = int(rng.integers(0, len(hu)))
     moved = slice(first, first + int(rng.integers(2, max(3, len(hu) // 3))))
-    across, down = (round(value) for value in np.array(visit.motion_mm) / visit.pixel_mm)
+    across, down = np.array(visit.motion_mm) / visit.pixel_mm
     result = hu.copy()
-    result[moved] = 0.6 * hu[moved] + 0.4 * np.roll(hu[moved], (down, across), axis=(1, 2))
+    result[moved] = 0.6 * hu[moved] + 0.4 * shift(hu[moved], (0, down, across), order=1, mode="nearest")
     return result
 
 
@@ -354,7 +356,8 @@ def _noise(hu: np.ndarray, visit: Acquisition, patient: Patient, thickness: np.n
     thin = np.sqrt(protocol.thickness_mm / thickness).astype(np.float32)[:, None, None]
     axis = np.linspace(-1, 1, hu.shape[1], dtype=np.float32)
     middle = 0.8 + 0.4 * np.exp(-(axis[:, None] ** 2 + axis**2) / 0.35)
-    body = gaussian_filter(np.minimum(hu, -150), (0, 2, 2))  # the same for all that is denser than fat
+    sigma = AIR_BLUR_MM / visit.pixel_mm
+    body = gaussian_filter(np.minimum(hu, -150), (0, sigma, sigma))  # the same for all that is denser than fat
     in_air = 0.35 + 0.65 / (1 + np.exp(-(body + 500) / 100))
     return noise * (np.float32(visit.noise_hu * size) * thin * middle) * in_air.astype(np.float32)
 

@@ -60,7 +60,7 @@ def write_series(
     for index, image in enumerate(images, start=1):
         if padded:
             image.PixelPaddingValue = int(protocol.padding_hu or 0) - intercept
-        _describe_dose(image, simulated)
+        _describe(image, simulated)
         path = folder / f"{index:04d}.dcm"
         save(image, path, syntax)
         paths.append(path)
@@ -74,8 +74,8 @@ def _padded(scan: Scan, padding_hu: int) -> Scan:
     return replace(scan, hu=np.where(outside, np.int16(padding_hu), scan.hu))
 
 
-def _describe_dose(image: Dataset, simulated: Simulated) -> None:
-    """What consoles write about the exposure; the same for every patient of a protocol, so that it tells nothing."""
+def _describe(image: Dataset, simulated: Simulated) -> None:
+    """What consoles write about the examination; the same for every patient of a protocol, so that it tells nothing."""
     image.BodyPartExamined = "HEAD"
     del image.Laterality  # has no place beside a body part that is not paired
     image.StudyDescription = "CT HEAD WITHOUT CONTRAST"
@@ -83,12 +83,13 @@ def _describe_dose(image: Dataset, simulated: Simulated) -> None:
 
 
 def _write_extras(simulated: Simulated, folder: Path) -> None:
-    """A second series, a localizer and a dose page, as often as this site has them."""
-    site, rng = SITES[simulated.visit.site], stream(simulated.patient.seed, f"archive/{simulated.study}")
+    """A second series, a localizer and a dose page, as often as this site has them; a twin's visit has the same."""
+    visit = simulated.visit
+    site, rng = SITES[visit.site], stream(simulated.patient.seed, f"archive/{visit.site}/{visit.noise_seed}")
     localizer, capture, copy = rng.uniform(0, 1, 3)
     if copy < site.thin_copy:
-        scan = take(simulated.patient, sharper(simulated.visit)).scan
-        header = replace(simulated.header("bone"), kernel="Hr60h\\3")
+        scan = take(simulated.patient, sharper(visit)).scan
+        header = replace(simulated.header("bone"), kernel=visit.protocol.bone_kernel)
         write_series(simulated, replace(scan, header=header), folder / "series-2", description="HEAD BONE", number=3)
     if localizer < site.localizer:
         clutter.write_localizer(side_view(simulated), folder / "localizer")

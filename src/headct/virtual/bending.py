@@ -29,7 +29,7 @@ THIRD_MM = 3.5
 """The third ventricle widens by no more than so much."""
 
 FINDING_FIELDS = ("closed", "swelling")
-"""Smooth fields that several findings add to: sulci pressed shut (share), scalp swollen (mm)."""
+"""Smooth fields of several findings: sulci pressed shut (share, summed), scalp swollen (mm, the thickest of them)."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,10 @@ def bent(
     for push in pushes:
         brain = brain + ended(push)
     for name, values in (item for part in fields for item in part.items()):
-        own[name] = own[name] + values if name in own else values
+        if name == "swelling":
+            own[name] = torch.maximum(own[name], values)
+        else:
+            own[name] = own[name] + values if name in own else values
     channels = torch.cat([coarse.template_mm, brain, torch.stack(list(own.values()), dim=1)], dim=1)
     grid = channels.T.reshape(1, -1, *COARSE.shape).float()
     return Bend(tuple(own), grid.contiguous(memory_format=torch.channels_last_3d))

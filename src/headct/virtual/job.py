@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from threadpoolctl import threadpool_limits
 
 from headct import __version__
@@ -30,19 +31,22 @@ from headct.preparing import Prepared, prepare
 from headct.preparing.recipe import Frame, Recipe, named
 from headct.reading.criteria import Criteria
 from headct.scan import GeometryError, Rejection, Scan
-from headct.virtual.acquisition import POINTS_AT_ONCE, Acquisition
+from headct.virtual.acquisition import POINTS_AT_ONCE, TISSUES, Acquisition
 from headct.virtual.archive import PROFILES, write_study
+from headct.virtual.bending import COARSE
 from headct.virtual.labels import FINDINGS, mask_share
 from headct.virtual.patient import Patient
 from headct.virtual.simulated import Simulated, Simulation
+from headct.virtual.template import normalized
 from headct.writing import write_nifti
 
 FORMATS = ("dicom", "nifti", "cohort")
 
-CLASSES = (
-    "brain", "ventricles", "skull", "edema", "infarct", "tumor", "iph", "ivh", "sah", "sdh", "edh", "fracture",
-)  # fmt: skip
+CLASSES = (*TISSUES, "edema", "infarct", "tumor", "iph", "ivh", "sah", "sdh", "edh", "fracture")
 """Values 1, 2, 3, … of a map of classes; a later one covers an earlier one. 0 is everything else."""
+
+BEYOND_MM = 22.0
+"""From the cavity; the vault's bone ends nearer. Only a fracture can lie farther off."""
 
 VOLUMES = ("iph", "ivh", "sah", "sdh", "edh", "tumor", "edema", "infarct", "fracture")
 
@@ -172,28 +176,52 @@ def _write_maps(job: Job, out: Path, simulated: Simulated, prepared: Prepared) -
     shape = prepared.array.shape
     index = np.stack(np.meshgrid(*(np.arange(n) for n in shape), indexing="ij"), axis=-1).reshape(-1, 3)
     points = index @ prepared.affine[:3, :3].T + prepared.affine[:3, 3]
-    classes, template_mm = truth_at(simulated.patient, simulated.visit, points)
-    if job.masks:
-        write_nifti(classes.reshape(shape), out / "masks" / f"{simulated.scan_id}.nii.gz", prepared.affine)
+    patient, visit, name = simulated.patient, simulated.visit, f"{simulated.scan_id}.nii.gz"
     if job.deformation:
-        field = template_mm.reshape(*shape, 3)
-        write_nifti(field, out / "deformation" / f"{simulated.scan_id}.nii.gz", prepared.affine)
+        classes, template_mm = truth_at(patient, visit, points)
+        write_nifti(template_mm.reshape(*shape, 3), out / "deformation" / name, prepared.affine)
+    else:
+        classes = classes_at(patient, visit, points)
+    if job.masks:
+        write_nifti(classes.reshape(shape), out / "masks" / name, prepared.affine)
 
 
 def truth_at(patient: Patient, visit: Acquisition, points_mm: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Which of `CLASSES` lies at points (n, 3) of the scanner, uint8 (n,), and which template point, float32 (n, 3)."""
-    classes = np.zeros(len(points_mm), dtype=np.uint8)
-    template_mm = np.full((len(points_mm), 3), np.nan, dtype=np.float32)
-    for start in range(0, len(points_mm), POINTS_AT_ONCE):
-        some = slice(start, start + POINTS_AT_ONCE)
-        points = visit.to_head(torch.from_numpy(points_mm[some].astype(np.float32)))
-        painted = patient.paint(points, 1.0, tissues=True)
-        template_mm[some] = painted.template_mm.numpy()
-        part = classes[some]
-        for value, name in enumerate(CLASSES, start=1):
-            if name in painted.changes:
-                part[painted.changes[name].share.numpy() >= mask_share(name)] = value
-    return classes, template_mm
+    head_mm = visit.to_head(torch.from_numpy(points_mm.astype(np.float32)))
+    parts = [_painted(patient, some) for some in torch.split(head_mm, POINTS_AT_ONCE)]
+    classes, template_mm = zip(*parts, strict=True)
+    return np.concatenate(classes), np.concatenate(template_mm)
+
+
+def classes_at(patient: Patient, visit: Acquisition, points_mm: np.ndarray) -> np.ndarray:
+    """As `truth_at`, the classes alone (n,): quicker, since only what lies near the braincase is painted."""
+    head_mm = visit.to_head(torch.from_numpy(points_mm.astype(np.float32)))
+    classes = np.zeros(len(head_mm), dtype=np.uint8)
+    near = torch.arange(len(head_mm))
+    if not any(finding.name == "fracture" for finding in patient.findings):
+        place = normalized(head_mm, COARSE)[None, None, None]
+        cavity_mm = patient.coarse.cavity_mm.reshape(1, 1, *COARSE.shape)
+        near = torch.nonzero(F.grid_sample(cavity_mm, place, align_corners=True)[0, 0, 0, 0] < BEYOND_MM).squeeze(1)
+    for some in torch.split(near, POINTS_AT_ONCE):
+        classes[some.numpy()] = _painted(patient, head_mm[some])[0]
+    return classes
+
+
+def _painted(patient: Patient, head_mm: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Class (n,) and template point (n, 3) at points in head millimetres."""
+    painted = patient.paint(head_mm, 1.0, tissues=True)
+    shares = {name: change.share.numpy() for name, change in painted.changes.items()}
+    return _class_map(shares, (len(head_mm),)), painted.template_mm.numpy()
+
+
+def _class_map(shares: Mapping[str, np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
+    """`CLASSES` (uint8) from how much of each voxel each of them fills."""
+    classes = np.zeros(shape, dtype=np.uint8)
+    for value, name in enumerate(CLASSES, start=1):
+        if name in shares:
+            classes[shares[name] >= mask_share(name)] = value
+    return classes
 
 
 def record_of(simulated: Simulated) -> dict[str, Any]:
@@ -242,6 +270,7 @@ def _files(job: Job, out: Path, index: int) -> list[dict[str, Any]]:
     simulation = job.simulation
     records = []
     for simulated in simulation.scans(index):
+        simulated = replace(simulated, tissues=True)
         if job.format == "nifti":
             simulated = _even(simulated)
         folder = out / simulated.patient_id / f"study-{simulated.study}"
@@ -267,13 +296,14 @@ def _write_scan(job: Job, simulated: Simulated, folder: Path) -> None:
         write_study(simulated, folder, job.profile)
     else:
         write_nifti(scan, folder / "head.nii.gz")
-    rows = np.arange(scan.hu.shape[1])[:, None, None] * scan.row_step_mm
-    cols = np.arange(scan.hu.shape[2])[:, None] * scan.col_step_mm
-    points = (scan.origins_mm[:, None, None] + rows + cols).reshape(-1, 3)
-    classes, template_mm = truth_at(simulated.patient, simulated.visit, points)
-    truth = {"classes": classes.reshape(scan.hu.shape)}
+    taken, shape = simulated.taken, scan.hu.shape
+    truth = {"classes": _class_map({**taken.tissues, **taken.shares}, shape)}
     if job.deformation:
-        truth["deformation"] = template_mm.reshape(*scan.hu.shape, 3)
+        rows = np.arange(shape[1])[:, None, None] * scan.row_step_mm
+        in_plane = (rows + np.arange(shape[2])[:, None] * scan.col_step_mm).reshape(-1, 3)
+        truth["deformation"] = np.empty((*shape, 3), dtype=np.float32)
+        for plane, origin in zip(truth["deformation"], scan.origins_mm, strict=True):
+            plane[:] = truth_at(simulated.patient, simulated.visit, in_plane + origin)[1].reshape(plane.shape)
     _write_truth(truth, scan, folder)
 
 

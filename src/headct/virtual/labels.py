@@ -1,4 +1,7 @@
-"""What a reader could see: labels from the truth of a scan, positive only for what shows after acquisition."""
+"""What a reader could see: labels from the truth of a scan, positive only for what shows after partial volume.
+
+The kernel's blur is left out: it is finer than the voxels that a reader's eye averages over.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +10,13 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 import numpy as np
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import binary_closing, binary_dilation, binary_fill_holes, gaussian_filter
 
 from headct.scan import Scan
 from headct.virtual.acquisition import Taken
-from headct.virtual.findings.lesions import Tumor
-from headct.virtual.patient import Patient
+from headct.virtual.patient import MASSES, Patient
+from headct.virtual.template import ICBM_PER_HEAD
+from headct.virtual.tissue import TUMOR_OEDEMA
 
 BLEEDS = ("iph", "ivh", "sah", "sdh", "edh")
 FINDINGS = (
@@ -45,7 +49,7 @@ VISIBLE: Mapping[str, Visible] = MappingProxyType(
         "tumor": Visible(1.5, 5, 18),
         "edema": Visible(4.0, 3.5, 16),
         "infarct": Visible(1.0, 4, 18),
-        "fracture": Visible(0.35, 400),
+        "fracture": Visible(0.6, 400),
     }
 )
 """Chosen so that a reader who knows where to look would agree; noise of the scan raises the second number."""
@@ -59,6 +63,15 @@ DENSER_HU = 11.0
 BONY_HU = 130.0
 """What lies in voxels denser than this cannot be told from the bone in them."""
 
+BONE_HU = 250.0
+"""Voxels denser than this are bone, when brain is looked for within it."""
+
+NEAR_BONE_MM = 4.0
+"""Brain is looked for no nearer to bone than this."""
+
+READ_MM = 2.0
+"""Noise counts as averaged to pixels and slices no finer than this, whatever the scan's own: a reader does so."""
+
 BLUR_MM = 0.8
 """The eye averages noise over about so much (sigma)."""
 
@@ -68,8 +81,14 @@ DEMENTIA_ML = 40.0
 SHIFT_MM = (1.0, 3.0)
 """Below the first there is no midline shift, from the second on there is; between, the label is empty."""
 
-MASS_EFFECT_MM = (2.0, 5.0)
-"""The same for the largest displacement of brain."""
+MASS_EFFECT_MM = (2.0, 4.0)
+"""The same for the largest displacement of brain by a mass, outside of the mass itself."""
+
+EFFACED_ML = (1.5, 5.0)
+"""The same for the fluid that swelling without a mass has pressed out of ventricles and sulci: also mass effect."""
+
+SWELLINGS = ("edema", "infarct")
+"""What presses fluid out without being a mass. Hydrocephalus closes sulci too, but by fluid."""
 
 NOISE_FACTOR = 0.8
 """A change below this many standard deviations of the scan's noise does not count as seen."""
@@ -86,7 +105,7 @@ class Labels:
 
     Attributes:
         findings: For each of `FINDINGS` 1, 0, or None: it is there but hardly to be seen (the stratum `subtle`).
-        volumes_ml: Of each painted finding, by its mask.
+        volumes_ml: Of each painted finding: the sum of its shares of voxels.
         visible_ml: The part of it that shows.
         midline_shift_mm: How far the septum has moved, without sign.
         ventricles_ml: Of the whole patient.
@@ -105,7 +124,11 @@ class Labels:
 
 
 def judge(patient: Patient, taken: Taken, noise_hu: float) -> Labels:
-    """The labels of a scan; `noise_hu` is the standard deviation of its noise."""
+    """The labels of a scan; `noise_hu` is its noise in an average head, at voxels of `READ_MM` or the scan's coarser.
+
+    `visit.coarsened(READ_MM).noise_hu` of the visit or of one that was coarsened before; a larger head has more.
+    """
+    noise_hu *= (ICBM_PER_HEAD / patient.anatomy.mean_scale) ** 3  # as in `acquisition`
     voxel_ml = voxel_volumes_ml(taken.scan)
     volumes = {name: _total_ml(share, voxel_ml) for name, share in taken.shares.items()}
     seen = {
@@ -114,9 +137,9 @@ def judge(patient: Patient, taken: Taken, noise_hu: float) -> Labels:
         if name in taken.changed_hu
     }
     visible = {name: _total_ml(voxels, voxel_ml) for name, voxels in seen.items()}
-    shown = {name for name in seen if _shows(taken, name, seen[name], visible[name])}
-    if "edema" in shown:
-        shown |= _with_oedema(patient, volumes)
+    shown = {name for name in seen if _enough(VISIBLE[name], taken.changed_hu[name][seen[name]], visible[name])}
+    if volumes.get("tumor", 0.0) >= VISIBLE["tumor"].ml and _oedema_shows(taken, noise_hu, voxel_ml):
+        shown.add("tumor")
     present = {finding.name for finding in patient.findings} | set(visible)
     labels: dict[str, int | None] = dict.fromkeys(FINDINGS, 0)
     for name in VISIBLE:
@@ -131,7 +154,8 @@ def judge(patient: Patient, taken: Taken, noise_hu: float) -> Labels:
         labels["dementia"] = 1 if added >= DEMENTIA_ML else None
     shift_mm, moved_mm = _displacements(patient)
     labels["midline_shift"] = _graded(shift_mm, SHIFT_MM)
-    labels["mass_effect"] = _graded(moved_mm, MASS_EFFECT_MM)
+    effaced_ml = patient.without(*SWELLINGS).fluid_ml().fluid_ml - fluid.fluid_ml if present & set(SWELLINGS) else 0.0
+    labels["mass_effect"] = _any([_graded(moved_mm, MASS_EFFECT_MM), _graded(effaced_ml, EFFACED_ML)])
     labels["ich"] = _any([labels[name] for name in BLEEDS])
     return Labels(labels, volumes, visible, shift_mm, fluid.ventricles_ml)
 
@@ -147,7 +171,7 @@ def _seen(taken: Taken, name: str, least_hu: float) -> np.ndarray:
 
 def _denser_than_brain(scan: Scan) -> np.ndarray:
     """Voxels (slices, rows, cols) that stand out bright from brain, and are not bone."""
-    soft = scan.hu[(scan.hu > 10) & (scan.hu < 60)]
+    soft = _brain_values(scan)
     if not soft.size:
         return np.zeros(scan.hu.shape, dtype=bool)
     sigma = BLUR_MM / scan.pixel_mm[0]
@@ -156,19 +180,32 @@ def _denser_than_brain(scan: Scan) -> np.ndarray:
     return bright
 
 
-def _shows(taken: Taken, name: str, voxels: np.ndarray, ml: float) -> bool:
-    """Whether those voxels of a finding are enough to be seen."""
-    rule = VISIBLE[name]
-    if ml < rule.ml:
+def _brain_values(scan: Scan) -> np.ndarray:
+    """HU of brain: within the bone and not near it, in slices whose bone is closed; else of all soft tissue."""
+    every = max(1, round(READ_MM / scan.pixel_mm[0]))
+    hu = scan.hu[:, ::every, ::every]
+    reach = max(1, round(NEAR_BONE_MM / (every * scan.pixel_mm[0])))
+    soft = (hu > 10) & (hu < 60)
+    within = np.zeros_like(soft)
+    for index, plane in enumerate(hu):
+        bone = binary_closing(plane > BONE_HU, iterations=reach)
+        within[index] = binary_fill_holes(bone) & ~binary_dilation(bone, iterations=reach)
+    values: np.ndarray = hu[within & soft]
+    return values if len(values) > len(hu) else hu[soft]
+
+
+def _enough(rule: Visible, changed_hu: np.ndarray, ml: float) -> bool:
+    """Whether voxels that changed by so much, and fill so many ml, are enough to be seen."""
+    return ml >= rule.ml and float(np.abs(changed_hu).mean(dtype=np.float64)) * ml**0.5 >= rule.evidence
+
+
+def _oedema_shows(taken: Taken, noise_hu: float, voxel_ml: np.ndarray) -> bool:
+    """Whether the oedema around a tumour is seen by itself: by it a tumour as grey as brain is found."""
+    if TUMOR_OEDEMA not in taken.changed_hu:
         return False
-    contrast = float(np.abs(taken.changed_hu[name][voxels]).mean(dtype=np.float64))
-    return contrast * ml**0.5 >= rule.evidence
-
-
-def _with_oedema(patient: Patient, volumes_ml: Mapping[str, float]) -> set[str]:
-    """A tumour as grey as brain is seen by the oedema around it."""
-    ringed = any(isinstance(finding, Tumor) and finding.oedema_mm > 0 for finding in patient.findings)
-    return {"tumor"} if ringed and volumes_ml.get("tumor", 0.0) >= VISIBLE["tumor"].ml else set()
+    rule = VISIBLE["edema"]
+    seen = np.abs(taken.changed_hu[TUMOR_OEDEMA]) >= max(rule.hu, NOISE_FACTOR * noise_hu)
+    return _enough(rule, taken.changed_hu[TUMOR_OEDEMA][seen], _total_ml(seen, voxel_ml))
 
 
 def voxel_volumes_ml(scan: Scan) -> np.ndarray:
@@ -185,12 +222,16 @@ def _total_ml(shares: np.ndarray, voxel_ml: np.ndarray) -> float:
 
 
 def _displacements(patient: Patient) -> tuple[float, float]:
-    """How far the septum, and how far any of the brain, has moved in mm."""
+    """How far the septum, and how far any of the brain outside the masses themselves, has moved in mm."""
     moved, coarse = patient.displaced_mm, patient.coarse
     x, y, z = coarse.template_mm.T
     septum = (x.abs() < 8) & ((y - 8).abs() < 14) & ((z - 14).abs() < 9)
     shift = float(moved[septum, 0].mean().abs()) if bool(septum.any()) else 0.0
-    length = (moved**2).sum(dim=1).sqrt()[coarse.depth_mm > 0]
+    tissue = coarse.depth_mm > 0
+    for finding in patient.findings:
+        if finding.name in MASSES:
+            tissue = tissue & ~finding.fills(coarse)
+    length = (moved**2).sum(dim=1).sqrt()[tissue]
     return shift, float(length.max()) if len(length) else 0.0
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cache, cached_property
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from headct.virtual.anatomy import Anatomy
 from headct.virtual.bending import Bend, Coarse, ended
 from headct.virtual.findings.finding import Finding
 from headct.virtual.findings.mixture import PREVALENCE, draw_findings
-from headct.virtual.template import template
+from headct.virtual.template import HEAD_BOX, template
 from headct.virtual.tissue import Brain, Change, Skull, inside
 
 
@@ -49,6 +49,9 @@ class FluidVolumes:
 SEAM_MM = 3.0
 """How far into the cavity the skull is painted, beneath the brain that is laid over it."""
 
+VOLUME_STEP_MM, WITHIN_REACH_MM = 4.0, 12.0
+"""How fine volumes are sampled; a point is left out if the nearest coarse one is farther outside than so."""
+
 MASSES = frozenset({"iph", "sdh", "edh", "tumor"})
 """What takes room and pushes the brain aside."""
 
@@ -63,7 +66,9 @@ class Patient:
 
     def without(self, *names: str) -> Patient:
         """The twin who lacks some findings; all else is equal."""
-        return replace(self, findings=tuple(item for item in self.findings if item.name not in names))
+        twin = replace(self, findings=tuple(item for item in self.findings if item.name not in names))
+        vars(twin)["coarse"] = self.coarse  # worked out once for both: no finding changes it
+        return twin
 
     @classmethod
     def draw(
@@ -98,14 +103,14 @@ class Patient:
 
     def fluid_ml(self) -> FluidVolumes:
         """Ventricles and all fluid around the brain in this head, sampled every 4 mm."""
-        grid = replace(bending.COARSE, step_mm=4.0)
-        points = torch.from_numpy(np.stack([axis.ravel() for axis in grid.grid()], axis=1))
+        points, nearest = _volume_points()
+        points = points[self.coarse.cavity_mm[nearest] < WITHIN_REACH_MM]
         by_head, by_brain, fields = self.bend.sample(points)
         channels = template().sample("head", by_head)
         cavity_mm = channels["cavity_mm"] / self.anatomy.mean_scale
         within = torch.nonzero((cavity_mm < 0) & (by_head[:, 2] > -66)).squeeze(1)
-        brain = self._brain(by_head[within], by_brain[within], _at(fields, within), cavity_mm[within], grid.step_mm)
-        voxel_ml = grid.step_mm**3 / 1000
+        brain = self._brain(by_head[within], by_brain[within], _at(fields, within), cavity_mm[within], VOLUME_STEP_MM)
+        voxel_ml = VOLUME_STEP_MM**3 / 1000
         return FluidVolumes(
             ventricles_ml=float(brain.ventricle.sum()) * voxel_ml,
             fluid_ml=float(brain.fluid.sum()) * voxel_ml,
@@ -123,7 +128,7 @@ class Patient:
         if not len(near):
             return painted
         by_head, by_brain, fields = self.bend.sample(head_mm[near])
-        channels = template().sample("head", by_head)
+        channels = _head_channels(by_head)
         cavity_mm = channels["cavity_mm"] / self.anatomy.mean_scale
         painted.cavity_mm[near], painted.template_mm[near] = cavity_mm, by_head
         outer = torch.nonzero(cavity_mm > -SEAM_MM - edge_mm).squeeze(1)
@@ -162,12 +167,48 @@ class Patient:
         channels = template().sample("brain", by_brain)
         return Brain(self.anatomy, by_head, channels, fields, edge_mm, by_brain, cavity_mm)
 
+    @cached_property
+    def _swelling_mm(self) -> float:
+        """Of the scalp where it is thickest."""
+        return float(self.bend.values[0, 6 + self.bend.names.index("swelling")].max())
+
     def _near(self, head_mm: torch.Tensor) -> torch.Tensor:
-        """Indices of the points that may lie within the head: a generous oval with a dome, ears and nose inside."""
+        """Indices of the points that may lie within the head: a generous oval with a dome, ears and nose inside.
+
+        It is wider by the thickest swelling of the scalp.
+        """
         x, y, z = (head_mm * head_mm.new_tensor(self.anatomy.scale)).T
-        oval = (x / 110) ** 2 + ((y - 4) / 132) ** 2 < 1
-        dome = (x / 104) ** 2 + ((y + 12) / 124) ** 2 + (torch.clamp(z, min=0) / 112) ** 2 < 1
+        more = self._swelling_mm * max(self.anatomy.scale)
+        oval = (x / (110 + more)) ** 2 + ((y + 6) / (132 + more)) ** 2 < 1
+        dome = (x / (104 + more)) ** 2 + ((y + 14) / (124 + more)) ** 2
+        dome = dome + (torch.clamp(z, min=0) / (112 + more)) ** 2 < 1
         return torch.nonzero(oval & (dome | (z < 4))).squeeze(1)
+
+
+def _head_channels(template_mm: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Of the template's head at points (n, 3). Distances grow on beyond its box, but for the neck, which goes on."""
+    channels = template().sample("head", template_mm)
+    low = template_mm.new_tensor((HEAD_BOX.x[0], HEAD_BOX.y[0], -torch.inf))
+    high = template_mm.new_tensor((HEAD_BOX.x[1], HEAD_BOX.y[1], HEAD_BOX.z[1]))
+    beyond = torch.nonzero(((template_mm < low) | (template_mm > high)).any(dim=1)).squeeze(1)
+    if len(beyond):
+        outside = template_mm[beyond]
+        away_mm = torch.linalg.vector_norm(outside - torch.clamp(outside, low, high), dim=1)
+        for name in ("cavity_mm", "face_mm"):
+            channels[name][beyond] += away_mm
+    return channels
+
+
+@cache
+def _volume_points() -> tuple[torch.Tensor, torch.Tensor]:
+    """Head millimetres (n, 3) every `VOLUME_STEP_MM`, and the index (n,) of the coarse point nearest to each."""
+    coarse = bending.COARSE
+    fine = replace(coarse, step_mm=VOLUME_STEP_MM)
+    points = torch.from_numpy(np.stack([axis.ravel() for axis in fine.grid()], axis=1))
+    low = points.new_tensor((coarse.x[0], coarse.y[0], coarse.z[0]))
+    last = points.new_tensor(coarse.shape[::-1]) - 1
+    x, y, z = torch.minimum(torch.round((points - low) / coarse.step_mm), last).long().T
+    return points, (z * coarse.shape[1] + y) * coarse.shape[2] + x
 
 
 def _at(values: Mapping[str, torch.Tensor], where: torch.Tensor) -> dict[str, torch.Tensor]:

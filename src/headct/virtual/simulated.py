@@ -14,7 +14,7 @@ from headct.failure import Misuse
 from headct.scan import Header, Scan
 from headct.virtual.acquisition import Acquisition, Taken, take
 from headct.virtual.findings.mixture import KINDS, PREVALENCE, one_of
-from headct.virtual.labels import Labels, judge, mask_share
+from headct.virtual.labels import READ_MM, Labels, judge, mask_share
 from headct.virtual.landmarks import head_landmarks_mm
 from headct.virtual.patient import Patient
 from headct.virtual.sites import SITES, Site
@@ -86,12 +86,16 @@ class Simulation:
 
 @dataclass(frozen=True)
 class Simulated:
-    """One scan of one virtual patient; what it costs to make is made when it is asked for."""
+    """One scan of one virtual patient; what it costs to make is made when it is asked for.
+
+    With `tissues`, `taken` keeps the shares of brain, ventricles and skull too.
+    """
 
     patient: Patient
     visit: Acquisition
     patient_id: str
     study: str
+    tissues: bool = False
 
     @cached_property
     def study_id(self) -> str:
@@ -118,7 +122,7 @@ class Simulated:
     @cached_property
     def taken(self) -> Taken:
         """The scan with its truth."""
-        return take(self.patient, self.visit)
+        return take(self.patient, self.visit, tissues=self.tissues)
 
     @cached_property
     def scan(self) -> Scan:
@@ -135,12 +139,12 @@ class Simulated:
     @cached_property
     def labels(self) -> Labels:
         """What can be seen on this scan."""
-        return judge(self.patient, self.taken, self.visit.noise_hu)
+        return judge(self.patient, self.taken, self.visit.coarsened(READ_MM).noise_hu)
 
     @property
     def masks(self) -> dict[str, np.ndarray]:
         """Where each finding lies: bool (slices, rows, cols) on the scan's own grid."""
-        return {name: share >= mask_share(name) for name, share in self.taken.shares.items()}
+        return {name: share >= mask_share(name) for name, share in self.taken.shares.items() if name in KINDS}
 
     @property
     def landmarks_mm(self) -> dict[str, np.ndarray]:

@@ -22,6 +22,7 @@ class Protocol:
     manufacturer: str
     model: str
     kernel: str
+    bone_kernel: str = ""  # of a second, sharper series, where the site sends one
     kvp: float
     thickness_mm: float
     gap_mm: float
@@ -102,13 +103,14 @@ SITE_C = Site(
     name="site-c",
     protocols=(
         Protocol(
-            manufacturer="SIEMENS", model="SOMATOM Definition AS", kernel="J40s\\3", kvp=120, thickness_mm=1.0,
-            gap_mm=1.0, noise_hu=(5.0, 9.0), noise_blur_mm=(0.2, 0.4), offset_hu=(-3.0, 3.0), blur_mm=(0.3, 0.45),
-            transfer_syntax="jpeg-2000", off_centre_mm=10.0, wings_mm=0.3, field_mm=(225.0, 265.0),
+            manufacturer="SIEMENS", model="SOMATOM Definition AS", kernel="J40s\\3", bone_kernel="J70h\\3", kvp=120,
+            thickness_mm=1.0, gap_mm=1.0, noise_hu=(5.0, 9.0), noise_blur_mm=(0.2, 0.4), offset_hu=(-3.0, 3.0),
+            blur_mm=(0.3, 0.45), transfer_syntax="jpeg-2000", off_centre_mm=10.0, wings_mm=0.3, field_mm=(225.0, 265.0),
             below_mm=(72.0, 92.0), cupping_hu=(0.0, 2.0),
         ),
         Protocol(
-            manufacturer="SIEMENS", model="SOMATOM Force", kernel="Hr40d\\3", kvp=100, thickness_mm=0.75, gap_mm=0.6,
+            manufacturer="SIEMENS", model="SOMATOM Force", kernel="Hr40d\\3", bone_kernel="Hr60h\\3", kvp=100,
+            thickness_mm=0.75, gap_mm=0.6,
             noise_hu=(6.0, 10.0), noise_blur_mm=(0.35, 0.5), offset_hu=(0.0, 5.0), blur_mm=(0.3, 0.4), wings_mm=0.25,
             field_mm=(220.0, 255.0), below_mm=(72.0, 92.0), cupping_hu=(0.0, 2.0),
         ),

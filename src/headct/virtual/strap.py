@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy.ndimage import distance_transform_edt
+from scipy.ndimage import binary_fill_holes, distance_transform_edt
 
 BAND_HU, BAND_MM, WIDTH_MM = -650.0, 3.0, 28.0
 """Webbing with air in it; how thick, and how broad along the table."""
@@ -11,7 +11,7 @@ BAND_HU, BAND_MM, WIDTH_MM = -650.0, 3.0, 28.0
 
 def lay_strap(hu: np.ndarray, y_mm: np.ndarray, pixel_mm: float) -> None:
     """A band over the skin of the head's front half in one slice (rows, cols), in place; `y_mm` (rows, 1) anterior."""
-    front = (hu < -500) & (y_mm > -20)
-    off_skin = distance_transform_edt(hu < -500) * pixel_mm
-    share = np.clip((BAND_MM - off_skin) / pixel_mm + 0.5, 0, 1) * front
+    outside = ~binary_fill_holes(hu >= -500)  # not the air of the sinuses
+    off_skin = distance_transform_edt(outside) * pixel_mm
+    share = np.clip((BAND_MM - off_skin) / pixel_mm + 0.5, 0, 1) * (outside & (y_mm > -20))
     hu += share * (np.maximum(hu, BAND_HU) - hu)

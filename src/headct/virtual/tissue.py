@@ -54,6 +54,13 @@ def sutures(template_mm: torch.Tensor) -> Mapping[str, torch.Tensor]:
     return {"coronal": coronal, "sagittal": sagittal, "lambdoid": lambdoid}
 
 
+TUMOR_OEDEMA = "tumor-oedema"
+"""Account of the oedema around a tumour, which is booked under `edema` as well."""
+
+SEEPAGE = "seepage"
+"""Account of fluid that hydrocephalus presses into white matter; it is no column, class or mask."""
+
+
 @dataclass
 class Change:
     """What a finding did to the points: how much of each it fills, and by how much it changed the value."""
@@ -64,15 +71,22 @@ class Change:
 
 @dataclass
 class Canvas:
-    """Points that are painted: findings lay their material over `hu` through `change`, which keeps account."""
+    """Points that are painted: findings cover `hu` through `change` and shift it through `alter`; both keep account.
+
+    All accounts but `TUMOR_OEDEMA` add up to what became of the undiseased `hu`.
+    """
 
     anatomy: Anatomy
     template_mm: torch.Tensor  # (n, 3) by the head map
     channels: Mapping[str, torch.Tensor]
     fields: Mapping[str, torch.Tensor]
     edge_mm: float
-    hu: torch.Tensor = field(init=False)
     changes: dict[str, Change] = field(init=False, default_factory=dict)
+
+    @cached_property
+    def hu(self) -> torch.Tensor:
+        """Hounsfield values (n,), undiseased when first asked for, from then on as painted."""
+        raise NotImplementedError
 
     @cached_property
     def scale(self) -> float:
@@ -85,20 +99,47 @@ class Canvas:
         return torch.linalg.vector_norm(away, dim=1) / self.scale
 
     def change(self, name: str, share: torch.Tensor, value_hu: float | torch.Tensor) -> None:
-        """Cover what is there with a finding's material by its share (n,), and keep account under `name`."""
-        account = self.changes.setdefault(name, Change(torch.zeros_like(self.hu), torch.zeros_like(self.hu)))
+        """Cover what is there with a finding's material by its share (n,), and keep account under `name`.
+
+        What other findings did is gone where it is covered.
+        """
+        account = self._account(name)
         difference = share * (value_hu - self.hu)
         self.hu += difference
         account.share = torch.maximum(account.share, share)
         account.hu += difference
+        for other, covered in self.changes.items():
+            if other != name:
+                if other != TUMOR_OEDEMA:
+                    account.hu += share * covered.hu
+                covered.hu *= 1 - share
+                covered.share *= 1 - share
+
+    def alter(self, name: str, share: torch.Tensor, by_hu: float | torch.Tensor) -> None:
+        """Shift the values of what is there by a share (n,) of `by_hu`, and keep account under `name`."""
+        difference = share * by_hu
+        self.hu += difference
+        self.note(name, share, difference)
+
+    def note(self, name: str, share: torch.Tensor, difference_hu: torch.Tensor) -> None:
+        """Keep account of a change (n,) that was made."""
+        account = self._account(name)
+        account.share = torch.maximum(account.share, share)
+        account.hu += difference_hu
+
+    def _account(self, name: str) -> Change:
+        if name not in self.changes:
+            self.changes[name] = Change(torch.zeros_like(self.hu), torch.zeros_like(self.hu))
+        return self.changes[name]
 
 
 @dataclass
 class Skull(Canvas):
     """Points of the head outside the brain, and those near the inner table."""
 
-    def __post_init__(self) -> None:
-        self.hu = outside_hu(self)
+    @cached_property
+    def hu(self) -> torch.Tensor:
+        return outside_hu(self)
 
     @cached_property
     def cavity_mm(self) -> torch.Tensor:
@@ -203,8 +244,9 @@ class Brain(Canvas):
     at: torch.Tensor  # (n, 3) template mm by the brain map
     cavity_mm: torch.Tensor  # (n,) patient mm, negative inside
 
-    def __post_init__(self) -> None:
-        self.hu = _brain_hu(self)
+    @cached_property
+    def hu(self) -> torch.Tensor:
+        return _brain_hu(self)
 
     @cached_property
     def depth_mm(self) -> torch.Tensor:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from headct.encoders import Encoder
+from headct.encoders import AnatomyEncoder, Encoder
+from headct.failure import Misuse
 from headct.pretraining.objectives.dense import Dense, DenseInsert, DenseInsertSettings, DenseSettings
 from headct.pretraining.objectives.dino import Dino, DinoSettings
 from headct.pretraining.objectives.dinov2 import Dinov2, Dinov2Settings
@@ -75,6 +76,13 @@ OBJECTIVES: Mapping[str, ObjectiveKind] = MappingProxyType(
 
 
 def mixture(encoder: Encoder, settings: Mapping[str, ObjectiveSettings], sight: Sight) -> Mixture:
-    """The named objectives around one encoder."""
+    """The named objectives around one encoder. Raises Misuse where one of them cannot train it, or none all of it."""
     parts = {name: OBJECTIVES[name].make(encoder, one, sight) for name, one in settings.items()}
+    maps_used = any(isinstance(part, Dense | Insert | DenseInsert) for part in parts.values())
+    if isinstance(encoder, AnatomyEncoder) and encoder.settings.pooling == "inner" and not maps_used:
+        raise Misuse(
+            f"{' and '.join(parts)} would leave the maps of {encoder.architecture or 'the anatomy encoder'} untrained",
+            why='with the pooling "inner" they are no part of the scan vector, which is all that is trained',
+            do=f'take the encoder {encoder.settings.inner}, the pooling "anatomy", or dense or insert besides',
+        )
     return Mixture(parts, {name: one.weight for name, one in settings.items()})

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from headct.encoders import Encoder
 from headct.encoders.heads import ProjectionMLP
 from headct.pretraining.objectives.objective import Batch
-from headct.pretraining.views import Seen
+from headct.pretraining.views import Seen, sent
 
 
 @dataclass(frozen=True)
@@ -96,12 +97,12 @@ def patients_of(batch: Batch) -> Tensor:
     numbers = [_number(scan_id) for scan_id in batch.scan_ids]
     scans = range(len(batch.draws))
     rows = [[scan, *(_or(of_kind[scan], scan) for of_kind in batch.partners.values())] for scan in scans]
-    return torch.tensor([[numbers[row] for row in of_scan] for of_scan in rows], device=batch.hu.device)
+    return sent(np.array([[numbers[row] for row in of_scan] for of_scan in rows], np.int64), batch.hu.device)
 
 
-def partner_rows(batch: Batch, kind: str) -> list[int]:
-    """The row of each scan's partner, or of the scan itself where it has none."""
-    return [_or(row, scan) for scan, row in enumerate(batch.partners[kind])]
+def partner_rows(batch: Batch, kind: str) -> Tensor:
+    """The row (B,) of each scan's partner, or of the scan itself where it has none."""
+    return sent(np.array([_or(row, scan) for scan, row in enumerate(batch.partners[kind])]), batch.hu.device)
 
 
 def _or(row: int, scan: int) -> int:
@@ -165,8 +166,3 @@ class Projector(nn.Module):
         image, spacing_mm = torch.cat([view.image for view in views]), torch.cat([view.spacing_mm for view in views])
         scans = self.encoder(image, spacing_mm).scan
         return scans.float(), self.head(scans).float()
-
-
-def spread(scans: Tensor) -> Tensor:
-    """Standard deviation of scan vectors (N, F) of unit length, times the root of F: 1 is isotropic, 0 all the same."""
-    return F.normalize(scans, dim=1).std(dim=0).mean() * scans.shape[1] ** 0.5

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from headct.encoders import AnatomyEncoder, Encoder
 from headct.encoders.anatomy import CHANGES, TISSUES, Maps, over_cells
+from headct.encoders.mae import mean_over
 from headct.pretraining.cavity import cavity
 from headct.pretraining.objectives.insert import (
     Insert,
@@ -27,7 +28,7 @@ from headct.pretraining.objectives.insert import (
     inserted,
 )
 from headct.pretraining.objectives.objective import TEMPLATE_BLOCK, UNKNOWN_CLASS, Batch, Objective, Sight, Watched
-from headct.pretraining.views import TISSUE_HU, Crops, View, crop, draw, rescanned, windowed
+from headct.pretraining.views import TISSUE_HU, Crops, View, as_seen, crop, draw, sent
 from headct.virtual.job import CLASSES
 
 TISSUE_OF_CLASS: Mapping[str, str] = {"brain": "brain", "ventricles": "ventricles", "skull": "skull"}
@@ -128,7 +129,8 @@ def true_places(
     channels = [known.float(), *torch.where(known[..., None], template_mm, 0.0).unbind(4)]
     cropped = [crop(channel, moved, coarse, block_mm, outside=0.0) for channel in channels]
     placed = cropped[0] > 0.999  # between known points, and not beside an unknown one
-    side = template_mm.new_tensor([-1.0 if view.mirrored else 1.0 for view in views])[:, None, None, None]
+    sides = np.array([-1.0 if view.mirrored else 1.0 for view in views], np.float32)
+    side = sent(sides, template_mm.device)[:, None, None, None]
     places_mm = torch.stack([cropped[1] * side, cropped[2], cropped[3]], dim=1)
     whole = torch.cat([places_mm * placed[:, None], placed[:, None].float()], dim=1)
     for axis in (2, 3, 4):
@@ -139,21 +141,23 @@ def true_places(
 def tissue_loss(logits: Tensor, shares: Tensor, weights: Tensor) -> Tensor:
     """Weighted cross-entropy of logits (B, T, M) against the shares (B, T, M) of each cell that tissues fill.
 
-        loss = -sum(w[t] * shares[b, t, m] * log_softmax(logits)[b, t, m]) / sum(w[t] * shares[b, t, m])
+        of_scan[b] = -sum(w[t] * shares[b, t, m] * log_softmax(logits)[b, t, m]) / sum(w[t] * shares[b, t, m])
+        loss = mean(of_scan[b] for b in range(B))
 
-    What is not known of a cell is missing from its shares.
+    What is not known of a cell is missing from its shares; a scan of which nothing is known costs nothing.
     """
     weighted = weights[:, None] * shares
-    return -(weighted * logits.log_softmax(dim=1)).sum() / weighted.sum().clamp(min=1e-6)
+    of_scans = -(weighted * logits.log_softmax(dim=1)).sum(dim=(1, 2))
+    return (of_scans / weighted.sum(dim=(1, 2)).clamp(min=1e-6)).mean()
 
 
 def place_loss(places: Tensor, wanted_mm: Tensor, placed: Tensor) -> Tensor:
-    """Mean absolute error in units of 100 mm over the known cells.
+    """The mean over scans of their mean absolute error in units of 100 mm over known cells; 0 where there are none.
 
     From predictions (B, 3, M), template points (B, 3, M) and which of them are known, (B, 1, M) of 0 or 1.
     """
-    errors = (places - wanted_mm / UNIT_MM).abs() * placed
-    return errors.sum() / (3 * placed.sum()).clamp(min=1)
+    errors = (places - wanted_mm / UNIT_MM).abs().mean(dim=1)
+    return mean_over(errors, placed[:, 0])
 
 
 class Dense(Objective):
@@ -179,9 +183,10 @@ class Dense(Objective):
         with torch.no_grad():
             hu = crop(batch.scans, views, self.settings.crops, batch.spacing_mm)
             truth = self.truth_of(batch, views, hu, cavity(hu, finest_mm(self.settings.crops)))
-            image = windowed(rescanned(hu, views), views, self.sight.windows)
-        _, maps = self.trained.look(image, hu.new_tensor([[view.voxel_mm] * 3 for view in views]))
-        return self.compared(maps, truth)
+            seen = as_seen(hu, views, self.sight.windows)
+        _, maps = self.trained.look(seen.image, seen.spacing_mm)
+        loss, watched = self.compared(maps, truth)
+        return loss, {**watched, "air": seen.air}
 
     def truth_of(self, batch: Batch, views: Sequence[View], hu: Tensor, inside: Tensor) -> Truth:
         """The truth of the crops `hu` (B, x, y, z), whose cavity is `inside`."""
@@ -264,8 +269,9 @@ class DenseInsert(Objective):
             inside = cavity(hu, finest_mm(crops))
             truth = self.dense.truth_of(batch, views, hu, inside)
             hu, shares = inserted(hu, inside, batch.draws, finest_mm(crops))
-            image = windowed(rescanned(hu, views), views, self.sight.windows)
-        features, maps = self.trained.look(image, hu.new_tensor([[view.voxel_mm] * 3 for view in views]))
-        of_dense, seen_dense = self.dense.compared(maps, truth)
-        of_insert, seen_insert = self.insert.compared(features, maps, shares)
-        return self.weights[0] * of_dense + self.weights[1] * of_insert, {**seen_dense, **seen_insert}
+            seen = as_seen(hu, views, self.sight.windows)
+        features, maps = self.trained.look(seen.image, seen.spacing_mm)
+        of_dense, watched = self.dense.compared(maps, truth)
+        of_insert, watched_too = self.insert.compared(features, maps, shares)
+        watched = {**watched, **watched_too, "air": seen.air}
+        return self.weights[0] * of_dense + self.weights[1] * of_insert, watched

@@ -5,7 +5,6 @@ G global views, V views in all (global ones first), B scans, K prototypes.
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,11 +19,13 @@ from headct.encoders.heads import DinoHead
 from headct.failure import Misuse
 from headct.pretraining.objectives.objective import (
     Batch,
+    Centre,
     Objective,
     Sight,
     Watched,
     follow,
-    over_processes,
+    spread,
+    teacher_of,
 )
 from headct.pretraining.published import PublishedView, draw_global, draw_local, see_published
 from headct.pretraining.schedules import cosine, ramp
@@ -113,11 +114,6 @@ def between_views(student: Tensor, targets: Tensor, *, student_t: float) -> Tens
     return cross_entropy.sum() / (global_views * (views - 1))
 
 
-def moved_centre(centre: Tensor, teacher: Tensor, momentum: float) -> Tensor:
-    """The running mean (K,) of teacher scores (G, B, K), equation 4; without it one prototype takes all scans."""
-    return centre * momentum + over_processes(teacher.mean(dim=(0, 1))) * (1 - momentum)
-
-
 class Scorer(nn.Module):
     """An encoder with its head: windowed views to scan vectors and prototype scores."""
 
@@ -172,8 +168,6 @@ def _precision(device: torch.device) -> torch.dtype:
 class Dino(Objective):
     """Student, teacher (a copy of the student at the start) and centre."""
 
-    centre: Tensor
-
     def __init__(self, encoder: Encoder, settings: DinoSettings, sight: Sight) -> None:
         super().__init__()
         self.settings, self.sight = settings, sight
@@ -186,8 +180,8 @@ class Dino(Objective):
             batch_norm=settings.batch_norm,
         )
         self.student = Scorer(encoder, head)
-        self.teacher = copy.deepcopy(self.student).requires_grad_(False)
-        self.register_buffer("centre", torch.zeros(settings.prototypes))
+        self.teacher = teacher_of(self.student)
+        self.centre = Centre(settings.prototypes, settings.centre_momentum)
 
     @property
     def encoder(self) -> Encoder:
@@ -220,7 +214,7 @@ class Dino(Objective):
     def compared(
         self, global_views: Sequence[Seen], local_views: Sequence[Seen], step: int, steps: int
     ) -> tuple[Tensor, Watched]:
-        """The loss of these views, and what monitors watch; moves the centre."""
+        """The loss of these views, and what monitors watch; the centre moves after the step."""
         settings = self.settings
         with torch.no_grad():
             targets = self.teacher(global_views)[1].float()
@@ -231,10 +225,11 @@ class Dino(Objective):
         warmup = round(settings.temperature_warmup * steps)
         teacher_t = ramp(step, warmup, *settings.teacher_temperature)
         with torch.autocast(scores.device.type, enabled=False):  # sums over thousands of prototypes need float32
-            loss = dino_loss(scores, targets, self.centre, student_t=settings.student_temperature, teacher_t=teacher_t)
+            centre, student_t = self.centre.value, settings.student_temperature
+            loss = dino_loss(scores, targets, centre, student_t=student_t, teacher_t=teacher_t)
+        self.centre.note(targets.flatten(0, 1))
         with torch.no_grad():
-            watched = watch(scans.float(), F.softmax((targets - self.centre) / teacher_t, dim=2))
-            self.centre.copy_(moved_centre(self.centre, targets, settings.centre_momentum))
+            watched = watch(scans.float(), F.softmax((targets - centre) / teacher_t, dim=2))
         return loss, {**watched, "air": torch.stack([view.air for view in global_views]).mean()}
 
     def restrain(self, step: int, steps: int) -> None:
@@ -245,20 +240,23 @@ class Dino(Objective):
     def follow(self, step: int, steps: int) -> None:
         """Move the teacher by a momentum that follows the step of the whole run, not the place within an epoch."""
         follow(self.teacher, self.student, cosine(step, steps, *self.settings.teacher_momentum))
+        self.centre.move()
+
+
+LEAST_TARGETS = 6
+"""Of fewer it means nothing that all name the same prototype; of one scan they always do."""
 
 
 def watch(scans: Tensor, targets: Tensor) -> dict[str, Tensor]:
     """What tells a collapse, from scan vectors (G, B, F) and teacher probabilities (G, B, K).
 
     - `entropy`: mean entropy of a target as a share of ln K; 1 says that targets are uniform and teach nothing.
-    - `used`: entropy of the mean target as a share of ln K; 0 says that every scan gets the same prototype.
-    - `spread`: standard deviation over the batch of vectors of unit length, times the root of F; 1 is isotropic, 0 says
-      that every scan gets the same vector.
+    - `used`: entropy of the mean target as a share of ln K; 0 says that every scan gets the same prototype. Left out
+      of batches that are too small for it.
+    - `spread`: of the vectors of each view; 0 says that every scan gets the same one.
     """
-    full = math.log(targets.shape[2])
-    spread = F.normalize(scans, dim=2).std(dim=1).mean() * scans.shape[2] ** 0.5
-    return {
-        "entropy": torch.special.entr(targets).sum(dim=2).mean() / full,
-        "used": torch.special.entr(targets.mean(dim=(0, 1))).sum() / full,
-        "spread": spread if scans.shape[1] > 1 else torch.ones(()),
-    }
+    views, batch, prototypes = targets.shape
+    watched = {"entropy": torch.special.entr(targets).sum(dim=2).mean() / math.log(prototypes), "spread": spread(scans)}
+    if views * batch >= LEAST_TARGETS:
+        watched["used"] = torch.special.entr(targets.mean(dim=(0, 1))).sum() / math.log(prototypes)
+    return watched

@@ -6,7 +6,6 @@ F features of a scan vector, K prototypes.
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -22,11 +21,11 @@ from headct.encoders import Encoder, Grid, ViT3D
 from headct.encoders.heads import DinoHead
 from headct.encoders.vit import Masked, cut
 from headct.failure import Misuse
-from headct.pretraining.objectives.dino import DinoDraw, between_views, moved_centre, see_both, watch
-from headct.pretraining.objectives.mae import in_one, is_tissue, transformer
-from headct.pretraining.objectives.objective import Batch, Objective, Sight, Watched, follow
+from headct.pretraining.objectives.dino import DinoDraw, between_views, see_both, watch
+from headct.pretraining.objectives.mae import in_one, is_tissue, patch_places_mm, transformer
+from headct.pretraining.objectives.objective import Batch, Centre, Objective, Sight, Watched, follow, teacher_of
 from headct.pretraining.schedules import cosine, ramp
-from headct.pretraining.views import Crops, Seen, View, draw_views
+from headct.pretraining.views import Crops, Seen, View, draw_views, sent
 
 CENTRINGS = ("sinkhorn", "mean")
 
@@ -82,6 +81,10 @@ class Dinov2Settings:
                 do="set global_crops.views to 2",
             )
 
+    def masked_of(self, views: int) -> int:
+        """In how many of so many global views of a scan patches are masked."""
+        return round(self.masked_views * views)
+
 
 @dataclass(frozen=True)
 class Dinov2Draw(DinoDraw):
@@ -95,12 +98,9 @@ def near_head(vit: ViT3D, view: View, shape: Grid, box_mm: np.ndarray) -> np.nda
 
     The few degrees by which a view is turned are left out; what is air all the same is known when it is looked at.
     """
-    lattice, near = vit.lattice(shape), []
-    for axis, voxels in enumerate(shape):
-        step = lattice.step[axis]
-        offset_mm = (lattice.first[axis] + step * np.arange(-(-voxels // step)) - (voxels - 1) / 2) * view.voxel_mm
-        place_mm = view.centre_mm[axis] + (-offset_mm if view.mirrored and axis == 0 else offset_mm)
-        reach_mm = step / 2 * view.voxel_mm
+    near = []
+    for axis, place_mm in enumerate(patch_places_mm(vit, view, shape)):
+        reach_mm = vit.settings.patch[axis] / 2 * view.voxel_mm
         near.append((place_mm + reach_mm > box_mm[0, axis]) & (place_mm - reach_mm < box_mm[1, axis]))
     return near[0][:, None, None] & near[1][:, None] & near[2]
 
@@ -174,20 +174,22 @@ def koleo(vectors: Tensor) -> Tensor:
 
 
 def patch_loss(
-    student: Tensor, targets: Tensor, row: Tensor, counted: Tensor, rows: int, *, student_t: float
+    student: Tensor, targets: Tensor, row: Tensor, counted: Tensor, rows: int, *, student_t: float, masked: int
 ) -> Tensor:
     """Cross-entropy of masked patches, equation 2 of arXiv 2111.07832, each row with a counted patch weighing the same.
+
+    It is divided by how many rows are `masked` by the settings, so that parts of a batch add up to the whole.
 
     `student` (M, K) are scores and `targets` (M, K) the teacher's probabilities p; patch m is one of `row[m]`, and
     scored where `counted[m]`. With q = softmax(student / student_t):
 
         of_row[r] = mean(-sum(p[m] * log(q[m])) for m in range(M) if row[m] == r and counted[m])
-        loss = mean(of_row[r] for r in range(rows) if there is any such m)
+        loss = sum(of_row[r] for r in range(rows) if there is any such m) / masked
     """
     losses = -(targets * F.log_softmax(student / student_t, dim=1)).sum(dim=1) * counted
     numbers = losses.new_zeros(rows).index_add(0, row, counted.to(losses.dtype))
     of_rows = losses.new_zeros(rows).index_add(0, row, losses) / numbers.clamp(min=1)
-    return of_rows.sum() / (numbers > 0).sum().clamp(min=1)
+    return of_rows.sum() / max(masked, 1)
 
 
 class Scorers(nn.Module):
@@ -223,18 +225,15 @@ class Picked:
 class Dinov2(Objective):
     """Student, teacher (a copy of the student at the start), and the token that stands for what is masked."""
 
-    centre: Tensor
-    patch_centre: Tensor
-
     def __init__(self, encoder: Encoder, settings: Dinov2Settings, sight: Sight) -> None:
         super().__init__()
         self.settings, self.sight = settings, sight
         vit = transformer(encoder, "dinov2")
         self.student = Scorers(vit, settings)
-        self.teacher = copy.deepcopy(self.student).requires_grad_(False)
+        self.teacher = teacher_of(self.student)
         self.mask_token = nn.Parameter(torch.zeros(vit.settings.width))  # as published
-        self.register_buffer("centre", torch.zeros(settings.prototypes))
-        self.register_buffer("patch_centre", torch.zeros(settings.patch_prototypes))
+        self.centre = Centre(settings.prototypes, settings.centre_momentum)
+        self.patch_centre = Centre(settings.patch_prototypes, settings.centre_momentum)
 
     @property
     def encoder(self) -> Encoder:
@@ -247,7 +246,7 @@ class Dinov2(Objective):
         local_views = draw_views(rng, self.sight.views, settings.local_crops, box_mm)
         heads = [near_head(self.student.encoder, view, settings.global_crops.shape, box_mm) for view in global_views]
         masked = np.zeros_like(heads)
-        for number in rng.permutation(len(heads))[: round(settings.masked_views * len(heads))]:
+        for number in rng.permutation(len(heads))[: settings.masked_of(len(heads))]:
             masked[number] = draw_masked_blocks(rng, heads[number], rng.uniform(*settings.masked_share))
         return Dinov2Draw(global_views, local_views, masked.reshape(len(heads), -1))
 
@@ -261,10 +260,7 @@ class Dinov2(Objective):
     def compared(
         self, large: Seen, small: Seen | None, masked: np.ndarray, step: int, steps: int
     ) -> tuple[Tensor, Watched]:
-        """The loss of the rows of global and local views, of which patches (G, B, N) are masked; what to watch.
-
-        Moves the centres, where they are used.
-        """
+        """The loss of the rows of global and local views, of which patches (G, B, N) are masked; what to watch."""
         settings = self.settings
         views, scans, _ = masked.shape
         tissue = is_tissue(cut(large.image, self.student.encoder.settings.patch)[0])
@@ -272,11 +268,11 @@ class Dinov2(Objective):
         teacher_t = ramp(step, round(settings.temperature_warmup * steps), *settings.teacher_temperature)
         with torch.no_grad():
             seen = self.teacher.encoder(large.image, large.spacing_mm)
-            targets = self._targets(self.teacher.head(seen.scan), "centre", teacher_t)
+            targets = self._targets(self.teacher.head(seen.scan), self.centre, teacher_t)
             of_patches = self.teacher.patch_head(picked.of(seen.tokens))
-            patch_targets = self._targets(of_patches, "patch_centre", teacher_t, picked.counted)
+            patch_targets = self._targets(of_patches, self.patch_centre, teacher_t, picked.counted)
 
-        hidden = torch.from_numpy(masked.reshape(views * scans, -1)).to(tissue.device, non_blocking=True) & tissue
+        hidden = sent(masked.reshape(views * scans, -1), tissue.device) & tissue
         seen = self.student.encoder(large.image, large.spacing_mm, Masked(hidden, self.mask_token))
         scores = self.student.head(seen.scan)
         if small is not None:
@@ -291,7 +287,13 @@ class Dinov2(Objective):
             parts = {
                 "dino": between_views(scores, targets, student_t=student_t),
                 "ibot": patch_loss(
-                    patch_scores, patch_targets, picked.row, picked.counted, len(hidden), student_t=student_t
+                    patch_scores,
+                    patch_targets,
+                    picked.row,
+                    picked.counted,
+                    len(hidden),
+                    student_t=student_t,
+                    masked=scans * settings.masked_of(views),
                 ),
                 "koleo": torch.stack([koleo(of_view) for of_view in vectors]).sum(),
             }
@@ -309,23 +311,17 @@ class Dinov2(Objective):
     def _picked(self, masked: np.ndarray, tissue: Tensor) -> Picked:
         """Which patches are scored; how many is known from the draws, so the device is not asked."""
         drawn = np.flatnonzero(masked)
-        numbers, row = (
-            torch.from_numpy(places).to(tissue.device, non_blocking=True)
-            for places in (drawn, drawn // masked.shape[2])
-        )
+        numbers, row = sent(np.stack([drawn, drawn // masked.shape[2]]), tissue.device)
         return Picked(numbers, row, tissue.flatten()[numbers])
 
-    def _targets(self, scores: Tensor, centre: str, teacher_t: float, counted: Tensor | None = None) -> Tensor:
+    def _targets(self, scores: Tensor, centre: Centre, teacher_t: float, counted: Tensor | None = None) -> Tensor:
         """Probabilities (n, K) of the teacher's scores (n, K)."""
         scores = scores.float()
         with torch.autocast(scores.device.type, enabled=False):
             if self.settings.centring == "sinkhorn":
                 return sinkhorn(scores, teacher_t, self.settings.sinkhorn_rounds, counted)
-            old: Tensor = getattr(self, centre)
-            targets = F.softmax((scores - old) / teacher_t, dim=1)
-            mean = mean_of(scores, counted)
-            old.copy_(moved_centre(old, mean[None, None], self.settings.centre_momentum))
-            return targets
+            centre.note(scores, counted)
+            return F.softmax((scores - centre.value) / teacher_t, dim=1)
 
     def restrain(self, step: int, steps: int) -> None:
         """Prototypes stay as drawn at first."""
@@ -334,15 +330,10 @@ class Dinov2(Objective):
                 head.prototypes.weight.grad = None
 
     def follow(self, step: int, steps: int) -> None:
-        """Move the teacher by a momentum that follows the step of the whole run."""
+        """Move the teacher by a momentum that follows the step of the whole run, and the centres."""
         follow(self.teacher, self.student, cosine(step, steps, *self.settings.teacher_momentum))
-
-
-def mean_of(scores: Tensor, counted: Tensor | None) -> Tensor:
-    """The mean (K,) of counted scores (n, K)."""
-    if counted is None:
-        return scores.mean(dim=0)
-    return (scores * counted[:, None]).sum(dim=0) / counted.sum().clamp(min=1)
+        self.centre.move()
+        self.patch_centre.move()
 
 
 def _entropy(targets: Tensor, counted: Tensor) -> Tensor:

@@ -8,7 +8,6 @@ B scans, V views of each, R = V * B rows (those of the first view first), N patc
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -20,7 +19,7 @@ from torch import Tensor
 from headct.encoders import Encoder
 from headct.encoders.heads import DinoHead
 from headct.pretraining.objectives import dino
-from headct.pretraining.objectives.dino import Scorer, dino_loss, moved_centre
+from headct.pretraining.objectives.dino import Scorer, dino_loss
 from headct.pretraining.objectives.mae import (
     WHOLE,
     DecoderSettings,
@@ -35,7 +34,7 @@ from headct.pretraining.objectives.mae import (
     see_views,
     transformer,
 )
-from headct.pretraining.objectives.objective import Batch, Objective, Sight, Watched, follow
+from headct.pretraining.objectives.objective import Batch, Centre, Objective, Sight, Watched, follow, teacher_of
 from headct.pretraining.schedules import cosine, ramp
 from headct.pretraining.views import Crops, Seen
 
@@ -77,8 +76,6 @@ class HybridSettings:
 class Hybrid(Objective):
     """Student with decoder, teacher (a copy of the student at the start) and centre."""
 
-    centre: Tensor
-
     def __init__(self, encoder: Encoder, settings: HybridSettings, sight: Sight) -> None:
         super().__init__()
         self.settings, self.sight = settings, sight
@@ -93,8 +90,8 @@ class Hybrid(Objective):
             layers=settings.layers,
             batch_norm=settings.batch_norm,
         )
-        self.teacher = Scorer(copy.deepcopy(self.vit), copy.deepcopy(self.head)).requires_grad_(False)
-        self.register_buffer("centre", torch.zeros(settings.prototypes))
+        self.teacher = Scorer(teacher_of(self.vit), teacher_of(self.head))
+        self.centre = Centre(settings.prototypes, settings.centre_momentum)
 
     @property
     def encoder(self) -> Encoder:
@@ -109,7 +106,7 @@ class Hybrid(Objective):
         return self.compared(views, rows([draw.noise for draw in batch.draws], batch.hu.device), step, steps)
 
     def compared(self, views: Sequence[Seen], noise: Tensor, step: int, steps: int) -> tuple[Tensor, Watched]:
-        """The loss of these views, whose patches are hidden from the student by noise (R, N); moves the centre.
+        """The loss of these views, whose patches are hidden from the student by noise (R, N), and what to watch.
 
         rebuilding * L_MAE (`mae.rebuild`) + distilling * L_DINO (`dino.dino_loss`), the latter between the student's
         scores of what it saw of a view and the teacher's of every other view.
@@ -130,13 +127,12 @@ class Hybrid(Objective):
         scans = self.vit.pooled(tokens)
         scores = self.head(scans).float().reshape(targets.shape)
         with torch.autocast(scores.device.type, enabled=False):  # sums over thousands of prototypes need float32
-            distilling = dino_loss(
-                scores, targets, self.centre, student_t=settings.student_temperature, teacher_t=teacher_t
-            )
+            centre, student_t = self.centre.value, settings.student_temperature
+            distilling = dino_loss(scores, targets, centre, student_t=student_t, teacher_t=teacher_t)
+        self.centre.note(targets.flatten(0, 1))
         with torch.no_grad():
             by_view = scans.float().reshape(len(views), -1, scans.shape[1])
-            watched |= dino.watch(by_view, F.softmax((targets - self.centre) / teacher_t, dim=2))
-            self.centre.copy_(moved_centre(self.centre, targets, settings.centre_momentum))
+            watched |= dino.watch(by_view, F.softmax((targets - centre) / teacher_t, dim=2))
         watched |= {"rebuilding": rebuilding.detach(), "distilling": distilling.detach(), "air": seen.air}
         return settings.rebuilding * rebuilding + settings.distilling * distilling, watched
 
@@ -146,7 +142,8 @@ class Hybrid(Objective):
             self.head.prototypes.weight.grad = None
 
     def follow(self, step: int, steps: int) -> None:
-        """Move the teacher by a momentum that follows the step of the whole run."""
+        """Move the teacher by a momentum that follows the step of the whole run, and the centre."""
         momentum = cosine(step, steps, *self.settings.teacher_momentum)
         follow(self.teacher.encoder, self.vit, momentum)
         follow(self.teacher.head, self.head, momentum)
+        self.centre.move()

@@ -19,10 +19,11 @@ from torch import Tensor, nn
 from headct.encoders import AnatomyEncoder, Encoder
 from headct.encoders.anatomy import CHANGES, Maps, over_cells
 from headct.encoders.features import Features
+from headct.encoders.mae import mean_over
 from headct.failure import Misuse
 from headct.pretraining.cavity import cavity, depth, level_hu
 from headct.pretraining.objectives.objective import Batch, Objective, Sight, Watched
-from headct.pretraining.views import Crops, View, crop, draw, rescanned, windowed
+from headct.pretraining.views import Crops, View, as_seen, crop, draw, sent_together
 
 FLUID_HU = -8.0
 """Fluid is less dense than the brain of the same scan by more than this."""
@@ -169,7 +170,7 @@ class Ground:
 def ground(hu: Tensor, inside: Tensor, draws: Sequence[InsertDraw], finest_mm: float) -> Ground:
     """The ground of HU (B, x, y, z) with their cavity; voxels are `finest_mm` or a little larger."""
     level = level_hu(hu, inside)
-    voxel_mm = hu.new_tensor([one.view.voxel_mm for one in draws])
+    (voxel_mm,) = sent_together([np.array([one.view.voxel_mm for one in draws])], hu.device)
     deep = depth(inside, max(1, round(MOST_DEPTH_MM / finest_mm)))
     rim = inside & (deep <= max(1, round(RIM_MM / finest_mm)))
     fluid = inside & (hu < (level + FLUID_HU)[:, None, None, None])
@@ -200,25 +201,83 @@ def inserted(hu: Tensor, inside: Tensor, draws: Sequence[InsertDraw], finest_mm:
     """HU (B, x, y, z) with the changes, and for each channel how much of a voxel they fill, (B, K, x, y, z).
 
     `inside` is the cavity; voxels are `finest_mm` or a little larger. Changes are put in one after the other; those of
-    a scan without any cavity, or without a place for them, are left
-    out.
+    a scan without any cavity, or without a place for them, are left out.
     """
     on = ground(hu, inside, draws, finest_mm)
     shares = hu.new_zeros((len(hu), len(CHANGES), *hu.shape[1:]))
-    for number in range(max((len(one.changes) for one in draws), default=0)):
-        rows = [row for row, one in enumerate(draws) if number < len(one.changes)]
-        changes = [draws[row].changes[number] for row in rows]
-        some = _of_rows(on, rows)
-        share = _share(changes, some)
-        wanted = _wanted(changes, hu[rows], some)
-        hu = hu.index_copy(0, torch.tensor(rows, device=hu.device), hu[rows] + share * (wanted - hu[rows]))
-        for row, change, one in zip(rows, changes, share, strict=True):
+    most = max((len(one.changes) for one in draws), default=0)
+    turns = [[row for row, one in enumerate(draws) if number < len(one.changes)] for number in range(most)]
+    changes = [[draws[row].changes[number] for row in rows] for number, rows in enumerate(turns)]
+    for rows, of_turn, numbers in zip(turns, changes, _numbers(turns, changes, hu.device), strict=True):
+        some, before = _of_rows(on, numbers.rows), hu[numbers.rows]
+        share = _share(numbers, some)
+        hu = hu.index_copy(0, numbers.rows, before + share * (_wanted(numbers, before, some) - before))
+        for row, change, one in zip(rows, of_turn, share, strict=True):
             channel = CHANGES.index(KINDS[change.kind].channel)
             shares[row, channel] = torch.maximum(shares[row, channel], one)
     return hu, shares
 
 
-def _of_rows(on: Ground, rows: Sequence[int]) -> Ground:
+@dataclass(frozen=True)
+class _Numbers:
+    """Those of one change of each of N scans, on the device."""
+
+    rows: Tensor  # (N,) of the scans in the batch
+    region: Tensor  # (N,) of `REGIONS`
+    above_there: Tensor  # (N,) bool: HU are counted from the voxel as it was
+    place: Tensor  # (N,)
+    radii_mm: Tensor  # (N, 3)
+    radius_mm: Tensor  # (N,) the mean of the three
+    axes: Tensor  # (N, 3, 3)
+    edge_mm: Tensor  # (N,)
+    thickness_mm: Tensor  # (N,)
+    warp: Tensor  # (N,)
+    hu: Tensor  # (N,)
+    texture_hu: Tensor  # (N,)
+
+
+def _numbers(
+    turns: Sequence[Sequence[int]], changes: Sequence[Sequence[Change]], device: torch.device
+) -> list[_Numbers]:
+    """The changes of each turn, of scans of these rows, in one copy."""
+    table = [
+        (
+            *(row, REGIONS.index(kind.region), kind.above == "there", change.place, *change.radii_mm),
+            *(np.mean(change.radii_mm), *np.ravel(change.axes), kind.edge_mm, change.thickness_mm),
+            *(change.warp, change.hu, change.texture_hu),
+        )
+        for rows, of_turn in zip(turns, changes, strict=True)
+        for row, change in zip(rows, of_turn, strict=True)
+        for kind in [KINDS[change.kind]]
+    ]
+    if not table:
+        return []
+    (whole,) = sent_together([np.array(table, dtype=np.float64)], device)
+    numbers = []
+    for part in torch.split(whole, [len(rows) for rows in turns]):
+        row, region, there, place, radii, radius, axes, edge, thickness, warp, hu, texture = torch.split(
+            part, [1, 1, 1, 1, 3, 1, 9, 1, 1, 1, 1, 1], dim=1
+        )
+        numbers.append(
+            _Numbers(
+                rows=row[:, 0].long(),
+                region=region[:, 0].long(),
+                above_there=there[:, 0] > 0,
+                place=place[:, 0],
+                radii_mm=radii,
+                radius_mm=radius[:, 0],
+                axes=axes.reshape(-1, 3, 3),
+                edge_mm=edge[:, 0],
+                thickness_mm=thickness[:, 0],
+                warp=warp[:, 0],
+                hu=hu[:, 0],
+                texture_hu=texture[:, 0],
+            )
+        )
+    return numbers
+
+
+def _of_rows(on: Ground, rows: Tensor) -> Ground:
     """The ground of some of the scans."""
     return Ground(
         on.inside[rows],
@@ -232,39 +291,33 @@ def _of_rows(on: Ground, rows: Sequence[int]) -> Ground:
     )
 
 
-def _share(changes: Sequence[Change], on: Ground) -> Tensor:
+def _share(numbers: _Numbers, on: Ground) -> Tensor:
     """How much of each voxel (B, x, y, z) one change of each scan fills."""
-    kinds = [KINDS[change.kind] for change in changes]
-    centres, there = _centres(changes, kinds, on)
-    distance = _distance(changes, centres, on)  # 1 at the surface
-    radius_mm = distance.new_tensor([np.mean(change.radii_mm) for change in changes])
-    edge_mm = torch.maximum(distance.new_tensor([kind.edge_mm for kind in kinds]), on.voxel_mm)
-    solid = (1 - distance) * _each(radius_mm / edge_mm) + 0.5
-    thickness_mm = _each(distance.new_tensor([change.thickness_mm for change in changes]))
+    centres, there = _centres(numbers, on)
+    distance = _distance(numbers, centres, on)  # 1 at the surface
+    edge_mm = torch.maximum(numbers.edge_mm, on.voxel_mm)
+    solid = (1 - distance) * _each(numbers.radius_mm / edge_mm) + 0.5
+    thickness_mm = _each(numbers.thickness_mm)
     bottom_mm = thickness_mm * (1 - distance.square()).clamp(min=0).sqrt()  # a lens: thickest in the middle
     layer = (bottom_mm - on.deep_mm) / _each(on.voxel_mm) + 0.5
     share = torch.where(thickness_mm > 0, torch.minimum(solid, layer), solid).clamp(0, 1)
-    filled = _each(torch.tensor([kind.region == "fluid" for kind in kinds], device=share.device))
+    filled = _each(numbers.region == REGIONS.index("fluid"))
     return share * torch.where(filled, on.fluid, on.inside) * _each(there)
 
 
-def _centres(changes: Sequence[Change], kinds: Sequence[Kind], on: Ground) -> tuple[Tensor, Tensor]:
+def _centres(numbers: _Numbers, on: Ground) -> tuple[Tensor, Tensor]:
     """The centre of each change in voxels, (B, 3), and whether its region has any, (B,)."""
-    region = torch.tensor([REGIONS.index(kind.region) for kind in kinds], device=on.ranks.device)
-    ranks = on.ranks[region, torch.arange(len(changes), device=region.device)]
+    ranks = on.ranks[numbers.region, torch.arange(len(numbers.region), device=on.ranks.device)]
     total = ranks[:, -1:]
-    place = on.deep_mm.new_tensor([change.place for change in changes])[:, None]
-    rank = torch.minimum((place * total).to(torch.int32), total - 1)
+    rank = torch.minimum((numbers.place[:, None] * total).to(torch.int32), total - 1)
     index = torch.searchsorted(ranks, rank + 1)[:, 0].clamp(max=ranks.shape[1] - 1)
     _, ny, nz = on.inside.shape[1:]
     return torch.stack([index // (ny * nz), index // nz % ny, index % nz], dim=1), total[:, 0] > 0
 
 
-def _distance(changes: Sequence[Change], centres: Tensor, on: Ground) -> Tensor:
+def _distance(numbers: _Numbers, centres: Tensor, on: Ground) -> Tensor:
     """Distance (B, x, y, z) of each voxel from each centre in deformed radii."""
-    axes = on.deep_mm.new_tensor([change.axes for change in changes])
-    radii = on.deep_mm.new_tensor([change.radii_mm for change in changes])
-    turn = axes / radii[:, :, None] * on.voxel_mm[:, None, None]  # (B, 3, 3), from voxels to radii
+    turn = numbers.axes / numbers.radii_mm[:, :, None] * on.voxel_mm[:, None, None]  # (B, 3, 3), voxels to radii
     squared = torch.zeros_like(on.deep_mm)
     for row in turn.unbind(1):
         along = [
@@ -272,18 +325,16 @@ def _distance(changes: Sequence[Change], centres: Tensor, on: Ground) -> Tensor:
             for axis, n in enumerate(squared.shape[1:])
         ]
         squared += (along[0][:, :, None, None] + along[1][:, None, :, None] + along[2][:, None, None]).square()
-    warp = _each(on.deep_mm.new_tensor([change.warp for change in changes]))
-    return squared.sqrt() * (1 + warp * on.warp).clamp(min=0.3)
+    return squared.sqrt() * (1 + _each(numbers.warp) * on.warp).clamp(min=0.3)
 
 
-def _wanted(changes: Sequence[Change], hu: Tensor, on: Ground) -> Tensor:
+def _wanted(numbers: _Numbers, hu: Tensor, on: Ground) -> Tensor:
     """The HU (B, x, y, z) of what each change is made of."""
-    above_there = torch.tensor([KINDS[change.kind].above == "there" for change in changes], device=hu.device)
-    base = torch.where(_each(above_there), hu, _each(on.level_hu))
-    texture_hu = _each(hu.new_tensor([change.texture_hu for change in changes]))
+    above_there = _each(numbers.above_there)
+    base = torch.where(above_there, hu, _each(on.level_hu))
     # what is counted from the voxel as it was has its texture already
-    texture = torch.where(_each(above_there), 0.0, texture_hu * on.texture)
-    return base + _each(hu.new_tensor([change.hu for change in changes])) + texture
+    texture = torch.where(above_there, 0.0, _each(numbers.texture_hu) * on.texture)
+    return base + _each(numbers.hu) + texture
 
 
 def _each(values: Tensor) -> Tensor:
@@ -315,7 +366,9 @@ def found_loss(
     w = k guard where s is 0 and p above a half:
 
         bce = mean over b, k, m of  -w (s log(p) + (1 - s) log(1 - p))
-        dice = mean over the b, k with sum(s) > 0 of  1 - (2 sum(k p s) + 1) / (sum(k p) + sum(s) + 1)
+        dice = mean over b of the mean over its k with sum(s) > 0 of  1 - (2 sum(k p s) + 1) / (sum(k p) + sum(s) + 1)
+
+    A scan without changes has no Dice loss.
     """
     known = torch.ones_like(shares) if known is None else known
     chance = logits.sigmoid()
@@ -324,9 +377,7 @@ def found_loss(
     bce = (weight * F.binary_cross_entropy_with_logits(logits, shares, reduction="none")).mean()
     chance, shares = chance * known, shares * known
     overlap = (2 * (chance * shares).sum(dim=2) + 1) / (chance.sum(dim=2) + shares.sum(dim=2) + 1)
-    present = shares.sum(dim=2) > 0
-    dice = ((1 - overlap) * present).sum() / present.sum().clamp(min=1)
-    return bce, dice
+    return bce, mean_over(1 - overlap, shares.sum(dim=2) > 0)
 
 
 class Insert(Objective):
@@ -351,9 +402,10 @@ class Insert(Objective):
         with torch.no_grad():
             hu = crop(batch.scans, views, self.settings.crops, batch.spacing_mm)
             hu, shares = inserted(hu, cavity(hu, finest), batch.draws, finest)
-            image = windowed(rescanned(hu, views), views, self.sight.windows)
-        features, maps = self.trained.look(image, hu.new_tensor([[view.voxel_mm] * 3 for view in views]))
-        return self.compared(features, maps, shares)
+            seen = as_seen(hu, views, self.sight.windows)
+        features, maps = self.trained.look(seen.image, seen.spacing_mm)
+        loss, watched = self.compared(features, maps, shares)
+        return loss, {**watched, "air": seen.air}
 
     def compared(self, features: Features, maps: Maps, shares: Tensor) -> tuple[Tensor, Watched]:
         """The loss, from what the encoder says of crops, and the shares of changes in them (B, K, x, y, z)."""

@@ -7,7 +7,6 @@ of P patches, Q = M * P, W width, T = 1 + registers + patches tokens.
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,7 +22,6 @@ from headct.encoders.mae import mean_over
 from headct.encoders.positions import cells
 from headct.encoders.vit import cut
 from headct.failure import Misuse
-from headct.pretraining.objectives.contrast import spread
 from headct.pretraining.objectives.mae import (
     WHOLE,
     MaskedDraw,
@@ -32,11 +30,12 @@ from headct.pretraining.objectives.mae import (
     grid_of,
     in_one,
     is_tissue,
+    patch_places_mm,
     rows,
     see_views,
     transformer,
 )
-from headct.pretraining.objectives.objective import Batch, Objective, Sight, Watched, follow
+from headct.pretraining.objectives.objective import Batch, Objective, Sight, Watched, follow, spread, teacher_of
 from headct.pretraining.schedules import cosine
 from headct.pretraining.views import Crops, Seen, View
 
@@ -88,14 +87,12 @@ def on_head(vit: ViT3D, view: View, shape: Grid, box_mm: np.ndarray) -> np.ndarr
 
     The few degrees by which a view is turned are left out.
     """
-    lattice, grid = vit.lattice(shape), grid_of(vit, shape)
-    squares = np.zeros(grid)
-    for axis, across in enumerate(np.indices(grid)):
-        offset_mm = (lattice.first[axis] + lattice.step[axis] * across - (shape[axis] - 1) / 2) * view.voxel_mm
-        place_mm = view.centre_mm[axis] + (-offset_mm if view.mirrored and axis == 0 else offset_mm)
-        low, high = box_mm[:, axis]
-        squares += ((place_mm - (low + high) / 2) / max((high - low) / 2, 1e-6)) ** 2
-    return squares <= 1
+    middle_mm, half_mm = box_mm.mean(axis=0), np.maximum(np.diff(box_mm, axis=0)[0] / 2, 1e-6)
+    places_mm = patch_places_mm(vit, view, shape)
+    x, y, z = (
+        ((place - middle) / half) ** 2 for place, middle, half in zip(places_mm, middle_mm, half_mm, strict=True)
+    )
+    return np.asarray(x[:, None, None] + y[:, None] + z <= 1)
 
 
 def draw_block(rng: np.random.Generator, allowed: np.ndarray, edges: Grid, least: float) -> np.ndarray:
@@ -135,7 +132,7 @@ class Jepa(Objective):
         super().__init__()
         self.settings, self.sight = settings, sight
         self.student = transformer(encoder, "jepa")
-        self.teacher = copy.deepcopy(self.student).requires_grad_(False)
+        self.teacher = teacher_of(self.student)
         self.predictor = Predictor(
             self.student.settings.width,
             inner=settings.predictor_width,
@@ -220,6 +217,6 @@ def watch(scans: Tensor, wanted: Tensor, scored: Tensor) -> Watched:
     return {
         "target_spread": variances.sqrt().mean(),
         "rank": variances.sum().square() / covariance.square().sum().clamp(min=1e-12),
-        "spread": spread(scans.float()) if len(scans) > 1 else torch.ones_like(total),
+        "spread": spread(scans.float()),
         "scored": scored.float().mean(),
     }

@@ -18,7 +18,7 @@ from headct.encoders.mae import Hiding, MaskedDecoder, hide, hide_tissue, mean_o
 from headct.encoders.vit import cut
 from headct.failure import Misuse
 from headct.pretraining.objectives.objective import Batch, Objective, Sight, Watched
-from headct.pretraining.views import Crops, Seen, View, draw_views, see
+from headct.pretraining.views import Crops, Seen, View, draw_views, see, sent
 
 WHOLE = Crops(views=1, shape=(96, 112, 96), edge_mm=(186.0, 198.0), overhang=0.03)
 """The whole head at about 2 mm, as it is looked at after pre-training."""
@@ -75,6 +75,16 @@ def grid_of(vit: ViT3D, shape: Grid) -> Grid:
     """The grid of the patches of a view of this shape."""
     nx, ny, nz = (-(-voxels // edge) for voxels, edge in zip(shape, vit.settings.patch, strict=True))
     return nx, ny, nz
+
+
+def patch_places_mm(vit: ViT3D, view: View, shape: Grid) -> list[np.ndarray]:
+    """Where along each axis of the array the patches of a view are centred; its few degrees of turn are left out."""
+    lattice, places_mm = vit.lattice(shape), []
+    for axis, patches in enumerate(grid_of(vit, shape)):
+        voxels = lattice.first[axis] + lattice.step[axis] * np.arange(patches) - (shape[axis] - 1) / 2
+        side = -1 if view.mirrored and axis == 0 else 1
+        places_mm.append(view.centre_mm[axis] + side * voxels * view.voxel_mm)
+    return places_mm
 
 
 def is_tissue(patches: Tensor) -> Tensor:
@@ -136,7 +146,7 @@ def in_one(views: Sequence[Seen]) -> Seen:
 def rows(of_scans: Sequence[np.ndarray], device: torch.device) -> Tensor:
     """Arrays (V, n) of B scans as the rows (R, n) to which they belong."""
     stacked = np.stack(of_scans, axis=1)
-    return torch.from_numpy(stacked.reshape(-1, stacked.shape[2])).to(device, non_blocking=True)
+    return sent(stacked.reshape(-1, stacked.shape[2]), device)
 
 
 def rebuild(

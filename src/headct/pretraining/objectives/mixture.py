@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -34,9 +35,10 @@ class Mixture(Objective):
         return list(self.parts.items())  # type: ignore[arg-type]
 
     def draw(self, rng: np.random.Generator, boxes_mm: Mapping[str, np.ndarray]) -> dict[str, Any]:
-        """What each of them draws, from a generator of its own, so that none depends on the others."""
-        own = rng.spawn(len(self.parts))
-        return {name: part.draw(one, boxes_mm) for one, (name, part) in zip(own, self._each(), strict=True)}
+        """What each of them draws, from a generator of its own name, so that none depends on which others there are."""
+        seed = int(rng.integers(2**62))
+        own = {name: np.random.default_rng((seed, zlib.crc32(name.encode()))) for name in self.parts}
+        return {name: part.draw(own[name], boxes_mm) for name, part in self._each()}
 
     def forward(self, batch: Batch, step: int, steps: int) -> tuple[Tensor, Watched]:
         """The sum, and what each watches; under `NAME/…` where there are several."""

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from headct.encoders import Encoder, Window
+from headct.encoders.vit import DropPath
 from headct.pretraining.views import ViewSettings
 
 UNKNOWN_CLASS = 255
@@ -97,18 +101,71 @@ class Objective(nn.Module, ABC):
         """What happens after the optimiser's step, such as moving a teacher."""
 
 
+Learner = TypeVar("Learner", bound=nn.Module)
+
+
+def teacher_of(student: Learner) -> Learner:
+    """A copy that takes no gradient and drops no path: its BatchNorms alone are in training mode."""
+    teacher = copy.deepcopy(student).requires_grad_(False)
+    for module in teacher.modules():
+        if isinstance(module, DropPath):
+            module.share = 0.0
+    return teacher
+
+
 @torch.no_grad()
 def follow(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
-    """teacher = momentum * teacher + (1 - momentum) * student; buffers, such as BatchNorm's, are copied."""
+    """teacher = momentum * teacher + (1 - momentum) * student; buffers are copied, but for those of a BatchNorm.
+
+    A BatchNorm's statistics belong to the weights before it: the teacher's are of what the teacher saw.
+    """
     torch._foreach_lerp_(list(teacher.parameters()), list(student.parameters()), 1 - momentum)
-    for buffer, now in zip(teacher.buffers(), student.buffers(), strict=True):
-        buffer.copy_(now)
+    for theirs, ours in zip(teacher.modules(), student.modules(), strict=True):
+        if not isinstance(theirs, _BatchNorm):
+            for buffer, now in zip(theirs.buffers(recurse=False), ours.buffers(recurse=False), strict=True):
+                buffer.copy_(now)
 
 
-def over_processes(mean: Tensor) -> Tensor:
-    """The mean over all processes of a mean over the batch of each; the tensor itself where there is one process."""
-    if dist.is_available() and dist.is_initialized():
-        mean = mean.clone()
-        dist.all_reduce(mean)
-        mean /= dist.get_world_size()
-    return mean
+class Centre(nn.Module):
+    """The running mean (K,) of a teacher's scores, equation 4 of arXiv 2104.14294.
+
+    Without it one prototype takes all scans. It moves once a step, by the scores of all parts and processes.
+    """
+
+    value: Tensor
+    total: Tensor
+    number: Tensor
+
+    def __init__(self, prototypes: int, momentum: float) -> None:
+        super().__init__()
+        self.momentum = momentum
+        self.register_buffer("value", torch.zeros(prototypes))
+        self.register_buffer("total", torch.zeros(prototypes), persistent=False)  # since it moved last
+        self.register_buffer("number", torch.zeros(()), persistent=False)
+
+    @torch.no_grad()
+    def note(self, scores: Tensor, counted: Tensor | None = None) -> None:
+        """Keep scores (n, K), of which some may not be counted (n,), for the next move."""
+        self.total += (scores if counted is None else scores * counted[:, None]).sum(dim=0)
+        self.number += len(scores) if counted is None else counted.sum()
+
+    @torch.no_grad()
+    def move(self) -> None:
+        """To the mean of what was noted, by the momentum; where nothing was it stays."""
+        noted = torch.cat([self.total, self.number[None]])
+        if dist.is_available() and dist.is_initialized():
+            dist.all_reduce(noted)
+        moved = self.value * self.momentum + noted[:-1] / noted[-1].clamp(min=1) * (1 - self.momentum)
+        self.value.copy_(torch.where(noted[-1] > 0, moved, self.value))
+        self.total.zero_()
+        self.number.zero_()
+
+
+def spread(vectors: Tensor) -> Tensor:
+    """Standard deviation of vectors (..., N, F) of unit length over N, times the root of F.
+
+    1 is isotropic and 0 says that all are the same; 1 of a single one, which says nothing.
+    """
+    if vectors.shape[-2] < 2:
+        return vectors.new_ones(())
+    return F.normalize(vectors, dim=-1).std(dim=-2).mean() * vectors.shape[-1] ** 0.5

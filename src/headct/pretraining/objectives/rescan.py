@@ -6,7 +6,6 @@ of the re-scan), E features.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -18,8 +17,8 @@ from torch import Tensor
 from headct.encoders import Encoder
 from headct.encoders.heads import ProjectionMLP
 from headct.failure import Misuse
-from headct.pretraining.objectives.contrast import Projector, between_patients, partner_rows, patients_of, spread
-from headct.pretraining.objectives.objective import Batch, Objective, Sight, Watched, follow
+from headct.pretraining.objectives.contrast import Projector, between_patients, partner_rows, patients_of
+from headct.pretraining.objectives.objective import Batch, Objective, Sight, Watched, follow, spread, teacher_of
 from headct.pretraining.schedules import cosine
 from headct.pretraining.views import Crops, Seen, View, draw, see
 
@@ -90,7 +89,7 @@ class Rescan(Objective):
         if distill:
             again = settings.outputs, settings.hidden, settings.outputs
             self.predictor = ProjectionMLP(again, batch_norm=True)
-            self.teacher = copy.deepcopy(self.student).requires_grad_(False)
+            self.teacher = teacher_of(self.student)
 
     @property
     def encoder(self) -> Encoder:

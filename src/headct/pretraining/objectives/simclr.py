@@ -16,9 +16,9 @@ from torch import Tensor
 from headct.encoders import Encoder
 from headct.encoders.heads import ProjectionMLP
 from headct.failure import Misuse
-from headct.pretraining.objectives.contrast import Contrast, Projector, cosines, spread
-from headct.pretraining.objectives.objective import Batch, Objective, Sight, Watched
-from headct.pretraining.views import Crops, View, draw, see
+from headct.pretraining.objectives.contrast import Contrast, Projector, cosines
+from headct.pretraining.objectives.objective import Batch, Objective, Sight, Watched, spread
+from headct.pretraining.views import Crops, View, draw, see, sent
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,7 +141,7 @@ class Simclr(Objective):
                 for crop in range(count)
                 for view in range(2)
             ]
-            overlaps = torch.from_numpy(np.stack([drawn.overlaps for drawn in batch.draws])).to(hu)
+            overlaps = sent(np.stack([drawn.overlaps for drawn in batch.draws]).astype(np.float32), hu.device)
         scans, projections = self.student(seen)
         loss, watched = self.compared(projections.reshape(count, 2, len(hu), -1), overlaps)
         air = torch.stack([view.air for view in seen]).mean()
@@ -151,7 +151,7 @@ class Simclr(Objective):
         """The loss of projections (C, 2, B, E) of crops that overlap by (B, C, C), and the share that is matched."""
         settings = self.settings
         if settings.overlapping_negatives:
-            overlaps = torch.eye(len(views)).to(overlaps).expand_as(overlaps)
+            overlaps = torch.eye(len(views), dtype=overlaps.dtype, device=overlaps.device).expand_as(overlaps)
         contrast = intra_sample(views, overlaps, symmetric=settings.symmetric, first_crop_only=settings.first_crop_only)
         loss = contrast.losses(settings.temperature).mean()
         if settings.variance_weight:

@@ -16,10 +16,10 @@ from torch import Tensor
 
 from headct.encoders import Encoder
 from headct.encoders.heads import ProjectionMLP
-from headct.pretraining.objectives.contrast import Contrast, Projector, between_patients, own, patients_of, spread
-from headct.pretraining.objectives.objective import Batch, Objective, Sight, Watched
+from headct.pretraining.objectives.contrast import Contrast, Projector, between_patients, own, patients_of
+from headct.pretraining.objectives.objective import Batch, Objective, Sight, Watched, spread
 from headct.pretraining.objectives.rescan import Pair, draw_pair, see_pair
-from headct.pretraining.views import Crops, see
+from headct.pretraining.views import Crops, see, sent
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,14 +86,14 @@ class Twin(Objective):
         seen = see_pair(batch, batch.draws, settings.crop, self.sight)
         having = [scan for scan, row in enumerate(batch.partners["twin"]) if row >= 0]
         if having:
-            twins = batch.hu[[batch.partners["twin"][scan] for scan in having]]
+            twins = batch.hu[sent(np.array([batch.partners["twin"][scan] for scan in having]), batch.hu.device)]
             views = [batch.draws[scan].scan for scan in having]
             seen.append(see(twins, views, settings.crop, batch.spacing_mm, self.sight.windows))
         scans, projections = self.student(seen)
-        known = torch.tensor([row >= 0 for row in batch.partners["twin"]], device=batch.hu.device)
+        known = sent(np.array([row >= 0 for row in batch.partners["twin"]]), batch.hu.device)
         vectors = projections.new_zeros(3 * count, projections.shape[1])
-        rows = [*range(2 * count), *(2 * count + scan for scan in having)]
-        vectors = vectors.index_copy(0, torch.tensor(rows, device=vectors.device), projections).unflatten(0, (3, -1))
+        rows = np.array([*range(2 * count), *(2 * count + scan for scan in having)])
+        vectors = vectors.index_copy(0, sent(rows, vectors.device), projections).unflatten(0, (3, -1))
         contrast = with_twins(vectors, patients_of(batch), known, twin_weight=settings.twin_weight)
         air = torch.stack([view.air for view in seen]).mean()
         watched = {"matched": contrast.matched(), "told_apart": told_apart(vectors.detach(), known)}

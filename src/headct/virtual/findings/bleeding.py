@@ -11,7 +11,7 @@ import torch
 
 from headct.virtual.bending import Coarse
 from headct.virtual.findings.finding import Finding
-from headct.virtual.findings.mass import pushed_from, shift_of_mass_mm, shifted, within_brain
+from headct.virtual.findings.mass import ball, pushed_from, shift_of_mass_mm, shifted, within_brain
 from headct.virtual.solids import Vector, vector
 from headct.virtual.texture import tiled_noise
 from headct.virtual.tissue import Brain, inside
@@ -88,12 +88,15 @@ class Intraparenchymal(Finding):
             oedema_mm=float(rng.uniform(1, 12)) if has_oedema else 0.0,
             oedema_hu=float(rng.uniform(6, 14)),
             strength=float(rng.uniform(0.25, 0.75)),
-            shift_mm=shift_of_mass_mm(rng, volume_ml) if abs(centre[0]) > 5 and place != "cerebellum" else 0.0,
+            shift_mm=shift_of_mass_mm(rng, volume_ml, where),
         )
 
     def push(self, coarse: Coarse) -> torch.Tensor:
         side = 1 if self.centre_mm[0] > 0 else -1
         return pushed_from(coarse, self.centre_mm, self.radius_mm, self.strength) + shifted(coarse, side, self.shift_mm)
+
+    def fills(self, coarse: Coarse) -> torch.Tensor:
+        return ball(coarse, self.centre_mm, self.radius_mm)
 
     def paint(self, brain: Brain) -> None:
         away = (brain.template_mm - brain.template_mm.new_tensor(self.centre_mm)) / brain.scale
@@ -105,7 +108,7 @@ class Intraparenchymal(Finding):
         tissue = 1 - brain.fluid
         if self.oedema_mm:
             halo = inside(distance - self.oedema_mm, max(2.0, self.oedema_mm)) * tissue * (1 - 0.6 * brain.grey)
-            brain.change("edema", halo * (1 - inside(distance, self.edge_mm)), brain.hu - self.oedema_hu)
+            brain.alter("edema", halo * (1 - inside(distance, self.edge_mm)), -self.oedema_hu)
         brain.change(
             "iph", inside(distance, max(self.edge_mm, brain.edge_mm)) * tissue, self.blood.values(brain.template_mm)
         )

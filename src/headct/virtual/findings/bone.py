@@ -23,6 +23,15 @@ REACH_MM: Mapping[str, tuple[float, float]] = {"linear": (25, 65), "depressed": 
 """How far a fracture of each kind goes from its centre."""
 
 
+def share_of_line(aside_mm: torch.Tensor, width_mm: float, edge_mm: float) -> torch.Tensor:
+    """Share of a line at points (n,) beside its middle: one finer than a pixel takes a part of a pixel's width.
+
+    Its integral across is the line's width, whatever the pixel.
+    """
+    wide = max(width_mm, edge_mm)
+    return inside(torch.abs(aside_mm) - wide / 2, 0.6 * edge_mm) * (width_mm / wide)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Fracture(Finding):
     """A cut through bone, as a line, a dent, or through the petrous base, with a bruise above it."""
@@ -67,15 +76,14 @@ class Fracture(Finding):
         away = (skull.template_mm - skull.template_mm.new_tensor(self.centre_mm)) / skull.scale
         near = torch.linalg.vector_norm(away, dim=1) - self.reach_mm
         jagged = 1.2 * tiled_noise(skull.template_mm, 12.0, self.tile)[0]
-        cut = torch.abs(away @ away.new_tensor(self.across) + jagged) - self.width_mm / 2
+        aside = away @ away.new_tensor(self.across) + jagged
         bone = torch.clamp((skull.hu - 120) / 120, 0, 1)
         if self.kind == "depressed":  # the piece is gone from here; it lies within the cavity, see `paint`
             skull.change("fracture", inside(near, 2.0) * bone * (skull.cavity_mm > 0), 45.0)
             bone = torch.clamp((skull.hu - 120) / 120, 0, 1)
             near = near - 8
-        line = inside(cut, max(0.8, 0.6 * skull.edge_mm)) * inside(near, 3.0) * bone
-        fine = min(1.0, self.width_mm / skull.edge_mm)  # a line finer than a pixel takes part of it
-        skull.change("fracture", line * fine, 30.0)
+        line = share_of_line(aside, self.width_mm, skull.edge_mm)
+        skull.change("fracture", line * inside(near, 3.0) * bone, 30.0)
 
     def paint(self, brain: Brain) -> None:
         if self.kind == "depressed":  # a piece of the inner table lies within the cavity

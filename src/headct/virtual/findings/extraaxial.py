@@ -95,6 +95,9 @@ class Subdural(Finding):
         beneath = pushed_from_skull(coarse, self._thickness(coarse), self.decay_mm)
         return beneath + shifted(coarse, side, self.shift_mm)
 
+    def fills(self, coarse: Coarse) -> torch.Tensor:
+        return coarse.depth_mm < self._thickness(coarse)
+
     def paint(self, brain: Brain) -> None:
         _x, y, z = brain.template_mm.T
         ragged = 0.5 * tiled_noise(brain.template_mm, 12.0, self.blood.shift)[0]
@@ -129,17 +132,18 @@ class Epidural(Finding):
         """Depth 3 to 32 mm; most lie beneath the temporal squama."""
         side = 1 if rng.uniform() < 0.5 else -1
         place = rng.choice(4, p=(0.55, 0.2, 0.15, 0.1))
-        centre = [(66, -18, 0), (40, 55, 20), (45, -45, 48), (34, -95, -18)][place]
+        middle = [(66, -18, 0), (40, 55, 20), (45, -45, 48), (34, -95, -18)][place]
         depth = float(np.clip(11 * np.exp(rng.normal(0, 0.55)), 3, 32))
         radius = float(depth * rng.uniform(1.3, 2.4) + 6)
+        centre = (np.array(middle) + rng.normal(0, 6, 3)) * (side, 1, 1)
         return cls(
-            centre_mm=vector((np.array(centre) + rng.normal(0, 6, 3)) * (side, 1, 1)),
+            centre_mm=vector(centre),
             depth_mm=depth,
             radius_mm=radius,
             swirl_hu=float(rng.uniform(0, 25)),
             swelling_mm=float(rng.uniform(3, 10)) if rng.uniform() < 0.2 else 0.0,  # a fracture brings more
             blood=Blood.draw(rng, isodense=0.05),
-            shift_mm=shift_of_mass_mm(rng, np.pi * radius**2 * depth / 2 / 1000),
+            shift_mm=shift_of_mass_mm(rng, np.pi * radius**2 * depth / 2 / 1000, centre),
         )
 
     def _thickness(self, coarse: Coarse) -> torch.Tensor:
@@ -160,6 +164,9 @@ class Epidural(Finding):
     def push(self, coarse: Coarse) -> torch.Tensor:
         side = 1 if self.centre_mm[0] > 0 else -1
         return pushed_from_skull(coarse, self._thickness(coarse), 22.0) + shifted(coarse, side, self.shift_mm)
+
+    def fills(self, coarse: Coarse) -> torch.Tensor:
+        return coarse.depth_mm < self._thickness(coarse)
 
     def paint(self, brain: Brain) -> None:
         layer = brain.fields["edh"]

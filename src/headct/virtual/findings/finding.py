@@ -27,8 +27,12 @@ class Finding(ABC):
         """How far the brain map moves (n, 3) in template mm at the coarse points."""
         return torch.zeros_like(coarse.template_mm)
 
+    def fills(self, coarse: Coarse) -> torch.Tensor:
+        """Coarse points (n,), bool, that its own material takes up: what lies there has not been moved."""
+        return torch.zeros_like(coarse.cavity_mm, dtype=torch.bool)
+
     def fields(self, coarse: Coarse) -> Mapping[str, torch.Tensor]:
-        """Smooth fields (n,) by name, which are summed over findings."""
+        """Smooth fields (n,) by name, which are summed over findings; of `swelling` the greatest counts."""
         return {}
 
     def paint(self, brain: Brain) -> None:  # noqa: B027  # most findings change one of the two

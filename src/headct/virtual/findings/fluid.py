@@ -11,7 +11,7 @@ import torch
 
 from headct.virtual.bending import Coarse, widened
 from headct.virtual.findings.finding import Finding
-from headct.virtual.tissue import Brain
+from headct.virtual.tissue import SEEPAGE, Brain
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,9 +47,9 @@ class Hydrocephalus(Finding):
     def paint(self, brain: Brain) -> None:
         near = torch.exp(-torch.clamp(brain.channels["ventricles_mm"], min=0) / (5.0 * brain.scale))
         tissue = (1 - brain.fluid) * (1 - brain.grey) * near
-        brain.change("hydrocephalus", brain.ventricle, brain.hu)
+        brain.alter("hydrocephalus", brain.ventricle, 0.0)
         if self.seepage_hu:
-            brain.hu -= self.seepage_hu * tissue
+            brain.alter(SEEPAGE, tissue, -self.seepage_hu)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,4 +94,4 @@ class Dementia(Finding):
 
     def paint(self, brain: Brain) -> None:
         lost = brain.fluid * self._region(brain.at)
-        brain.change("dementia", lost, brain.hu)
+        brain.alter("dementia", lost, 0.0)

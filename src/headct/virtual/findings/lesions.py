@@ -11,10 +11,10 @@ import torch
 
 from headct.virtual.bending import Coarse, widened
 from headct.virtual.findings.finding import Finding
-from headct.virtual.findings.mass import pushed_from, shift_of_mass_mm, shifted, within_brain
+from headct.virtual.findings.mass import ball, pushed_from, shift_of_mass_mm, shifted, within_brain
 from headct.virtual.solids import Vector, vector
 from headct.virtual.texture import tiled_noise
-from headct.virtual.tissue import Brain, inside
+from headct.virtual.tissue import TUMOR_OEDEMA, Brain, inside
 
 CORES: Mapping[str, tuple[float, float, float]] = {
     # share of all in the brain, HU from and to
@@ -79,13 +79,16 @@ class Tumor(Finding):
             oedema_mm=float(rng.uniform(6, 26)) if has_oedema else 0.0,
             oedema_hu=float(rng.uniform(7, 14)),
             strength=float(rng.uniform(0.3, 0.8)),
-            shift_mm=shift_of_mass_mm(rng, volume_ml * (2 if has_oedema else 1)),
+            shift_mm=shift_of_mass_mm(rng, volume_ml * (2 if has_oedema else 1), centre),
             tile=vector(rng.uniform(0, 1, 3)),
         )
 
     def push(self, coarse: Coarse) -> torch.Tensor:
         side = 1 if self.centre_mm[0] > 0 else -1
         return pushed_from(coarse, self.centre_mm, self.radius_mm, self.strength) + shifted(coarse, side, self.shift_mm)
+
+    def fills(self, coarse: Coarse) -> torch.Tensor:
+        return ball(coarse, self.centre_mm, self.radius_mm)
 
     def paint(self, brain: Brain) -> None:
         noise = tiled_noise(brain.template_mm, max(6.0, 1.4 * self.radius_mm), self.tile)
@@ -94,7 +97,9 @@ class Tumor(Finding):
         if self.oedema_mm:
             fingers = inside(distance - self.oedema_mm + 0.25 * self.oedema_mm * noise[1], 6.0)
             white = torch.clamp(1 - 1.3 * brain.grey, 0, 1) * (1 - brain.fluid)
-            brain.change("edema", fingers * white * (1 - inside(distance, 2.0)), brain.hu - self.oedema_hu)
+            halo = fingers * white * (1 - inside(distance, 2.0))
+            brain.alter("edema", halo, -self.oedema_hu)
+            brain.note(TUMOR_OEDEMA, halo, -self.oedema_hu * halo)
         core = self.core_hu + 2.0 * noise[1]
         if self.necrosis:
             dead = inside(distance + (1 - self.necrosis) * self.radius_mm, 2.5)
@@ -148,14 +153,14 @@ class Edema(Finding):
         tissue = 1 - brain.fluid
         if self.diffuse:  # grey and white become one, and all a little darker
             gap = brain.anatomy.grey_hu - brain.anatomy.white_hu
-            lower = brain.hu - 0.8 * self.tightness * gap * brain.grey - 0.35 * self.depth_hu
-            brain.change("edema", self.tightness * tissue * (brain.channels["cerebellum_mm"] > 0), lower)
+            darker = -0.8 * self.tightness * gap * brain.grey - 0.35 * self.depth_hu
+            brain.alter("edema", self.tightness * tissue * (brain.channels["cerebellum_mm"] > 0), darker)
             return
         white = torch.clamp(1 - 1.2 * brain.grey, 0, 1) * tissue
         noise = tiled_noise(brain.template_mm, 14.0, self.tile)[0]
         for centre, reach in zip(self.centres_mm, self.reach_mm, strict=True):
             share = inside(brain.distance_mm(centre) - reach + 0.3 * reach * noise, 8.0) * white
-            brain.change("edema", share, brain.hu - self.depth_hu)
+            brain.alter("edema", share, -self.depth_hu)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -210,4 +215,4 @@ class Infarct(Finding):
         share = share * own_side * place * (1 - brain.fluid)
         gap = brain.anatomy.grey_hu - brain.anatomy.white_hu
         lower = brain.hu - self.fading * gap * brain.grey - self.drop_hu
-        brain.change("infarct", share, torch.clamp(lower, min=brain.anatomy.csf_hu))
+        brain.alter("infarct", share, torch.clamp(lower, min=brain.anatomy.csf_hu) - brain.hu)

@@ -14,6 +14,9 @@ BRAIN_RADIUS_MM = 68.0
 BRAIN_RADII_MM = np.array([64.0, 82.0, 64.0])
 """Of an ellipsoid around `MIDDLE_MM` that is about the brain, template mm."""
 
+MIDLINE_MM, TENTORIUM_MM = 6.0, -20.0
+"""A mass whose middle lies nearer to the midplane, or lower, does not shift the septum; template x and z."""
+
 DECAY_MM = 42.0, 48.0, 40.0
 """How far a shift of the midline reaches to either side, to front and back, up and down."""
 
@@ -27,7 +30,7 @@ def within_brain(place_mm: np.ndarray, share: float = 0.84) -> np.ndarray:
     reach = float(np.linalg.norm(away))
     return (
         place_mm
-        if reach <= share or place_mm[2] < -20
+        if reach <= share or place_mm[2] < TENTORIUM_MM
         else np.array(MIDDLE_MM) + away * (share / reach) * BRAIN_RADII_MM
     )
 
@@ -60,6 +63,12 @@ def pushed_from(
     return away * ((before / r - 1) * free)[:, None]
 
 
+def ball(coarse: Coarse, centre_mm: tuple[float, float, float], radius_mm: float) -> torch.Tensor:
+    """Coarse points (n,), bool, within a ball around a place in template mm."""
+    away = coarse.template_mm - coarse.template_mm.new_tensor(centre_mm)
+    return torch.linalg.vector_norm(away, dim=1) < radius_mm * coarse.scale
+
+
 def pushed_from_skull(coarse: Coarse, thickness_mm: torch.Tensor, decay_mm: float) -> torch.Tensor:
     """The push (n, 3) of a layer between skull and brain: tissue beneath it moves inwards by as much."""
     beneath = torch.clamp(coarse.depth_mm - thickness_mm, min=0)
@@ -78,9 +87,13 @@ def shifted(coarse: Coarse, side: int, shift_mm: float) -> torch.Tensor:
     return push
 
 
-def shift_of_mass_mm(rng: np.random.Generator, volume_ml: float) -> float:
-    """Midline shift that a mass of this volume makes: larger masses more, with much variation between patients."""
-    return float(min(14.0, rng.uniform(0.05, 1.3) * max(0.0, 3 * volume_ml ** (1 / 3) - 4)))
+def shift_of_mass_mm(rng: np.random.Generator, volume_ml: float, centre_mm: np.ndarray) -> float:
+    """Midline shift that a mass of this volume makes: larger masses more, with much variation between patients.
+
+    None by a mass in the midline or below the tentorium, given its middle in template mm.
+    """
+    shift_mm = float(min(14.0, rng.uniform(0.05, 1.3) * max(0.0, 3 * volume_ml ** (1 / 3) - 4)))
+    return 0.0 if abs(centre_mm[0]) < MIDLINE_MM or centre_mm[2] < TENTORIUM_MM else shift_mm
 
 
 def swollen_scalp(coarse: Coarse, place_mm: tuple[float, float, float], swelling_mm: float) -> torch.Tensor:

@@ -34,6 +34,8 @@ SERIES: dict[str, dict[str, Any]] = {
 ROWS, COLS = 21, 17
 """Odd on purpose: the frames of a binary segmentation are packed without padding between them."""
 
+DCIODVFY = shutil.which("dciodvfy") or shutil.which("dciodvfy", path=str(Path(sys.executable).parent))
+
 
 def series(folder: Path, **settings: Any) -> list[Path]:
     scan = Phantom(0).scan(**{"slices": 8, "gap_mm": 10.0, "rows": ROWS, "cols": COLS, "pixel_mm": 10.0, **settings})
@@ -201,12 +203,12 @@ def test_what_cannot_be_written_is_refused_by_name(tmp_path: Path) -> None:
     assert not path.exists()
 
 
-@pytest.mark.skipif(shutil.which("dciodvfy") is None, reason="needs dciodvfy")
+@pytest.mark.skipif(DCIODVFY is None, reason="needs dciodvfy")
 @pytest.mark.parametrize("kind", SERIES)
 def test_the_standard_finds_no_error(kind: str, tmp_path: Path) -> None:
     sources = series(tmp_path / "ct", **SERIES[kind])
     path = write_segmentation(masks_for(sources), sources, tmp_path / "seg.dcm")
-    said = subprocess.run(["dciodvfy", path], capture_output=True, text=True, check=False).stderr
+    said = subprocess.run([str(DCIODVFY), path], capture_output=True, text=True, check=False).stderr
     assert "Segmentation" in said
     assert [line for line in said.splitlines() if line.startswith("Error")] == []
 

@@ -269,6 +269,11 @@ def test_a_scan_full_of_metal_does_not_break_a_run_but_a_huge_rate_does(tmp_path
     with pytest.raises(Failure, match="was not a finite number at step"):
         pretrain([cohort()], tmp_path / "diverges", replace(SMALL, lr=1e30, clip=1e30))
     state = torch.load(sorted((tmp_path / "diverges" / "states").iterdir())[-1], weights_only=True)
+    with np.load(tmp_path / "diverges" / "broken.npz") as kept:
+        assert kept["hu"].shape == (3, 24, 28, 24)
+        assert set(kept["scan_ids"]) <= {f"scan-{number}" for number in range(5)}
+        for scan_id, hu in zip(kept["scan_ids"], kept["hu"], strict=True):
+            assert np.array_equal(hu, cohort().array(str(scan_id)))
     assert all(torch.isfinite(tensor).all() for tensor in state["objective"].values())
 
 

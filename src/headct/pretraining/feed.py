@@ -38,10 +38,10 @@ class Order:
         stride = self.ranks * self.parts
         return range(step * self.batch + part * self.ranks + self.rank, (step + 1) * self.batch, stride)
 
-    def scan_ids(self, scans: Scans, step: int) -> list[str]:
+    def cases(self, scans: Scans, step: int) -> list[Case]:
         """All scans of a step, over all processes."""
         places = range(step * self.batch, (step + 1) * self.batch)
-        return [scans.cases[index].scan_id for index in order(self.seed, scans.sizes, self.shares, places)]
+        return [scans.cases[index] for index in order(self.seed, scans.sizes, self.shares, places)]
 
 
 def batch_of(scans: Scans, objective: Objective, order_: Order, step: int, part: int = 0) -> Batch:

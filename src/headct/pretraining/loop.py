@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -300,11 +301,12 @@ class _Log:
         return ""
 
     def _scan_ids(self, step: int) -> list[str]:
-        """Those of all processes; where the run diverged, they are also kept beside it."""
-        ids = self.order.scan_ids(self.scans, step)
+        """Those of all processes; the run has diverged, so they are also kept beside it."""
+        cases = self.order.cases(self.scans, step)
         if self.processes.first:
-            self.run.keep_broken(step, ids)
-        return ids
+            hu = [self.scans.load(case.cohort, case.scan_id).hu for case in cases]
+            self.run.keep_broken(step, [case.scan_id for case in cases], np.stack(hu))
+        return [case.scan_id for case in cases]
 
 
 def _state(objective: nn.Module, optimizer: torch.optim.Optimizer, monitors: Monitors, scans: Scans) -> dict[str, Any]:

@@ -5,7 +5,7 @@ run/
   states/         the last states: everything that the step after step N depends on, in a file named N.pt
   history.jsonl   a line per step; when the run ends also history.csv, report.html and, with the extra `log`,
                   tensorboard/
-  broken.json     where a number was not finite: the step, and the scans it was given
+  broken.npz      where a number was not finite: the step, and the scans it was given
   checkpoint/     written when the run ends
 """
 
@@ -20,6 +20,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
+import numpy as np
 import torch
 
 from headct import checkpoints, encoders
@@ -157,9 +158,9 @@ class RunFolder:
             kept = [row for row in _rows(self.history_file) if row["step"] < step]
             _replace(self.history_file, "".join(json.dumps(row) + "\n" for row in kept).encode())
 
-    def keep_broken(self, step: int, scan_ids: Sequence[str]) -> None:
-        """Name the scans at which a run diverged, in a file beside it."""
-        _replace(self.path / "broken.json", json.dumps({"step": step, "scan_ids": list(scan_ids)}).encode())
+    def keep_broken(self, step: int, scan_ids: Sequence[str], hu: np.ndarray) -> None:
+        """Keep the scans (B, X, Y, Z) at which a run diverged, to look at; what was drawn for them follows."""
+        np.savez_compressed(self.path / "broken.npz", step=step, scan_ids=list(scan_ids), hu=hu)
 
     def add_to_history(self, row: Mapping[str, Any], say: Callable[[str], None]) -> None:
         """Write down one step. On a full disk it stays unwritten, and the run goes on."""

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from headct.failure import Misuse
-from headct.pretraining import PretrainSettings, limits, settings_for, to_toml
+from headct.pretraining import PretrainSettings, limits, settings_for, to_pairs, to_toml
 from headct.pretraining.objectives.dino import DinoSettings
 from headct.pretraining.settings import from_toml
 from headct.pretraining.views import Crops, ViewSettings
@@ -92,6 +92,13 @@ def test_limits_have_units(text: str | None, expected: tuple[float | None, float
 def test_a_limit_without_a_unit_is_refused(text: str) -> None:
     with pytest.raises(Misuse, match="is neither a time nor a memory"):
         limits(text)
+
+
+def test_a_page_lists_settings_by_dotted_names() -> None:
+    listed = to_pairs(CHANGED)
+    assert listed["objectives.dino.prototypes"] == "64"
+    assert listed["windows.brain"] == "[40.0, 80.0]"
+    assert "epochs" not in listed
 
 
 def test_auto_is_taken_out_and_named() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from headct.pretraining.auto import settings_for
 from headct.pretraining.loop import Run, plan_of, pretrain
 from headct.pretraining.plan import Plan
-from headct.pretraining.settings import PretrainSettings, limits, objective_settings, read_settings, to_toml
+from headct.pretraining.settings import PretrainSettings, limits, objective_settings, read_settings, to_pairs, to_toml
 
 __all__ = [
     "Plan",
@@ -17,5 +17,6 @@ __all__ = [
     "pretrain",
     "read_settings",
     "settings_for",
+    "to_pairs",
     "to_toml",
 ]

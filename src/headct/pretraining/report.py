@@ -10,7 +10,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from headct.pretraining.plan import duration
-from headct.pretraining.settings import PretrainSettings, to_toml
+from headct.pretraining.settings import PretrainSettings, to_pairs
 from headct.reporting.charts import curves
 from headct.reporting.page import Page, Provenance, Section, software_versions
 from headct.reporting.tables import pairs
@@ -43,7 +43,7 @@ def page_of(
     uses_findings: bool,
 ) -> Page:
     """The page of a run that has ended."""
-    names = [name for name in history.columns if name not in LEFT_OUT]
+    names = sorted((name for name in history.columns if name not in LEFT_OUT), key=lambda name: name != "loss")
     return Page(
         title="A pre-training",
         kind="pre-training",
@@ -70,9 +70,7 @@ def page_of(
                 ),
             ),
         ],
-        provenance=Provenance(
-            settings={"settings.toml": to_toml(settings)}, versions=software_versions("headct", "torch", "numpy")
-        ),
+        provenance=Provenance(settings=to_pairs(settings), versions=software_versions("headct", "torch", "numpy")),
         virtual=all(bool(one.get("virtual")) for one in data),
     )
 

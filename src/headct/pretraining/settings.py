@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -98,6 +98,19 @@ class PretrainSettings:
 def to_toml(settings: PretrainSettings) -> str:
     """The settings as TOML; what is None is left out. `from_toml` reads them again."""
     return "\n".join(_section("", _as_table(settings))).strip() + "\n"
+
+
+def to_pairs(settings: PretrainSettings) -> dict[str, str]:
+    """The settings by dotted names, as a page lists them."""
+    return dict(_pairs("", _as_table(settings)))
+
+
+def _pairs(prefix: str, table: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    for key, value in table.items():
+        if isinstance(value, Mapping):
+            yield from _pairs(f"{prefix}{key}.", value)
+        elif value is not None:
+            yield f"{prefix}{key}", _literal(value)
 
 
 def _as_table(value: Any) -> Any:

@@ -284,7 +284,7 @@ def _card(cohort: Cohort, row: dict[Any, Any]) -> Markup:
 
 def _provenance(cohort: Cohort, run: Run | None) -> Provenance:
     hashes = {f"{name}.parquet": entry["sha256"] for name, entry in cohort.about["tables"].items()}
-    trained = {} if run is None else {"pre-training": pretraining.to_toml(run.settings)}
+    trained = {} if run is None else pretraining.to_pairs(run.settings)
     return Provenance(
         settings={"recipe": cohort.recipe.name, "recipe id": cohort.recipe.id, **trained},
         hashes=hashes,

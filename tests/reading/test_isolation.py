@@ -159,6 +159,7 @@ def test_what_a_decoder_prints_goes_nowhere(cell, capfd):
 
 @linux_only
 def test_no_helper_processes_one_thread_and_no_foreign_pipes(cell):
+    tracker_before = _resource_tracker()
     other = Cell()
     other.run(misbehaviour.pid)
     found = cell.run(misbehaviour.environment)
@@ -166,8 +167,13 @@ def test_no_helper_processes_one_thread_and_no_foreign_pipes(cell):
     assert found["threads"] == "1"
     assert found["modules"] == []
     assert len(found["open"]) == 7, "stdin, stdout, stderr, two pipes, the life line, and the listing itself"
+    assert _resource_tracker() == tracker_before, "others may have started one, a cell does not"
+
+
+def _resource_tracker() -> int | None:
+    """The pipe to the helper process of `multiprocessing`, if there is one."""
     tracker = sys.modules.get("multiprocessing.resource_tracker")
-    assert tracker is None or tracker._resource_tracker._fd is None
+    return None if tracker is None else tracker._resource_tracker._fd
 
 
 def test_each_thread_has_its_own_cell_and_they_run_side_by_side():

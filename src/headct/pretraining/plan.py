@@ -148,12 +148,13 @@ def _bytes(settings: PretrainSettings, scans: Scans, processes: Processes, numbe
     optimizer = new_optimizer(objective)
     batch = _batch(settings, scans, processes, objective, number)
 
-    def two_steps() -> None:  # the optimiser's state comes with the first
-        for _ in range(2):
-            _step(settings, objective, optimizer, [batch], processes.device)
+    def step() -> None:
+        _step(settings, objective, optimizer, [batch], processes.device)
 
+    # the optimiser's two numbers of each weight come with the first step, and lie beside the activations of the next
+    trained = sum(weight.numel() for weight in objective.parameters() if weight.requires_grad)
     try:
-        return peak_bytes(two_steps, objective, processes.device) - held
+        return peak_bytes(step, objective, processes.device) - held + 8 * trained
     except torch.OutOfMemoryError as error:
         raise Misuse(
             f"{number} scans at a time do not fit into the memory of the device",

@@ -3,8 +3,8 @@
 run/
   settings.toml   the resolved settings; `--config` repeats them
   states/         the last states: everything that the step after step N depends on, in a file named N.pt
-  history.jsonl   a line per step; when the run ends also history.csv, report.html and, with the extra `log`,
-                  tensorboard/
+  history.jsonl   a line per step; when the run ends also history.csv, report.html and, where the package
+                  is installed, tensorboard/
   broken.npz      where a number was not finite: the step, and the scans it was given
   checkpoint/     written when the run ends
 """
@@ -185,7 +185,7 @@ class RunFolder:
         _replace(self.path / "history.csv", history.to_csv(index=False).encode())
         try:
             from torch.utils.tensorboard import SummaryWriter
-        except ModuleNotFoundError:  # the extra `log`
+        except ModuleNotFoundError:  # who has TensorBoard wants its files
             return
         shutil.rmtree(self.path / "tensorboard", ignore_errors=True)
         with SummaryWriter(str(self.path / "tensorboard")) as writer:

@@ -59,29 +59,24 @@ def batches(
     waiting: deque[Future[Batch]] = deque()
     with (
         ThreadPoolExecutor(max(1, workers), thread_name_prefix="feed") as readers,
-        ThreadPoolExecutor(1, thread_name_prefix="feed-batch") as assembler,
+        ThreadPoolExecutor(AHEAD, thread_name_prefix="feed-batch") as assemblers,
     ):
 
-        def begin(step: int, part: int) -> Future[Batch]:
+        def whole(step: int, part: int) -> Batch:
             jobs = [readers.submit(_load, scans, objective, order_, place) for place in order_.places(step, part)]
-            return assembler.submit(_assembled_from, objective, scans, jobs, pin=pin)
+            batch = _assembled(scans, objective, [job.result() for job in jobs])
+            return _mapped(batch, Tensor.pin_memory) if pin else batch  # from which a GPU can copy by itself
 
         try:
             while True:
                 while len(waiting) <= AHEAD and (one := next(parts, None)) is not None:
-                    waiting.append(begin(*one))
+                    waiting.append(assemblers.submit(whole, *one))  # all else would hold up the loop
                 if not waiting:
                     return
                 yield moved(waiting.popleft().result(), device)
         finally:
-            for threads in (readers, assembler):
+            for threads in (assemblers, readers):
                 threads.shutdown(wait=False, cancel_futures=True)
-
-
-def _assembled_from(objective: Objective, scans: Scans, jobs: Sequence[Future[_Item]], *, pin: bool) -> Batch:
-    """A batch of scans that are being read, in memory from which a GPU can copy by itself if `pin`."""
-    batch = _assembled(scans, objective, [job.result() for job in jobs])
-    return _mapped(batch, Tensor.pin_memory) if pin else batch
 
 
 def moved(batch: Batch, device: str) -> Batch:

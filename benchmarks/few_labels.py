@@ -131,9 +131,8 @@ class Protocol:
 
     def findings(self, k: int) -> list[str]:
         """Those of which there are K positives to draw and some to test."""
-        enough = lambda name: len(self.rows(name, self.pool, 1)) >= k  # noqa: E731
-        tested = lambda name: len(self.rows(name, self.test, 1)) >= LEAST_TEST  # noqa: E731
-        return [name for name in FINDINGS if enough(name) and tested(name)]
+        least = ((self.pool, k), (self.test, LEAST_TEST))
+        return [name for name in FINDINGS if all(len(self.rows(name, among, 1)) >= n for among, n in least)]
 
     def drawn(self, finding: str, k: int, draw: int) -> np.ndarray:
         """K positives, then K negatives."""

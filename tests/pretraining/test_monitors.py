@@ -29,6 +29,7 @@ def test_a_healthy_run_goes_on() -> None:
         ({"used": 0.0}, "same prototype"),
         ({"spread": 0.0}, "same vector"),
         ({"rank": 1.0}, "one line"),
+        ({"changed": 0.0}, "no skull encloses"),
         ({"target_spread": 0.0}, "same everywhere"),
     ],
 )

@@ -28,6 +28,7 @@ SIGNS = (
     Sign("used", "every scan gets the same prototype", below=0.02),  # entropy of the mean target, as a share of ln K
     Sign("spread", "every scan gets the same vector", below=0.005),  # of unit vectors; 1 is isotropic
     Sign("rank", "vectors differ along one line only", below=1.05),  # effective dimensions
+    Sign("changed", "no change can be put into the scans, for no skull encloses the crops", below=1e-9),
     Sign("target_spread", "targets are the same everywhere, so they teach nothing", below=0.005),
 )
 

@@ -408,7 +408,10 @@ class Insert(Objective):
         return loss, {**watched, "air": seen.air}
 
     def compared(self, features: Features, maps: Maps, shares: Tensor) -> tuple[Tensor, Watched]:
-        """The loss, from what the encoder says of crops, and the shares of changes in them (B, K, x, y, z)."""
+        """The loss, from what the encoder says of crops, and the shares of changes in them (B, K, x, y, z).
+
+        `changed` is the share of crops that hold a change: near zero, no skull encloses them and nothing is learned.
+        """
         settings, (x, y, z) = self.settings, self.settings.crops.shape
         grid = maps.changes.shape[2], maps.changes.shape[3], maps.changes.shape[4]
         wanted = over_cells(shares, self.trained.cells((x, y, z)), grid).flatten(2)
@@ -416,4 +419,5 @@ class Insert(Objective):
         there = (wanted.sum(dim=2) > 0).float()
         presence = F.binary_cross_entropy_with_logits(self.presence(features.scan).float(), there)
         loss = settings.bce * bce + settings.dice * dice + settings.presence * presence
-        return loss, {"bce": bce.detach(), "dice": dice.detach(), "presence": presence.detach()}
+        watched = {"bce": bce, "dice": dice, "presence": presence, "changed": there.amax(dim=1).mean()}
+        return loss, {name: value.detach() for name, value in watched.items()}

@@ -100,6 +100,8 @@ def test_a_killed_job_goes_on_to_the_same_bytes(cohort: Path, tmp_path: Path) ->
     [
         (lambda: Simulation(site="site-x"), "site-x"),
         (lambda: Simulation(twin="measles"), "measles"),
+        (lambda: Simulation(prevalence={"measles": 0.1}), "measles"),
+        (lambda: Simulation(prevalence={"iph": float("nan")}), "iph"),
         (lambda: Job(simulation=Simulation(), patients=0), "patient"),
         (lambda: Job(simulation=Simulation(), patients=1, format="png"), "png"),
         (lambda: Job(simulation=Simulation(), patients=1, profile="odd"), "odd"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,6 +12,7 @@ import typer
 from headct.cli.options import Json, Workers
 from headct.cli.progress import progress_of
 from headct.cli.talk import Talk
+from headct.failure import Misuse
 
 if TYPE_CHECKING:
     from headct.virtual.job import Result
@@ -31,6 +33,10 @@ def simulate(
     twin: Annotated[
         str, typer.Option("--twin", metavar="FINDING", help="Scan every patient with and without this finding.")
     ] = "",
+    prevalence: Annotated[
+        list[str] | None,
+        typer.Option("--prevalence", metavar="FINDING=SHARE", help="How often a finding is drawn; may be repeated."),
+    ] = None,
     profile: Annotated[
         str, typer.Option("--profile", metavar="P", help="DICOM with each vendor's quirks, or clean.")
     ] = "quirks",
@@ -54,12 +60,13 @@ def simulate(
     Examples:
         headct simulate --patients 200 --seed 1 --out virtual
         headct simulate --patients 12 --site site-b --format dicom --out archive
+        headct simulate --patients 500 --prevalence sah=0.3 --prevalence surgery=0 --out bleeding
     """
     from headct.virtual.job import Job, run
     from headct.virtual.simulated import Simulation
 
     job = Job(
-        simulation=Simulation(seed=seed, site=site, rescan=rescan, twin=twin),
+        simulation=Simulation(seed=seed, site=site, rescan=rescan, twin=twin, prevalence=_mixture(prevalence or ())),
         patients=patients,
         format=format_,
         recipe=recipe,
@@ -73,6 +80,20 @@ def simulate(
         talk.warn(f"{number} scans could not be prepared: {code}; see {out / 'rejections.parquet'}")
     talk.table(_counts(result), as_json=as_json, to_stderr=not as_json)
     talk.say(f"the virtual patients are in {out}; their labels in {out / 'labels.csv'}")
+
+
+def _mixture(asked: Sequence[str]) -> Mapping[str, float]:
+    """The usual mixture, other where asked for; raises Misuse for what is not FINDING=SHARE."""
+    from headct.virtual.findings.mixture import PREVALENCE
+
+    mixture = dict(PREVALENCE)
+    for item in asked:
+        name, _, share = item.partition("=")
+        try:
+            mixture[name] = float(share)
+        except ValueError:
+            raise Misuse(f"--prevalence {item!r} is not FINDING=SHARE", do="write for example sah=0.3") from None
+    return mixture
 
 
 def _counts(result: Result) -> list[dict[str, int | str]]:

@@ -42,7 +42,7 @@ class Simulation:
     spacing_mm: float | None = None
 
     def __post_init__(self) -> None:
-        """Raises Misuse for an unknown site or finding."""
+        """Raises Misuse for an unknown site or finding, or a prevalence that is no share."""
         for value, known, what in (
             (self.site, SITES, "site"),
             (self.rescan or self.site, SITES, "site"),
@@ -50,6 +50,11 @@ class Simulation:
         ):
             if value not in known:
                 raise Misuse(f"there is no virtual {what} {value!r}", do=f"name one of {', '.join(known)}")
+        for name, share in self.prevalence.items():
+            if name not in KINDS:
+                raise Misuse(f"there is no virtual finding {name!r} to draw", do=f"name one of {', '.join(KINDS)}")
+            if not 0 <= share <= 1:
+                raise Misuse(f"{name} cannot have the prevalence {share:g}", do="give a share from 0 to 1")
 
     def patient(self, index: int) -> Patient:
         """The `index`-th patient, counted from 0."""

@@ -1,0 +1,27 @@
+"""`headct simulate` as it is typed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from headct.cli.app import run
+from headct.virtual.findings.mixture import PREVALENCE
+
+
+def test_a_prevalence_changes_one_finding_alone(tmp_path: Path) -> None:
+    none = [word for name in PREVALENCE for word in ("--prevalence", f"{name}=0")]
+    line = ["simulate", "--patients", "2", "--out", str(tmp_path / "out"), "--workers", "1", *none]
+    assert run([*line, "--prevalence", "iph=1"]) == 0
+    labels = pd.read_csv(tmp_path / "out" / "labels.csv")
+    assert (labels["iph_ml"] > 0).all()
+    assert (labels[["sdh_ml", "edh_ml", "infarct_ml", "fracture_ml"]] == 0).all(axis=None)
+
+
+@pytest.mark.parametrize("asked", ["iph", "iph=much", "measles=0.1", "iph=2"])
+def test_what_is_no_prevalence_is_refused(asked: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["simulate", "--patients", "1", "--out", str(tmp_path / "out"), "--prevalence", asked]) == 2
+    assert asked.partition("=")[0] in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

@@ -7,6 +7,7 @@ four orders wider than what they keep, and far below a pixel.
 from __future__ import annotations
 
 import subprocess
+import sys
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -200,3 +201,10 @@ def test_writing_leaves_no_warning_and_the_scan_as_it_was(tmp_path: Path) -> Non
         warnings.simplefilter("error")
         write_dicom(scan, tmp_path, transfer_syntax="jpeg-ls")
     np.testing.assert_array_equal(scan.hu, before)
+
+
+def test_zlib_works_in_a_process_whose_first_import_is_this_room() -> None:
+    """GDCM brings a zlib of its own; loaded before Python's, it made the first compression abort the process."""
+    script = "import headct.writing, zlib; print(zlib.decompress(zlib.compress(b'head')).decode())"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "head"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import zlib  # noqa: F401 - before gdcm: its own zlib, once loaded, would take the place of Python's and abort
 from collections.abc import Mapping
 from copy import deepcopy
 from pathlib import Path

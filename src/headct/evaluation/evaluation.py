@@ -1,0 +1,431 @@
+"""Two tables to everything that is known of a detector: `evaluate`, and the tree that becomes `metrics.json`.
+
+The tree, whose leaves are `{"value", "low", "high", "n", "positives", "method"}` (None where there is no number):
+
+    format, settings, notes            how it was made, and what the reader should know
+    counts                             scans, patients
+    left_out                           finding: why there are no numbers
+    macro                              auroc, average_precision: means over the findings
+    findings / FINDING
+        auroc, average_precision, brier, ece
+        sensitivity, specificity, f1, balanced_accuracy, ppv, npv       at operating_point
+        operating_point                threshold, origin
+        at_specificity / 0.9           sensitivity, read off the curve of these very scans
+        at_sensitivity / 0.9           specificity, the same
+        baselines                      prevalence, always_positive, majority
+        calibration                    curve; parts: reliability - resolution + uncertainty - within = brier
+        abstention                     coverage, risk, low, high, area
+        roc, precision_recall          x, y, low, high
+        shuffled_labels                mean, shufflings
+        subgroups / COLUMN / GROUP     scans, auroc, difference (auroc less that of all other scans, with p and p_holm);
+                                       reason, where one of them is missing
+        unknown                        scans left out because their label is empty
+    comparison / FINDING               auroc, average_precision: this model less the other, with p and p_holm
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from headct.evaluation import comparison, leakage, operating, subgroups
+from headct.evaluation.calibration import Bin, Decomposition, decomposition, ece_estimate, reliability_curve
+from headct.evaluation.comparison import Difference
+from headct.evaluation.curves import Band, precision_recall_band, roc_band
+from headct.evaluation.intervals import (
+    DRAWS,
+    LEVEL,
+    Area,
+    Estimate,
+    Patients,
+    Share,
+    from_draws,
+    macro_area,
+    mean_of,
+    rarer_class,
+)
+from headct.evaluation.metrics import Array, Ranked
+from headct.evaluation.operating import Abstention, OperatingPoint
+from headct.evaluation.subgroups import Subgroup
+from headct.evaluation.tables import Case, join, named
+from headct.failure import Failure, Misuse
+
+FORMAT = 1
+VALIDATION = "validation"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationSettings:
+    """What is asked of two tables."""
+
+    draws: int = DRAWS  # of the bootstrap
+    seed: int = 0
+    threshold: float | None = None  # None: by `rule` on validation scans, or 0.5 where there are none
+    rule: operating.Rule = "youden"
+    target: float = 0.9  # of the rules sensitivity and specificity, and of the points read off the curve
+    prevalence: float | None = None  # where predictive values are wanted; None: that of these scans
+    groups: tuple[str, ...] = ()  # columns of the labels
+
+    def __post_init__(self) -> None:
+        for name, value in (("threshold", self.threshold), ("target", self.target), ("prevalence", self.prevalence)):
+            if value is not None and not 0 < value < 1:
+                raise Misuse(f"{name} is {value:g}", do="give a number between 0 and 1")
+        if self.draws < 100:
+            raise Misuse(f"{self.draws:,} draws are too few for an interval", do="take 100 or more; 1,000 is usual")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """Everything about one finding. `scan_ids`, `labels`, `probabilities` (n,) are what the numbers come from."""
+
+    name: str
+    unknown: int
+    estimates: Mapping[str, Estimate]  # by the keys of metrics.json
+    at_specificity: Mapping[float, Estimate]  # sensitivity
+    at_sensitivity: Mapping[float, Estimate]  # specificity
+    operating_point: OperatingPoint
+    baselines: Mapping[str, Mapping[str, Estimate]]
+    curve: tuple[Bin, ...]
+    decomposition: Decomposition
+    abstention: Abstention
+    roc: Band
+    precision_recall: Band
+    shuffled: leakage.Shuffled
+    subgroups: tuple[Subgroup, ...]
+    area: Area
+    scan_ids: tuple[str, ...]
+    labels: Array
+    probabilities: Array
+
+    def tree(self) -> Mapping[str, Any]:
+        """As it stands in `metrics.json`."""
+        groups: dict[str, dict[str, Any]] = {}
+        for each in self.subgroups:
+            groups.setdefault(each.column, {})[each.group] = _group_tree(each)
+        return {
+            **{name: estimate.leaf() for name, estimate in self.estimates.items()},
+            "operating_point": asdict(self.operating_point),
+            "at_specificity": {f"{at:g}": {"sensitivity": e.leaf()} for at, e in self.at_specificity.items()},
+            "at_sensitivity": {f"{at:g}": {"specificity": e.leaf()} for at, e in self.at_sensitivity.items()},
+            "baselines": {
+                name: {key: estimate.leaf() for key, estimate in values.items()}
+                for name, values in self.baselines.items()
+            },
+            "calibration": {
+                "curve": [
+                    {"from": b.lower, "to": b.upper, "probability": b.probability, "frequency": b.frequency.leaf()}
+                    for b in self.curve
+                ],
+                "parts": {name: part for name, part in asdict(self.decomposition).items() if name != "brier"},
+            },
+            "abstention": {**_lists(self.abstention), "area": self.abstention.area},
+            "roc": _lists(self.roc),
+            "precision_recall": _lists(self.precision_recall),
+            "shuffled_labels": asdict(self.shuffled),
+            "subgroups": groups,
+            "unknown": self.unknown,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """What `evaluate` found; `left_out` says of a finding why there are no numbers."""
+
+    settings: EvaluationSettings
+    scans: int
+    patients: int
+    findings: Mapping[str, Finding]
+    left_out: Mapping[str, str]
+    macro: Mapping[str, Estimate]
+    comparison: Mapping[str, Mapping[str, Difference]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    def tree(self) -> Mapping[str, Any]:
+        """What `metrics.json` holds."""
+        return {
+            "format": FORMAT,
+            "settings": {**asdict(self.settings), "level": LEVEL},
+            "counts": {"scans": self.scans, "patients": self.patients},
+            "notes": list(self.notes),
+            "left_out": dict(self.left_out),
+            "macro": {name: estimate.leaf() for name, estimate in self.macro.items()},
+            "findings": {name: finding.tree() for name, finding in self.findings.items()},
+            "comparison": {
+                name: {key: difference.leaf() for key, difference in of_finding.items()}
+                for name, of_finding in self.comparison.items()
+            },
+        }
+
+    def write(self, path: Path) -> None:
+        """Write `metrics.json`, whole or not at all."""
+        text = json.dumps(self.tree(), indent=1, ensure_ascii=False, allow_nan=False)
+        part = path.with_name(f".{path.name}.part")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            part.write_text(text + "\n", encoding="utf-8")
+            os.replace(part, path)
+        except OSError as error:
+            raise Failure(f"cannot write {path}", why=str(error), do="choose another place with --out") from error
+
+
+def evaluate(
+    predictions: pd.DataFrame,
+    labels: pd.DataFrame,
+    settings: EvaluationSettings | None = None,
+    against: pd.DataFrame | None = None,
+) -> Evaluation:
+    """Evaluate predictions by labels, both as `headct.evaluation.tables` reads them.
+
+    Where predictions name splits, thresholds come from validation scans and numbers from test scans, and training scans
+    are left out. `against` are another model's predictions of the same scans. Raises Misuse where the tables do not
+    go together, and Failure where patients straddle splits or no finding can be evaluated.
+    """
+    settings = settings or EvaluationSettings()
+    cases, notes = join(predictions, labels)
+    tested, validation = _by_split(cases, labels, notes)
+    good, left_out = _evaluable(tested)
+    groups = {name: _grouping(labels, name) for name in settings.groups}
+    rows = np.unique(np.concatenate([case.rows for case in good.values()]))
+    patients = Patients.of(labels["patient_id"].to_numpy()[rows])
+    weights = patients.weights(settings.draws, settings.seed)
+    findings, precision, compared = {}, {}, {}
+    for name, case in good.items():
+        point = _operating_point(validation.get(name), settings, name)
+        notes += _cautions(case)
+        drawn = _drawn(weights, np.searchsorted(rows, case.rows))
+        precision[name] = Ranked.of(case.labels, case.probabilities).average_precision(drawn)
+        findings[name] = _finding(case, point, drawn, precision[name], groups, settings)
+        if against is not None and (differences := _compare(case, against, drawn, notes)):
+            compared[name] = differences
+    return Evaluation(
+        settings=settings,
+        scans=len(rows),
+        patients=patients.number,
+        findings=findings,
+        left_out=left_out,
+        macro=_macro(findings, precision),
+        comparison=_corrected(compared),
+        notes=tuple(dict.fromkeys(notes)),
+    )
+
+
+def _by_split(
+    cases: Mapping[str, Case], labels: pd.DataFrame, notes: list[str]
+) -> tuple[dict[str, Case], dict[str, Case]]:
+    rows = np.concatenate([case.rows for case in cases.values()])
+    splits = np.concatenate([case.splits.to_numpy(dtype=object) for case in cases.values()])
+    leakage.patients_in_one_split(labels["patient_id"].to_numpy()[rows], splits)
+    if not (splits != "").any():
+        notes.append("the predictions name no splits: it is taken that none of these scans was trained on")
+        return dict(cases), {}
+    for split, fate in (("train", "were trained on"), ("", "are in no split")):
+        if number := len(np.unique(rows[splits == split])):
+            notes.append(f"{number:,} scans {fate} and are left out")
+    if not (splits == "test").any():
+        raise Misuse(
+            "no scan of the predictions is in the split test",
+            why=f"there are {', '.join(sorted(set(splits) - {''}))} only",
+            do="predict test scans, or leave out the column split where none was trained on",
+        )
+    of = {
+        split: {name: case.only((case.splits == split).to_numpy()) for name, case in cases.items()}
+        for split in ("test", VALIDATION)
+    }
+    return of["test"], {name: case for name, case in of[VALIDATION].items() if len(case.labels)}
+
+
+def _evaluable(cases: Mapping[str, Case]) -> tuple[dict[str, Case], dict[str, str]]:
+    good, left_out = {}, {}
+    for name, case in cases.items():
+        try:
+            leakage.enough(case.labels, case.patients, f"{name} in {len(case.labels):,} scans of known label")
+            good[name] = case
+        except Failure as failure:
+            left_out[name] = failure.what
+    if not good:
+        raise Failure(
+            "no finding can be evaluated",
+            why="; ".join(left_out.values()),
+            do=f"add patients: at least {leakage.LEAST_PATIENTS} with a finding and {leakage.LEAST_PATIENTS} without",
+        )
+    return good, left_out
+
+
+def _cautions(case: Case) -> Iterable[str]:
+    rarer = rarer_class(case.labels, case.patients)
+    if rarer < leakage.COVERED_FROM:
+        yield (
+            f"{case.finding}: {rarer} patients of the rarer kind; below {leakage.COVERED_FROM} an interval may cover "
+            "less or more than 95 %"
+        )
+    if len(np.unique(case.probabilities)) == 1:
+        yield f"{case.finding}: every probability is {case.probabilities[0]:g}"
+
+
+def _grouping(labels: pd.DataFrame, column: str) -> pd.Series:
+    if column not in labels:
+        known = [name for name in labels.columns if name not in ("scan_id", "patient_id")]
+        raise Misuse(f"the labels have no column {column}", why=f"they have {', '.join(known)}", do="check the name")
+    groups = subgroups.groups_of(labels[column])
+    if not (groups != "").any():
+        raise Misuse(
+            f"the column {column} gives no groups",
+            why=f"it is empty, or has more than {subgroups.MOST_GROUPS} different texts",
+            do="write the name of a group into each row",
+        )
+    return groups
+
+
+def _operating_point(case: Case | None, settings: EvaluationSettings, finding: str) -> OperatingPoint:
+    if settings.threshold is not None:
+        return OperatingPoint(settings.threshold, "as given")
+    if case is None or len(np.unique(case.labels)) < 2:
+        return OperatingPoint(0.5, f"0.5, as there are no validation scans with and without {finding}")
+    return operating.choose(case.labels, case.probabilities, settings.rule, settings.target)
+
+
+def _drawn(weights: NDArray[np.uint8], rows: NDArray[np.intp]) -> NDArray[np.uint8]:
+    """The columns of some scans; no copy where they are all of them, in order."""
+    return weights if np.array_equal(rows, np.arange(weights.shape[1])) else weights.take(rows, axis=1)
+
+
+def _finding(
+    case: Case,
+    point: OperatingPoint,
+    weights: NDArray[np.uint8],
+    precision: Array,
+    groups: Mapping[str, pd.Series],
+    settings: EvaluationSettings,
+) -> Finding:
+    labels, told, patients = case.labels, case.probabilities, case.patients
+    area, ranked, rarer = Area.of(labels, told, patients), Ranked.of(labels, told), rarer_class(labels, patients)
+    number, positives = len(labels), int(labels.sum())
+    prevalence = settings.prevalence or positives / number
+
+    def drawn(value: Array, draws: Array, *, biased: bool = True) -> Estimate:
+        return from_draws(float(value), draws, rarer=rarer, n=number, positives=positives, biased=biased)
+
+    target = settings.target
+    return Finding(
+        name=case.finding,
+        unknown=case.unknown,
+        estimates={
+            "auroc": area.estimate(),
+            "average_precision": drawn(ranked.average_precision(), precision),
+            **operating.at_threshold(point.threshold, labels, told, patients, prevalence),
+            "brier": mean_of((told - labels) ** 2, patients, positives=positives, log=True),
+            "ece": ece_estimate(labels, told, weights),
+        },
+        at_specificity={target: drawn(ranked.sensitivity_at(target), ranked.sensitivity_at(target, weights))},
+        at_sensitivity={
+            target: drawn(ranked.specificity_at(target), ranked.specificity_at(target, weights), biased=False)
+        },
+        operating_point=point,
+        baselines=_baselines(labels, patients),
+        curve=tuple(reliability_curve(labels, told, patients)),
+        decomposition=decomposition(labels, told),
+        abstention=operating.abstention(labels, told, point.threshold),
+        roc=roc_band(ranked, weights),
+        precision_recall=precision_recall_band(ranked, weights),
+        shuffled=leakage.shuffled_labels(labels, told, settings.seed),
+        subgroups=tuple(_subgroups(case, groups)),
+        area=area,
+        scan_ids=tuple(case.scan_ids),
+        labels=labels,
+        probabilities=told,
+    )
+
+
+def _subgroups(case: Case, groups: Mapping[str, pd.Series]) -> Iterable[Subgroup]:
+    for column, names in groups.items():
+        of_scans = names.iloc[case.rows].rename(column)
+        yield from subgroups.subgroups(case.labels, case.probabilities, of_scans, case.patients)
+
+
+def _baselines(labels: Array, patients: Patients) -> Mapping[str, Mapping[str, Estimate]]:
+    """What can be had without looking at a scan. Average precision at chance is the prevalence."""
+    share = Share.of(labels == 1, np.ones(len(labels)), patients)
+    low, high = share.limits()
+    positives = int(labels.sum())
+
+    def from_prevalence(of_low: float, value: float, of_high: float) -> Estimate:
+        method = "from the Wilson interval of the prevalence"
+        ends = sorted((of_low, of_high))
+        return Estimate.of(value, ends[0], ends[1], n=len(labels), positives=positives, method=method)
+
+    f1_low, f1, f1_high = (float(2 * p / (1 + p)) for p in (low, share.value, high))
+    always = {
+        "f1": from_prevalence(f1_low, f1, f1_high),
+        "average_precision": from_prevalence(low, share.value, high),
+        "accuracy": from_prevalence(low, share.value, high),
+    }
+    common = share.value > 0.5
+    turned = (low, share.value, high) if common else (1 - low, 1 - share.value, 1 - high)
+    majority = {"accuracy": from_prevalence(*turned)} | ({"f1": always["f1"]} if common else {})
+    return {
+        "prevalence": {"share": share.estimate(positives=positives)},
+        "always_positive": always,
+        "majority": majority,
+    }
+
+
+def _macro(findings: Mapping[str, Finding], precision: Mapping[str, Array]) -> Mapping[str, Estimate]:
+    """Means over the findings; `precision` are the draws of each one's average precision."""
+    areas = {name: finding.area for name, finding in findings.items()}
+    values = [finding.estimates["average_precision"].value for finding in findings.values()]
+    return {
+        "auroc": macro_area(areas),
+        "average_precision": from_draws(
+            float(np.mean([value for value in values if value is not None])),
+            np.mean(list(precision.values()), axis=0),
+            rarer=sum(min(area.holders) for area in areas.values()),
+            n=max(area.n for area in areas.values()),
+            positives=sum(area.positives for area in areas.values()),
+        ),
+    }
+
+
+def _compare(
+    case: Case, against: pd.DataFrame, drawn: NDArray[np.uint8], notes: list[str]
+) -> Mapping[str, Difference] | None:
+    """One finding against the other model; None, and a note, where it did not predict the same scans."""
+    other = against[against["finding"] == case.finding].set_index("scan_id")["probability"]
+    told = other.reindex(case.scan_ids).to_numpy(dtype=float)
+    if np.isnan(told).any():
+        absent = list(case.scan_ids[np.isnan(told)])
+        notes.append(f"not compared: the other model did not predict {case.finding} of {named(absent)}")
+        return None
+    areas = [Area.of(case.labels, scores, case.patients) for scores in (case.probabilities, told)]
+    return {
+        "auroc": comparison.delong(*areas),
+        "average_precision": comparison.compare(case.labels, case.probabilities, told, Ranked.average_precision, drawn),
+    }
+
+
+def _corrected(compared: Mapping[str, Mapping[str, Difference]]) -> Mapping[str, Mapping[str, Difference]]:
+    """Holm over the findings, for each metric apart."""
+    metrics = {key for differences in compared.values() for key in differences}
+    by_metric = {
+        key: comparison.corrected({name: differences[key] for name, differences in compared.items()})
+        for key in sorted(metrics)
+    }
+    return {name: {key: by_metric[key][name] for key in differences} for name, differences in compared.items()}
+
+
+def _group_tree(group: Subgroup) -> Mapping[str, Any]:
+    leaves = {} if group.area is None else {"auroc": group.area.leaf()}
+    if group.difference is not None:
+        leaves["difference"] = group.difference.leaf()
+    return {"scans": group.scans, **leaves, **({"reason": group.reason} if group.reason else {})}
+
+
+def _lists(arrays: Abstention | Band) -> dict[str, Any]:
+    return {name: values.tolist() for name, values in asdict(arrays).items()}

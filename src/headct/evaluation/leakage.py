@@ -1,0 +1,143 @@
+"""What makes a good number a wrong one: patients in two splits, scans in twice, labels that cannot be learned from.
+
+Each check returns nothing where all is well, and raises a Failure that names the rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike
+from scipy.stats import rankdata
+
+from headct.evaluation.intervals import Patients
+from headct.evaluation.metrics import checked
+from headct.evaluation.tables import SHOWN, named
+from headct.failure import Failure, Misuse
+
+LEAST_PATIENTS = 5
+"""With a finding, and as many without, for a number to say anything at all."""
+COVERED_FROM = 25
+"""Patients of the rarer kind from which intervals cover what they say, in simulation."""
+ALIKE = 0.9999
+"""Cosine of two vectors, each less the mean of all, above which the scans are as good as the same."""
+SHUFFLED = 0.03
+"""How far from one half the area of shuffled labels may lie."""
+BLOCK = 1024
+"""Vectors that are compared with all others at once."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two scans whose vectors are nearly the same."""
+
+    first: str
+    second: str
+    cosine: float
+
+
+def patients_in_one_split(patient_ids: ArrayLike, splits: ArrayLike) -> None:
+    """Raise Failure where scans of one patient are in several splits; one without a split counts for none."""
+    table = pd.DataFrame({"patient": np.asarray(patient_ids), "split": np.asarray(splits)})
+    seen = table[table["split"] != ""].groupby("patient")["split"].unique()
+    torn = seen[seen.map(len) > 1]
+    if torn.empty:
+        return
+    names = [f"{patient} ({', '.join(sorted(of_patient))})" for patient, of_patient in torn.items()]
+    raise Failure(
+        f"{len(torn):,} of {len(seen):,} patients are in more than one split: {named(names)}",
+        why="a model knows a patient again, and the number tells how well",
+        do="split by patient, train again, predict again",
+    )
+
+
+def enough(labels: ArrayLike, patients: Patients, what: str) -> None:
+    """Raise Failure where labels (n,) are unknown, all the same, or of too few patients; `what` names them."""
+    kinds = np.asarray(labels, dtype=float)
+    known = np.isfinite(kinds)
+    if not known.any():
+        raise Failure(f"{what}: every label is unknown", do="fill in 1 or 0 where it is known")
+    if len(np.unique(kinds[known])) == 1:
+        raise Failure(
+            f"{what}: all {int(known.sum()):,} known labels are {int(kinds[known][0])}",
+            why="what is true of every scan can neither be learned nor be missed",
+            do="add scans of the other kind",
+        )
+    with_it, without = (patients.having(known & (kinds == kind)) for kind in (1, 0))
+    if min(with_it, without) < LEAST_PATIENTS:
+        raise Failure(
+            f"{what}: {with_it:,} patients with the finding, {without:,} without",
+            why=f"below {LEAST_PATIENTS} of either kind a number says nothing",
+            do="add patients",
+        )
+
+
+def near_duplicates(vectors: ArrayLike, scan_ids: Sequence[str], alike: float = ALIKE) -> list[Pair]:
+    """Pairs of scans whose vectors (n, F) are identical or nearly so, the most alike first.
+
+    By cosine after the mean of all was taken away, as vectors of heads share most of what they say.
+    """
+    given = np.asarray(vectors, dtype=np.float32)
+    if given.ndim != 2 or len(given) != len(scan_ids) or not np.isfinite(given).all():
+        raise Misuse(f"vectors of shape {given.shape} for {len(scan_ids):,} scans, or some that are not numbers")
+    centred = given - given.mean(axis=0)
+    length = np.linalg.norm(centred, axis=1, keepdims=True)
+    unit = np.divide(centred, length, out=np.zeros_like(centred), where=length > 0)
+    pairs = []
+    for start in range(0, len(unit), BLOCK):
+        cosine = unit[start : start + BLOCK] @ unit[start:].T
+        for row, column in np.argwhere(cosine >= alike):
+            if column > row:
+                pair = (scan_ids[start + row], scan_ids[start + column])
+                pairs.append(Pair(*pair, min(1.0, float(cosine[row, column]))))
+    return sorted(pairs, key=lambda pair: -pair.cosine)
+
+
+def no_duplicates(
+    vectors: ArrayLike, scan_ids: Sequence[str], patient_ids: Sequence[str], alike: float = ALIKE
+) -> None:
+    """Raise Failure where scans that are said to be of different patients have (nearly) the same vector."""
+    patient = dict(zip(scan_ids, patient_ids, strict=True))
+    pairs = [pair for pair in near_duplicates(vectors, scan_ids, alike) if patient[pair.first] != patient[pair.second]]
+    if not pairs:
+        return
+    names = [f"{pair.first} and {pair.second} (cosine {pair.cosine:.5f})" for pair in pairs[: SHOWN + 1]]
+    more = f" and {len(pairs) - SHOWN:,} more" if len(pairs) > SHOWN else ""
+    raise Failure(
+        f"{len(pairs):,} pairs of scans of different patients have the same vector: {'; '.join(names[:SHOWN])}{more}",
+        why="the same scan under two names falls into training and test, and counts twice",
+        do="keep one of each, or give both the same patient_id",
+    )
+
+
+@dataclass(frozen=True)
+class Shuffled:
+    """The mean area of so many shufflings of the labels, which must be one half."""
+
+    mean: float
+    shufflings: int
+
+
+def shuffled_labels(labels: ArrayLike, scores: ArrayLike, seed: int = 0) -> Shuffled:
+    """Shuffle labels until their mean area is known to 0.005, and look whether it is one half.
+
+    It finds mistakes of the evaluation, not of the training: for those, train on shuffled labels. Raises Failure where
+    the mean lies more than `SHUFFLED` from 0.5.
+    """
+    is_positive, values = checked(labels, scores)
+    positives, negatives = int(is_positive.sum()), int((~is_positive).sum())
+    ranks, rng = rankdata(values), np.random.default_rng(seed)
+    variance = (positives + negatives + 1) / (12 * positives * negatives)
+    shufflings = int(np.clip(np.ceil(variance / 0.005**2), 100, 10_000))
+    sums = [ranks[rng.permutation(is_positive)].sum() for _ in range(shufflings)]
+    mean = float(np.mean(sums) - positives * (positives + 1) / 2) / (positives * negatives)
+    if abs(mean - 0.5) > SHUFFLED:
+        raise Failure(
+            f"shuffled labels give an area of {mean:.3f}",
+            why="without any knowledge it is 0.50: the table or the evaluation is at fault",
+            do="report this, with the table",
+        )
+    return Shuffled(mean, shufflings)

@@ -1,0 +1,243 @@
+"""The tables that are evaluated, as they are written by `headct predict` or by anyone else: CSV or Parquet.
+
+Predictions: `scan_id, finding, probability`, a row for each scan and finding; optional `low, high, ood, reasons` and
+`split`. Labels: `scan_id, patient_id`, then a column for each finding that holds 1, 0 or nothing (unknown). Other
+columns of the labels (`site`, `manufacturer`, `kernel`, `age`, ...) are what subgroups are made of. Identifiers are
+texts: `007` is not `7`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from headct.evaluation.intervals import Patients
+from headct.evaluation.metrics import Array
+from headct.failure import Misuse
+
+SHOWN = 5
+"""Rows that an error names before it counts the others."""
+TRUE_FALSE = {"1": 1.0, "1.0": 1.0, "true": 1.0, "0": 0.0, "0.0": 0.0, "false": 0.0, "": np.nan, "nan": np.nan}
+UNKNOWN = {"", "nan", "none", "<na>"}
+SPLITS = {"train": "train", "validation": "validation", "val": "validation", "valid": "validation", "test": "test"}
+
+
+@dataclass(frozen=True)
+class Case:
+    """The scans of one finding whose label is known: all (n,); `rows` says which rows of the labels they are."""
+
+    finding: str
+    scan_ids: pd.Series
+    rows: np.ndarray
+    labels: Array
+    probabilities: Array
+    splits: pd.Series  # train, validation, test, or "" where nothing is said
+    patients: Patients
+    unknown: int  # predictions left out because the label is empty
+
+    def only(self, chosen: np.ndarray) -> Case:
+        """Some of the scans."""
+        return Case(
+            self.finding,
+            self.scan_ids[chosen].reset_index(drop=True),
+            self.rows[chosen],
+            self.labels[chosen],
+            self.probabilities[chosen],
+            self.splits[chosen].reset_index(drop=True),
+            self.patients.only(chosen),
+            self.unknown,
+        )
+
+
+def read_predictions(path: Path) -> pd.DataFrame:
+    """Predictions, checked: `scan_id, finding` as text, `probability` in 0..1, and `split` if there is one.
+
+    Raises Misuse for a file that is no such table, and names the rows that cannot be meant.
+    """
+    table = _read(path, ("scan_id", "finding", "probability"))
+    text = table["probability"].astype(str)
+    numbers = pd.to_numeric(table["probability"], errors="coerce")
+    wrong = ~((numbers >= 0) & (numbers <= 1))
+    if wrong.any():
+        raise Misuse(
+            f"{path}: {_rows(table, wrong)}: the probability is {text[wrong].iloc[0] or 'empty'}",
+            why="a probability is a number in 0..1",
+            do="turn scores into probabilities, and leave out the rows of scans that were not predicted",
+        )
+    table["probability"] = numbers.astype(float)
+    twice = table.duplicated(["scan_id", "finding"], keep=False)
+    if twice.any():
+        raise Misuse(
+            f"{path}: {_rows(table, twice)}: predicted more than once for {table['finding'][twice].iloc[0]}",
+            why="a scan counts once",
+            do="keep one row for each scan and finding",
+        )
+    if "split" in table:
+        table["split"] = _splits(path, table)
+    return table
+
+
+def read_labels(path: Path) -> pd.DataFrame:
+    """Labels, checked: `scan_id, patient_id` as text; other columns as they are, and numbers where all are numbers.
+
+    Raises Misuse for a file that is no such table, for scans listed twice and scans of nobody.
+    """
+    table = _read(path, ("scan_id", "patient_id"))
+    twice = table.duplicated("scan_id", keep=False)
+    if twice.any():
+        raise Misuse(f"{path}: {_rows(table, twice)}: listed more than once", do="keep one row for each scan")
+    nobody = table["patient_id"].str.lower().isin(UNKNOWN)
+    if nobody.any():
+        raise Misuse(
+            f"{path}: {_rows(table, nobody)}: the patient_id is empty",
+            why="intervals count patients, and scans of one patient must be known to be so",
+            do="fill it in; where each scan is of a patient of its own, copy scan_id",
+        )
+    return table
+
+
+def labels_of(labels: pd.DataFrame, finding: str) -> Array:
+    """One column of labels as 1, 0 or NaN, (rows,). Raises Misuse, with the rows named, for anything else."""
+    text = texts(labels[finding])
+    wrong = ~text.isin(list(TRUE_FALSE))
+    if wrong.any():
+        raise Misuse(
+            f"labels of {finding}: {_rows(labels, wrong)}: {labels[finding][wrong].iloc[0]!r} is no label",
+            why="a label is 1, 0 or empty (unknown)",
+            do="mend these rows, or leave the column out",
+        )
+    return np.asarray(text.map(TRUE_FALSE), dtype=float)
+
+
+def join(predictions: pd.DataFrame, labels: pd.DataFrame) -> tuple[dict[str, Case], list[str]]:
+    """The cases of each finding that has both predictions and a column of labels, and notes on what has only one.
+
+    Raises Misuse where nothing matches.
+    """
+    known = pd.Index(labels["scan_id"])
+    matched = predictions["scan_id"].isin(known)
+    if not matched.any():
+        raise Misuse(
+            "no scan_id of the predictions is in the labels",
+            why=f"predictions have {_some(predictions['scan_id'])}; labels have {_some(labels['scan_id'])}",
+            do="name scans alike in both tables",
+        )
+    predicted = list(dict.fromkeys(predictions["finding"]))
+    both = [finding for finding in predicted if finding in labels.columns]
+    if not both:
+        columns = [name for name in labels.columns if name not in ("scan_id", "patient_id")]
+        raise Misuse(
+            f"no predicted finding ({', '.join(predicted)}) has a column of labels",
+            why=f"the labels have {', '.join(columns) or 'no other columns'}",
+            do="name findings alike in both tables",
+        )
+    notes = _only_one(predictions[~matched]["scan_id"], "scans are predicted but not in the labels")
+    missing = [finding for finding in predicted if finding not in both]
+    if missing:
+        notes.append(f"predicted, but without labels: {', '.join(missing)}")
+    patients = Patients.of(labels["patient_id"])
+    cases = {}
+    for finding in both:
+        of_finding = predictions[matched & (predictions["finding"] == finding)]
+        told = known.get_indexer(of_finding["scan_id"])
+        truth = labels_of(labels, finding)
+        left = int((~np.isnan(truth)).sum() - (~np.isnan(truth[told])).sum())
+        if left:
+            absent = labels["scan_id"][~np.isnan(truth) & ~labels["scan_id"].isin(of_finding["scan_id"])]
+            notes += _only_one(absent, f"scans have a label of {finding} but no prediction")
+        cases[finding] = _case(finding, of_finding, told, truth, patients)
+    return cases, notes
+
+
+def _case(finding: str, predictions: pd.DataFrame, rows: np.ndarray, truth: Array, patients: Patients) -> Case:
+    kept = ~np.isnan(truth[rows])
+    of_known = predictions[kept].reset_index(drop=True)
+    splits = of_known["split"] if "split" in of_known else pd.Series([""] * len(of_known), dtype=object)
+    return Case(
+        finding,
+        of_known["scan_id"],
+        rows[kept],
+        truth[rows[kept]],
+        of_known["probability"].to_numpy(dtype=float),
+        splits,
+        patients.only(rows[kept]),
+        int((~kept).sum()),
+    )
+
+
+def stripped(column: pd.Series) -> pd.Series:
+    """A column as text; what is missing is empty."""
+    return column.astype(object).where(column.notna(), "").astype(str).str.strip()
+
+
+def texts(column: pd.Series) -> pd.Series:
+    """A column as small letters; whatever says that nothing is known is empty."""
+    text = stripped(column).str.lower()
+    return text.where(~text.isin(UNKNOWN), "")
+
+
+def _read(path: Path, needed: Sequence[str]) -> pd.DataFrame:
+    if not path.is_file():
+        raise Misuse(f"there is no file {path}", do="check the path")
+    try:
+        if path.suffix == ".parquet":
+            table = pd.read_parquet(path)
+        else:
+            table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+    except (OSError, ValueError, UnicodeDecodeError) as error:  # pandas' and pyarrow's own errors are ValueErrors
+        raise Misuse(f"{path} is not a table", why=str(error).splitlines()[0], do="write CSV or Parquet") from error
+    missing = [name for name in needed if name not in table.columns]
+    if missing:
+        raise Misuse(
+            f"{path} has no column {' and no column '.join(missing)}",
+            why=f"it has {', '.join(map(str, table.columns))}",
+            do=f"give it the columns {', '.join(needed)}",
+        )
+    if table.empty:
+        raise Misuse(f"{path} has no rows")
+    for name in ("scan_id", "patient_id", "finding"):
+        if name in table:
+            table[name] = stripped(table[name])
+    nameless = table["scan_id"].str.lower().isin(UNKNOWN)
+    if nameless.any():
+        raise Misuse(f"{path}: {_numbers(nameless)}: the scan_id is empty", do="name every scan")
+    return table
+
+
+def _splits(path: Path, table: pd.DataFrame) -> pd.Series:
+    text = texts(table["split"])
+    wrong = ~text.isin([*SPLITS, ""])
+    if wrong.any():
+        raise Misuse(
+            f"{path}: {_rows(table, wrong)}: {text[wrong].iloc[0]!r} is no split",
+            do="a split is train, validation or test",
+        )
+    return text.map({**SPLITS, "": ""})
+
+
+def _rows(table: pd.DataFrame, chosen: pd.Series) -> str:
+    """The scans of some rows, so that they can be found."""
+    return named(list(dict.fromkeys(table["scan_id"][chosen])))
+
+
+def named(names: Sequence[object]) -> str:
+    """The first few names, and how many more there are."""
+    shown = ", ".join(map(str, names[:SHOWN]))
+    return shown if len(names) <= SHOWN else f"{shown} and {len(names) - SHOWN:,} more"
+
+
+def _numbers(chosen: pd.Series) -> str:
+    return f"row {named([int(row) + 2 for row in np.flatnonzero(chosen)])}"  # as a spreadsheet counts
+
+
+def _some(identifiers: pd.Series) -> str:
+    return ", ".join(repr(name) for name in identifiers.head(3))
+
+
+def _only_one(scans: pd.Series, what: str) -> list[str]:
+    names = list(dict.fromkeys(scans))
+    return [f"{len(names):,} {what}: {named(names)}"] if names else []

@@ -1,0 +1,89 @@
+"""Each way in which a good number is a wrong one, built on purpose, and the clean table beside it that passes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from headct.evaluation.intervals import Patients
+from headct.evaluation.leakage import (
+    enough,
+    near_duplicates,
+    no_duplicates,
+    patients_in_one_split,
+    shuffled_labels,
+)
+from headct.failure import Failure, Misuse
+
+NAMES = [f"s{index}" for index in range(40)]
+
+
+def test_a_patient_in_two_splits_is_named() -> None:
+    patients_in_one_split(["a", "a", "b", "c"], ["train", "train", "test", ""])
+    with pytest.raises(Failure, match=r"1 of 2 patients are in more than one split: a \(test, train\)"):
+        patients_in_one_split(["a", "a", "b"], ["train", "test", "test"])
+
+
+@pytest.mark.parametrize(
+    ("labels", "says"),
+    [
+        ([np.nan] * 12, "every label is unknown"),
+        ([1.0] * 12, "all 12 known labels are 1"),
+        ([0.0] * 10 + [np.nan] * 2, "all 10 known labels are 0"),
+        ([1.0] * 4 + [0.0] * 8, "4 patients with the finding, 8 without"),
+    ],
+)
+def test_labels_that_say_nothing(labels: list[float], says: str) -> None:
+    with pytest.raises(Failure, match=f"ich: {says}"):
+        enough(labels, Patients.each(12), "ich")
+
+
+def test_many_scans_of_few_patients_are_few() -> None:
+    labels = np.tile([1.0, 0.0], 30)
+    enough(labels, Patients.each(60), "ich")
+    with pytest.raises(Failure, match="3 patients with the finding, 3 without"):
+        enough(labels, Patients(np.arange(60) // 2 % 3, 3), "ich")
+
+
+def test_identical_and_nearly_identical_vectors() -> None:
+    rng = np.random.default_rng(0)
+    vectors = rng.normal(size=(40, 32)) + 5  # all heads share most of what they say
+    assert near_duplicates(vectors, NAMES) == []
+    vectors[7] = vectors[3]
+    vectors[30] = vectors[12] + rng.normal(size=32) * 1e-3
+    pairs = near_duplicates(vectors, NAMES)
+    assert [(pair.first, pair.second) for pair in pairs] == [("s3", "s7"), ("s12", "s30")]
+    assert pairs[0].cosine == pytest.approx(1)
+    of_one = ["same" if name in ("s3", "s7", "s12", "s30") else name for name in NAMES]
+    no_duplicates(vectors, NAMES, of_one)
+    with pytest.raises(Failure, match=r"2 pairs .* s3 and s7 \(cosine 1.00000\); s12 and s30"):
+        no_duplicates(vectors, NAMES, NAMES)
+
+
+def test_duplicates_are_found_across_blocks() -> None:
+    vectors = np.random.default_rng(0).normal(size=(2100, 8))
+    vectors[2099] = vectors[5]
+    names = [str(index) for index in range(2100)]
+    assert [(pair.first, pair.second) for pair in near_duplicates(vectors, names)] == [("5", "2099")]
+
+
+def test_vectors_without_a_name_are_refused() -> None:
+    with pytest.raises(Misuse, match="for 2 scans"):
+        near_duplicates(np.zeros((3, 4)), ["a", "b"])
+
+
+@pytest.mark.parametrize("positives", [5, 300])
+def test_shuffled_labels_give_one_half_whatever_the_scores(positives: int) -> None:
+    labels = np.arange(600) < positives
+    shuffled = shuffled_labels(labels, labels + 0.1 * (np.arange(600) % 3))
+    assert shuffled.mean == pytest.approx(0.5, abs=0.02)
+    assert shuffled.shufflings >= 100
+
+
+def test_the_check_of_shuffled_labels_can_fail(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An evaluation that ranks wrongly is found out."""
+    from headct.evaluation import leakage
+
+    monkeypatch.setattr(leakage, "rankdata", lambda values: np.arange(1, len(values) + 1) * 1.2)
+    with pytest.raises(Failure, match="shuffled labels give an area of"):
+        shuffled_labels(np.arange(60) < 20, np.arange(60))

@@ -1,7 +1,6 @@
 """Charts as inline SVG: small, drawn by hand, coloured by the page, the same input giving the same bytes.
 
-Sizes are in user units of a view box about as wide as a phone, so that text stays legible there. Colours come from
-the page's style sheet (`accent`, `mute`, `ink`), so a chart follows light, dark and print; without it all is black.
+Each is a figure with its caption; `headct.reporting.drawing` holds what they are drawn with.
 """
 
 from __future__ import annotations
@@ -13,16 +12,26 @@ import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
+from headct.reporting.drawing import (
+    DASHES,
+    END_LETTERS,
+    LETTER,
+    WIDTH,
+    across_axis,
+    dot,
+    drawing,
+    figure,
+    line,
+    names_at_ends,
+    path,
+    place,
+    shortened,
+    stroke,
+    text,
+    upward_axis,
+)
 from headct.reporting.scales import Axis, edges, linear, logarithmic
 from headct.reporting.words import count, short_number, tick_number, visible
-
-WIDTH = 380
-LETTER = 7.0
-"""Width of a letter of the charts' text, on average."""
-END_LETTERS = 18
-"""How much of a curve's name stands at its end."""
-DASHES = ("", "6 3", "2 3", "8 3 2 3")
-"""Line styles of curves, so that none is told from another by colour alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,53 +44,6 @@ class Interval:
     high: float
     n: int
     ours: bool = True
-
-
-def _n(value: float) -> str:
-    return f"{value:.1f}".rstrip("0").rstrip(".")
-
-
-def drawing(width: float, height: float, title: str, description: str, *parts: Markup) -> Markup:
-    """An SVG image with the title and description that a screen reader speaks."""
-    return Markup('<svg class="chart" viewBox="0 0 {} {}" role="img"><title>{}</title><desc>{}</desc>{}</svg>').format(
-        _n(width), _n(height), title, description, Markup("").join(parts)
-    )
-
-
-def line(x1: float, y1: float, x2: float, y2: float, kind: str) -> Markup:
-    """A straight line between two places."""
-    return Markup('<line class="{}" x1="{}" y1="{}" x2="{}" y2="{}"/>').format(kind, _n(x1), _n(y1), _n(x2), _n(y2))
-
-
-def text(x: float, y: float, words: str, anchor: str = "start", kind: str = "") -> Markup:
-    """Text at a place; `anchor` is start, middle or end."""
-    named = Markup(' class="{}"').format(kind) if kind else ""
-    return Markup('<text{} x="{}" y="{}" text-anchor="{}">{}</text>').format(named, _n(x), _n(y), anchor, words)
-
-
-def figure(chart: Markup, name: str, caption: str | Markup) -> Markup:
-    """A chart under its name and the sentence that says what it shows."""
-    return Markup('<figure class="plot"><figcaption><b>{}</b> {}</figcaption>{}</figure>').format(name, caption, chart)
-
-
-def _x_axis(axis: Axis, y: float, label: str, spare: float = 26) -> Markup:
-    ticks = [line(axis.at(tick), y, axis.at(tick), y + 4, "axis") for tick in axis.ticks]
-    kept = _not_crowded(axis, spare)
-    numbers = [text(axis.at(tick), y + 16, tick_number(tick), "middle", "tick") for tick in kept]
-    name = text((axis.start + axis.end) / 2, y + 33, label, "middle")
-    return Markup("").join([line(axis.start, y, axis.end, y, "axis"), *ticks, *numbers, name])
-
-
-def _y_axis(axis: Axis, x: float, right: float, label: str) -> Markup:
-    grid = [line(x, axis.at(tick), right, axis.at(tick), "grid") for tick in axis.ticks]
-    numbers = [text(x - 6, axis.at(tick) + 4, tick_number(tick), "end", "tick") for tick in axis.ticks]
-    return Markup("").join([*grid, *numbers, text(2, axis.end - 10, label)])
-
-
-def _not_crowded(axis: Axis, spare: float) -> list[float]:
-    """The ticks that can carry their number: every one, or every second or third from the first."""
-    apart = min((abs(axis.at(b) - axis.at(a)) for a, b in zip(axis.ticks, axis.ticks[1:], strict=False)), default=spare)
-    return list(axis.ticks[:: max(1, int(np.ceil(spare / apart)))])
 
 
 def histogram(
@@ -117,7 +79,7 @@ def histogram(
     most = int(np.argmax(counts))
     described = f"{caption}. Most, {counts[most]:,}, are {_between(*bins[most : most + 2].tolist())}."
     label = "degrees" if unit == "°" else unit
-    parts = [_y_axis(upward, left, right, f"{noun}s"), *bars, _x_axis(across, bottom, label)]
+    parts = [upward_axis(upward, left, right, f"{noun}s"), *bars, across_axis(across, bottom, label)]
     return figure(drawing(WIDTH, 150 if unit else 134, title, described, *parts), title, caption)
 
 
@@ -139,7 +101,7 @@ def _between(start: float, end: float) -> str:
 def _column(x1: float, x2: float, top: float, bottom: float, words: str) -> Markup:
     """One bar of a histogram with what it says when pointed at."""
     return Markup('<rect class="mark" x="{}" y="{}" width="{}" height="{}"><title>{}</title></rect>').format(
-        _n(x1 + 1), _n(top), _n(x2 - x1 - 2), _n(bottom - top), words
+        place(x1 + 1), place(top), place(x2 - x1 - 2), place(bottom - top), words
     )
 
 
@@ -177,12 +139,8 @@ def tallies(counts: Mapping[str, int], *, title: str, caption: str = "", rows: i
 
 def _tally(y: float, left: float, length: float, word: str, n: int, kind: str) -> Markup:
     """One word, its line and its count."""
-    named = text(left - 8, y + 4, _shortened(word, int((left - 10) / LETTER)), "end")
+    named = text(left - 8, y + 4, shortened(word, int((left - 10) / LETTER)), "end")
     return named + line(left, y, left + length, y, f"bar {kind}") + text(left + length + 8, y + 4, f"{n:,}")
-
-
-def _shortened(word: str, letters: int) -> str:
-    return word if len(word) <= letters else word[: letters - 1] + "…"
 
 
 def curves(
@@ -209,25 +167,28 @@ def curves(
     if chance is not None:
         ys = np.append(ys, chance[0])
     left, bottom, top = 48.0, 186.0, 26.0
-    right = WIDTH - 12.0 - LETTER * max(len(_shortened(name, END_LETTERS)) for name in series)
+    right = WIDTH - 12.0 - LETTER * max(len(shortened(name, END_LETTERS)) for name in series)
     make_x, make_y = (logarithmic if log_x else linear), (logarithmic if log_y else linear)
     x_axis = make_x(float(xs.min()), float(xs.max()), left, right)
     if not log_x:
         x_axis = Axis(float(xs.min()), max(float(xs.max()), float(xs.min()) + 1e-9), left, right, _inside(x_axis, xs))
     y_axis = make_y(float(ys.min()), float(ys.max()), bottom, top)
-    parts = [_y_axis(y_axis, left, right, y_label), _x_axis(x_axis, bottom, x_label, spare=34)]
+    parts = [upward_axis(y_axis, left, right, y_label), across_axis(x_axis, bottom, x_label, spare=34)]
     if chance is not None:
         y = y_axis.at(chance[0])
         parts += [line(left, y, right, y, "chance"), text(right - 2, y - 5, chance[1], "end", "tick")]
-    parts += [
-        Markup('<path class="curve {}" d="{}" stroke-dasharray="{}"/>').format(
-            "mark" if index == 0 else "rest", _path(x, y, x_axis, y_axis), DASHES[index % len(DASHES)]
-        )
-        for index, (x, y) in enumerate(drawn.values())
-    ]
-    parts += _names_at_ends(drawn, x_axis, y_axis)
+    for index, (across, upward) in enumerate(drawn.values()):
+        kind = "mark" if index == 0 else "rest"
+        parts.append(stroke(path(across, upward, x_axis, y_axis), f"curve {kind}", DASHES[index % len(DASHES)]))
+    parts += names_at_ends(_ends(drawn, y_axis), x_axis.end + 6)
     said = "; ".join(_from_to(name, x, y, x_label) for name, (x, y) in drawn.items())
     return figure(drawing(WIDTH, 224, title, said, *parts), title, caption)
+
+
+def _ends(drawn: Mapping[str, tuple[np.ndarray, np.ndarray]], y_axis: Axis) -> list[tuple[float, str, str]]:
+    """Where each curve ends that has any value, its name, and the class of its name: the first is ours."""
+    known = [(index, name, y[~np.isnan(y)]) for index, (name, (_, y)) in enumerate(drawn.items())]
+    return [(y_axis.at(float(y[-1])), name, "theirs" if index else "ours") for index, name, y in known if y.size]
 
 
 def _usable(x: object, y: object, log_x: bool, log_y: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -242,49 +203,6 @@ def _usable(x: object, y: object, log_x: bool, log_y: bool) -> tuple[np.ndarray,
 
 def _inside(axis: Axis, values: np.ndarray) -> tuple[float, ...]:
     return tuple(tick for tick in axis.ticks if values.min() <= tick <= values.max()) or (float(values.min()),)
-
-
-def _path(x: np.ndarray, y: np.ndarray, x_axis: Axis, y_axis: Axis, points: int = 400) -> str:
-    """The line as path commands; beyond `points` it keeps each stretch's lowest and highest, so no spike is lost."""
-    kept = _thinned(y, points)
-    pen_down, commands = False, []
-    for across, upward in zip(x[kept], y[kept], strict=True):
-        if np.isnan(upward):
-            pen_down = False
-            continue
-        commands.append(f"{'L' if pen_down else 'M'}{_n(x_axis.at(float(across)))} {_n(y_axis.at(float(upward)))}")
-        pen_down = True
-    return "".join(commands)
-
-
-def _thinned(y: np.ndarray, points: int) -> np.ndarray:
-    """Indices of at most about `points` values: the lowest and highest of equal stretches, the first and the last."""
-    if y.size <= points:
-        return np.arange(y.size)
-    kept = {0, y.size - 1}
-    for stretch in np.array_split(np.arange(y.size), points // 2):
-        known = stretch[~np.isnan(y[stretch])]
-        kept |= {int(known[np.argmin(y[known])]), int(known[np.argmax(y[known])])} if known.size else {int(stretch[0])}
-    return np.array(sorted(kept))
-
-
-def _names_at_ends(
-    drawn: Mapping[str, tuple[np.ndarray, np.ndarray]], x_axis: Axis, y_axis: Axis, pitch: float = 14
-) -> list[Markup]:
-    """Each curve's name right of its last point, pushed apart where they would overlap."""
-    ends: list[tuple[float, int, str]] = []
-    for index, (name, (_, y)) in enumerate(drawn.items()):
-        known = y[~np.isnan(y)]
-        if known.size:
-            ends.append((y_axis.at(float(known[-1])), index, name))
-    placed: list[Markup] = []
-    free = 0.0
-    for wanted, index, name in sorted(ends):
-        place = max(wanted, free)
-        free = place + pitch
-        kind = "theirs" if index else "ours"
-        placed.append(text(x_axis.end + 6, place + 4, _shortened(name, END_LETTERS), kind=kind))
-    return placed
 
 
 def _from_to(name: str, x: np.ndarray, y: np.ndarray, x_label: str) -> str:
@@ -318,11 +236,11 @@ def intervals(
     for index, row in enumerate(rows):
         y, kind = top + pitch * (index + 0.5), "mark" if row.ours else "rest"
         parts += [
-            text(left - 10, y + 4, _shortened(row.label, 20), "end"),
+            text(left - 10, y + 4, shortened(row.label, 20), "end"),
             line(axis.at(row.low), y, axis.at(row.high), y, f"curve {kind}"),
-            Markup('<circle class="dot {}" cx="{}" cy="{}" r="4.5"/>').format(kind, _n(axis.at(row.value)), _n(y)),
+            dot(axis.at(row.value), y, kind),
             text(WIDTH - 2, y + 4, f"n = {row.n:,}", "end", "tick"),
         ]
-    parts.append(_x_axis(axis, bottom, x_label, spare=30))
+    parts.append(across_axis(axis, bottom, x_label, spare=30))
     said = "; ".join(f"{row.label} {row.value:.3f} ({row.low:.3f} to {row.high:.3f}, n = {row.n:,})" for row in rows)
     return figure(drawing(WIDTH, bottom + 38, title, said, *parts), title, caption)

@@ -1,0 +1,167 @@
+"""Tables of a result: metrics by finding, and published numbers beside ours."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import pandas as pd
+from markupsafe import Markup
+
+from headct.reporting.findings import called
+from headct.reporting.measured import Measured, cell, cell_of_difference
+from headct.reporting.tables import Column, table
+from headct.reporting.words import NOT_STATED
+
+INTERVAL_WORDS = "value (low to high)"
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetricRow:
+    """The metrics of one finding, or of one model on it; `prevalence` is that of the scans tested."""
+
+    finding: str
+    n: int
+    positives: int
+    prevalence: float
+    metrics: Mapping[str, Measured] = field(default_factory=dict)
+    model: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComparedRow:
+    """Two models on one finding: the difference of ours and theirs, its p value, and that after correction."""
+
+    finding: str
+    ours: str
+    theirs: str
+    difference: Measured
+    p: float | None = None
+    p_corrected: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Published:
+    """A number from a publication beside ours; `theirs` is written as published, with what they tell about it."""
+
+    finding: str
+    measure: str
+    theirs: str
+    source: str
+    ours: Measured | None = None
+    their_cases: str = ""
+
+
+def metrics_table(rows: Sequence[MetricRow], caption: str) -> Markup:
+    """A row a finding (and model): cases, prevalence, and each metric with its interval; sorts by the values.
+
+    Metrics stand in the order first mentioned; one that a row lacks is a dash.
+    """
+    names = list(dict.fromkeys(name for row in rows for name in row.metrics))
+    frame = pd.DataFrame(
+        [
+            {
+                "finding": called(row.finding),
+                "model": row.model,
+                "n": row.n,
+                "positives": row.positives,
+                "prevalence": row.prevalence,
+                **{name: row.metrics.get(name) for name in names},
+            }
+            for row in rows
+        ],
+        columns=["finding", "model", "n", "positives", "prevalence", *names],
+    ).astype(object)
+    columns = [Column(key="finding", header="Finding")]
+    if any(row.model for row in rows):
+        columns.append(Column(key="model", header="Model"))
+    columns += [
+        Column(key="n", header="n", unit="scans", decimals=0),
+        Column(key="positives", header="Positives", unit="scans", decimals=0),
+        Column(key="prevalence", header="Prevalence", decimals=3),
+        *(Column(key=name, header=name, decimals=3, write=_cell) for name in names),
+    ]
+    return table(frame, columns, caption)
+
+
+def _cell(value: object) -> str:
+    return cell(value) if isinstance(value, Measured) else NOT_STATED
+
+
+def _cell_of_difference(value: object) -> str:
+    return cell_of_difference(value) if isinstance(value, Measured) else NOT_STATED
+
+
+def _p_value(value: object) -> str:
+    """A p value with three decimals; below that it is only said to be smaller."""
+    if not isinstance(value, float) or value != value:
+        return NOT_STATED
+    return "<0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def comparison_table(rows: Sequence[ComparedRow], caption: str) -> Markup:
+    """Differences between models with their intervals and p values, a row a finding."""
+    frame = pd.DataFrame(
+        [
+            {
+                "finding": called(row.finding),
+                "ours": row.ours,
+                "theirs": row.theirs,
+                "n": row.difference.n,
+                "positives": row.difference.positives,
+                "difference": row.difference,
+                "p": row.p,
+                "p_corrected": row.p_corrected,
+            }
+            for row in rows
+        ],
+        columns=["finding", "ours", "theirs", "n", "positives", "difference", "p", "p_corrected"],
+    ).astype(object)
+    columns = [
+        Column(key="finding", header="Finding"),
+        Column(key="ours", header="Model"),
+        Column(key="theirs", header="Compared with"),
+        Column(key="n", header="n", unit="scans", decimals=0),
+        Column(key="positives", header="Positives", unit="scans", decimals=0),
+        Column(key="difference", header="Difference", unit=INTERVAL_WORDS, decimals=3, write=_cell_of_difference),
+        Column(key="p", header="p", decimals=3, write=_p_value),
+        Column(key="p_corrected", header="p, corrected", decimals=3, write=_p_value),
+    ]
+    return table(frame, columns, caption)
+
+
+def beside_published(rows: Sequence[Published], why_not_comparable: str, caption: str = "Published numbers") -> Markup:
+    """Published numbers beside ours, under the sentence that says why the two are not comparable.
+
+    Raises ValueError for an empty sentence: numbers of other scans never stand here without it.
+    """
+    if not why_not_comparable.strip():
+        raise ValueError("published numbers stand beside ours only with the sentence why they are not comparable")
+    frame = pd.DataFrame(
+        [
+            {
+                "finding": called(row.finding),
+                "measure": row.measure,
+                "ours": row.ours,
+                "n": None if row.ours is None else row.ours.n,
+                "positives": None if row.ours is None else row.ours.positives,
+                "theirs": row.theirs,
+                "their_cases": row.their_cases,
+                "source": row.source,
+            }
+            for row in rows
+        ],
+        columns=["finding", "measure", "ours", "n", "positives", "theirs", "their_cases", "source"],
+    ).astype(object)
+    columns = [
+        Column(key="finding", header="Finding"),
+        Column(key="measure", header="Measure"),
+        Column(key="ours", header="Ours", unit=INTERVAL_WORDS, decimals=3, write=_cell),
+        Column(key="n", header="n", unit="scans, ours", decimals=0),
+        Column(key="positives", header="Positives", unit="ours", decimals=0),
+        Column(key="theirs", header="As published"),
+        Column(key="their_cases", header="Cases", unit="published"),
+        Column(key="source", header="Source", wide=True),
+    ]
+    listed = table(frame, columns, caption)
+    return Markup('<p class="notice">Not comparable: {}</p>{}').format(why_not_comparable, listed)

@@ -1,0 +1,528 @@
+"""Labels as users have them: a table in their words, matched to the scans of cohorts, with an account of the match.
+
+The table is a CSV, Parquet or Excel file. One of its columns names scans, series, studies, patients or files of the
+cohorts; others hold 1, 0 or nothing, for a finding or for a finding as one of several readers saw it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from difflib import get_close_matches
+from functools import cached_property
+from importlib.util import find_spec
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal, cast, get_args
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from headct.cohort.cohort import Cohort
+from headct.cohort.ingest import fingerprint
+from headct.failure import Misuse
+from headct.reading.pseudonyms import Kind, Pseudonyms
+
+POSITIVE = frozenset({"1", "yes", "y", "true", "t", "positive", "pos", "present", "+"})
+NEGATIVE = frozenset({"0", "no", "n", "false", "f", "negative", "neg", "absent"})
+UNKNOWN = frozenset({"", "nan", "na", "n/a", "<na>", "null", "none", "unknown", "uncertain", "?"})
+"""Spellings of a label, in any case."""
+
+KINDS: Mapping[str, Kind] = {"scan_id": "scan", "series_id": "series", "study_id": "study", "patient_id": "patient"}
+"""Columns of `scans.parquet` by which a row may name scans, the most exact first, and their kinds of pseudonym."""
+NOT_FINDINGS = frozenset({*KINDS, "site", "age", "sex", "split", "path", "file", "files", "series", "study", "patient"})
+MEASURES = ("_mm", "_ml", "_deg", "_hu")
+"""Ends of names of columns that hold a measurement, even where it happens to be 0 or 1."""
+
+Readers = Literal["majority", "any"]
+SHOWN = 5
+
+_READER_LAST = re.compile(r"(?P<finding>.+?)[_\-. :](?:r|rater|reader)[_\-. ]?(?P<reader>\d+)", re.IGNORECASE)
+_READER_FIRST = re.compile(r"(?:r|rater|reader)[_\-. ]?(?P<reader>\d+)[_\-. :]+(?P<finding>.+)", re.IGNORECASE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Account:
+    """How a table of labels was understood: what a reader must know to believe what is learned from it."""
+
+    table: str  # name of the file
+    sha256: str
+    rows: int
+    column: str  # of the table, that names scans
+    matched_as: str  # scan_id, series_id, study_id, patient_id or path
+    pseudonymised: bool  # whether its identifiers were turned into pseudonyms first
+    matched_rows: int
+    unmatched: tuple[str, ...]  # `row 7 (CQ500-12): why`
+    scans: int  # of the cohorts
+    labelled: int  # of these
+    spread_rows: int  # that gave their label to more than one scan
+    readers: Mapping[str, tuple[str, ...]]  # finding: columns
+    reader_rule: str
+    left_out: Mapping[str, str]  # column: why
+    counts: Mapping[str, tuple[int, int, int]]  # finding: scans with it, without it, unknown
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self)
+
+    def sentences(self) -> list[str]:
+        """The account for a reader, the most important first."""
+        by = f"the {self.matched_as.removesuffix('_id')} {'id' if self.matched_as in KINDS else 'of its files'}"
+        secretly = ", turned into pseudonyms by the key" if self.pseudonymised else ""
+        lines = [
+            f"{self.table}: column {self.column!r} is {by}{secretly}; {self.matched_rows:,} of {self.rows:,} rows "
+            f"match, {self.labelled:,} of {self.scans:,} scans are labelled"
+        ]
+        if self.spread_rows:
+            unit = self.matched_as.removesuffix("_id")
+            lines.append(f"{self.spread_rows:,} rows gave the label of a {unit} to several scans of it")
+        for finding, columns in self.readers.items():
+            lines.append(f"{finding} is the {self.reader_rule} rule over {', '.join(columns)}")
+        if self.unmatched:
+            more = len(self.unmatched) - SHOWN
+            lines.append(
+                f"{len(self.unmatched):,} rows match nothing: {'; '.join(self.unmatched[:SHOWN])}"
+                + (f"; and {more:,} more" if more > 0 else "")
+            )
+        alike: dict[str, list[str]] = defaultdict(list)
+        for column, why in self.left_out.items():
+            alike[why].append(column)
+        return lines + [f"no finding ({why}): {', '.join(columns)}" for why, columns in alike.items()]
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Labels of scans: `values` has a row for each labelled scan (its index is scan_id), a float column a finding.
+
+    1 is there, 0 is not, NaN unknown. `patients` are their patients, in the same order.
+    """
+
+    values: pd.DataFrame
+    patients: pd.Series
+    account: Account
+
+    @property
+    def findings(self) -> tuple[str, ...]:
+        """Names of the columns."""
+        return tuple(map(str, self.values.columns))
+
+
+def read_labels(
+    path: Path,
+    cohorts: Sequence[Cohort],
+    *,
+    findings: Sequence[str] = (),
+    readers: Readers = "majority",
+    key: bytes | None = None,
+) -> Labels:
+    """The labels of the cohorts' scans in a table; of `findings`, or of all columns that hold nothing but labels.
+
+    The column that names scans is found by trying: one called like an identifier goes first, then the one that
+    matches most rows. Where the cohorts hold pseudonyms, `key` is what they were made with, and original identifiers
+    match too. A row that names a study or patient labels all of its scans. Rows that match nothing are listed in the
+    account, never an error unless all do.
+
+    Raises Misuse, naming the rows, for a value that is no label, for two rows about the same thing, and where nothing
+    matches or nothing is labelled.
+    """
+    table = read_table(path)
+    found = _match(table, _Known(cohorts, key), path)
+    columns, left_out = _findings(table, findings, found.column, path)
+    groups = _by_reader(columns)
+    values = {name: _combined([columns[one] for one in ones], readers) for name, ones in groups.items()}
+    _expect_once(found, pd.DataFrame(values), path)
+    scans = [scan_id for ids in found.scans for scan_id in ids]
+    rows = np.repeat(np.arange(len(found.scans)), [len(ids) for ids in found.scans])
+    labels = pd.DataFrame(
+        {name: column[rows] for name, column in values.items()}, index=pd.Index(scans, name="scan_id")
+    )
+    labels = labels[labels.notna().any(axis=1)]
+    if labels.empty:
+        raise Misuse(
+            f"{path.name} labels no scan of the cohort: all values of {', '.join(values)} are unknown",
+            why=f"empty, and {', '.join(sorted(UNKNOWN - {''}))}, mean unknown",
+            do="write 1 where a finding is there and 0 where it is not",
+        )
+    order = [scan_id for scan_id in found.known.patient_of if scan_id in labels.index]
+    labels = labels.loc[order]
+    account = Account(
+        table=path.name,
+        sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+        rows=len(table),
+        column=found.column,
+        matched_as=found.matched_as,
+        pseudonymised=found.pseudonymised,
+        matched_rows=found.matched,
+        unmatched=found.unmatched,
+        scans=len(found.known.patient_of),
+        labelled=len(labels),
+        spread_rows=sum(len(ids) > 1 for ids in found.scans),
+        readers={name: tuple(ones) for name, ones in groups.items() if len(ones) > 1},
+        reader_rule=readers,
+        left_out=left_out,
+        counts={str(name): _counts(labels[name].to_numpy(), len(found.known.patient_of)) for name in labels},
+    )
+    patients = pd.Series([found.known.patient_of[scan_id] for scan_id in order], index=labels.index, dtype=object)
+    return Labels(labels, patients, account)
+
+
+def readers_rule(name: str) -> Readers:
+    """The rule of this name over several readers. Raises Misuse where there is none."""
+    if name not in get_args(Readers):
+        raise Misuse(f"no rule over readers is called {name!r}", do=f"take {' or '.join(get_args(Readers))}")
+    return cast(Readers, name)
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """A table of text, nothing where a cell is empty. Raises Misuse where it cannot be read as one."""
+    kind = path.suffix.lower()
+    if kind in {".xlsx", ".xlsm"} and find_spec("openpyxl") is None:
+        raise Misuse(
+            f"{path} is an Excel file, which needs the package openpyxl",
+            do="run `pip install openpyxl`, or save the sheet as CSV",
+        )
+    try:
+        if kind in {".xlsx", ".xlsm"}:
+            table = _with_names(pd.read_excel(path, header=None, dtype=str, keep_default_na=False))
+        elif kind == ".parquet":
+            table = _texts(pd.read_parquet(path))
+        else:
+            lines = pd.read_csv(
+                path, header=None, dtype=str, keep_default_na=False, sep=_separator(path), encoding="utf-8-sig"
+            )
+            table = _with_names(lines)
+    except FileNotFoundError:
+        raise Misuse(f"there is no table of labels {path}", do="check the path") from None
+    except (OSError, ValueError, pa.ArrowException, pd.errors.ParserError) as error:
+        why = str(error).partition("\n")[0]
+        raise Misuse(f"{path} is no table", why=why, do="give a CSV, Parquet or Excel file") from error
+    table.columns = [str(name).strip() for name in table.columns]
+    repeated = [name for name, times in Counter(table.columns).items() if times > 1]
+    if repeated:
+        raise Misuse(f"{path} has two columns called {repeated[0]!r}", do="rename or remove one of them")
+    if table.empty:
+        raise Misuse(f"{path} has no rows", do="give a table with a row for each labelled scan, study or patient")
+    return table.apply(lambda column: column.str.strip())
+
+
+def _with_names(lines: pd.DataFrame) -> pd.DataFrame:
+    """A table whose first line names its columns; read so, for pandas would rename the second of two equal names."""
+    table = lines.iloc[1:].reset_index(drop=True)
+    table.columns = lines.iloc[0]
+    return table
+
+
+def _separator(path: Path) -> str:
+    """What most often stands between the names of the columns; a comma where nothing does."""
+    with path.open(encoding="utf-8-sig") as file:
+        head = file.readline()
+    return max(",;\t", key=head.count)
+
+
+def _texts(table: pd.DataFrame) -> pd.DataFrame:
+    """Cells as text; whole numbers without their point, whichever type a file gave them."""
+
+    def text(value: Any) -> str:
+        if value is None or value is pd.NA or (isinstance(value, float) and np.isnan(value)):
+            return ""
+        return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+
+    return table.apply(lambda column: column.map(text)).astype(str)
+
+
+# ---- which scans a row is about ----
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A way to match: the scans of each row, by a column that names them."""
+
+    column: str
+    matched_as: str
+    pseudonymised: bool
+    values: list[str]
+    scans: list[tuple[str, ...]]
+    known: _Known
+    why: list[str] | None = None  # of each row that matches nothing, where more is known than that
+
+    @property
+    def matched(self) -> int:
+        """Rows that name a scan."""
+        return sum(bool(ids) for ids in self.scans)
+
+    @property
+    def unmatched(self) -> tuple[str, ...]:
+        """The other rows, each with its line, its value and why."""
+        missed = (row for row, ids in enumerate(self.scans) if not ids)
+        why = self.why or [f"no such {self.matched_as} in the cohort"] * len(self.values)
+        return tuple(f"row {_line(row)} ({self.values[row] or 'empty'}): {why[row]}" for row in missed)
+
+
+class _Known:
+    """By what the scans of cohorts can be named."""
+
+    def __init__(self, cohorts: Sequence[Cohort], key: bytes | None) -> None:
+        self.cohorts = cohorts
+        made_by = {str(cohort.about.get("pseudonyms", "none")) for cohort in cohorts}
+        self.has_pseudonyms = made_by != {"none"}
+        self.hides_paths = any(cohort.about.get("hashed_paths", "none") != "none" for cohort in cohorts)
+        fits = key is not None and made_by == {fingerprint(key)}
+        self.pseudonyms = Pseudonyms(key) if fits else None
+        self.patient_of: dict[str, str] = {}
+        self._ids: dict[str, dict[str, list[str]]] = {name: defaultdict(list) for name in KINDS}
+        for cohort in cohorts:
+            rows = cohort.scans[list(KINDS)].fillna("").astype(str)
+            for row in rows.to_dict("records"):
+                self._take(cast(dict[str, str], row))
+        if not self.patient_of:
+            raise Misuse(
+                f"the cohort {', '.join(str(cohort.path) for cohort in cohorts)} has no scans",
+                do="see its rejections.parquet for the reasons, or name another cohort",
+            )
+
+    def _take(self, row: Mapping[str, str]) -> None:
+        scan_id = row["scan_id"]
+        if scan_id in self.patient_of:  # another cohort holds it too; the first is taken, as in embedding
+            return
+        self.patient_of[scan_id] = row["patient_id"] or row["study_id"] or scan_id
+        for name in KINDS:
+            if row[name]:
+                self._ids[name][row[name]].append(scan_id)
+
+    def by_id(self, name: str, values: Iterable[str], *, pseudonymised: bool) -> list[tuple[str, ...]]:
+        """The scans that each value names as an identifier of this kind."""
+        ids = self._ids[name]
+        if pseudonymised and self.pseudonyms is not None:
+            values = (self.pseudonyms.of(KINDS[name], value) for value in values)
+        return [tuple(ids.get(value, ())) for value in values]
+
+    def by_path(self, values: Iterable[str]) -> tuple[list[tuple[str, ...]], list[str]]:
+        """The scans of the file or folder that each value ends with, and of what does not match, why."""
+        found, why = [], []
+        for value in values:
+            nodes = self._nodes_of(PurePosixPath(value.replace("\\", "/")).parts)
+            found.append(self._paths[nodes[0]] if len(nodes) == 1 else ())
+            why.append(f"{len(nodes)} files or folders end so" if len(nodes) > 1 else "no file or folder ends so")
+        return found, why
+
+    def _nodes_of(self, parts: tuple[str, ...]) -> list[tuple[str, ...]]:
+        """The files and folders whose path ends as `parts` does, or is the end of it; where several, the closest."""
+        candidates = self._by_name.get(parts[-1], []) if parts else []
+        shared = [(min(len(node), len(parts)), node) for node in candidates]
+        matching = [(length, node) for length, node in shared if node[-length:] == parts[-length:]]
+        most = max((length for length, _ in matching), default=0)
+        return [node for length, node in matching if length == most]
+
+    @cached_property
+    def _paths(self) -> dict[tuple[str, ...], tuple[str, ...]]:
+        """By file, and by folder, the scans that were read from it."""
+        scans: dict[tuple[str, ...], dict[str, None]] = defaultdict(dict)
+        for cohort in self.cohorts:
+            for path, outcome in zip(cohort.files["path"], cohort.files["outcome"], strict=True):
+                if outcome in self.patient_of:
+                    parts = PurePosixPath(str(path)).parts
+                    for length in range(1, len(parts) + 1):
+                        scans[parts[:length]].setdefault(str(outcome))
+        return {node: tuple(ids) for node, ids in scans.items()}
+
+    @cached_property
+    def _by_name(self) -> dict[str, list[tuple[str, ...]]]:
+        by_name: dict[str, list[tuple[str, ...]]] = defaultdict(list)
+        for node in self._paths:
+            by_name[node[-1]].append(node)
+        return by_name
+
+
+def _match(table: pd.DataFrame, known: _Known, path: Path) -> _Found:
+    """Paths are looked at only where identifiers leave rows unmatched. Raises Misuse where nothing matches."""
+    found: list[tuple[tuple[bool, int, int], _Found]] = []
+    columns = {column: table[column].tolist() for column in map(str, table.columns)}
+    # Labels are no identifiers, though small numbers may be some patient's.
+    spelled = POSITIVE | NEGATIVE | UNKNOWN
+    columns = {
+        column: values
+        for column, values in columns.items()
+        if column.lower() in KINDS or not set(map(str.lower, values)) <= spelled
+    }
+    for tried in (_by_ids, _by_paths):
+        for column, values in columns.items():
+            found += [
+                ((column.lower() == one.matched_as, one.matched, exactness), one)
+                for exactness, one in tried(column, values, known)
+                if one.matched
+            ]
+        if any(one.matched == len(table) for _, one in found):
+            break
+    if not found:
+        raise _no_match(table, known, path)
+    return max(found, key=lambda ranked: ranked[0])[1]  # the first of equal ones
+
+
+def _by_ids(column: str, values: list[str], known: _Known) -> Iterator[tuple[int, _Found]]:
+    """Each way to take a column as identifiers, and how exact it is."""
+    for exactness, name in enumerate(reversed(tuple(KINDS)), start=1):
+        for secretly in (False, True) if known.pseudonyms else (False,):
+            scans = known.by_id(name, values, pseudonymised=secretly)
+            yield exactness, _Found(column, name, secretly, values, scans, known)
+
+
+def _by_paths(column: str, values: list[str], known: _Known) -> Iterator[tuple[int, _Found]]:
+    if not known.hides_paths:
+        scans, why = known.by_path(values)
+        yield 0, _Found(column, "path", False, values, scans, known, why)
+
+
+def _line(row: int) -> int:
+    """How a reader counts a row of a table whose first line holds the names of columns."""
+    return row + 2
+
+
+def _no_match(table: pd.DataFrame, known: _Known, path: Path) -> Misuse:
+    example = next(iter(known.patient_of))
+    why = (
+        f"no value of {', '.join(map(str, table.columns[:8]))} is an id or a path of the cohort, such as scan {example}"
+    )
+    if known.has_pseudonyms and known.pseudonyms is None:
+        do = "its ids are pseudonyms: name the key that it was ingested with (--key FILE), or ingest with --keep-ids"
+    else:
+        do = "add a column scan_id, series_id, study_id, patient_id or path, with values as in scans.parquet"
+    return Misuse(f"{path.name} matches no scan of the cohort", why=why, do=do)
+
+
+def _expect_once(found: _Found, values: pd.DataFrame, path: Path) -> None:
+    """Raises Misuse where two rows are about the same scan: they contradict each other, or one is too many."""
+    rows_of: dict[str, list[int]] = defaultdict(list)
+    for row, ids in enumerate(found.scans):
+        for scan_id in ids:
+            rows_of[scan_id].append(row)
+    groups: dict[tuple[int, ...], str] = {}
+    for scan_id, rows in rows_of.items():
+        if len(rows) > 1:
+            groups.setdefault(tuple(rows), scan_id)
+    if not groups:
+        return
+    contradictory = {rows: names for rows in groups if (names := _contradicted(values.iloc[list(rows)]))}
+    shown = [
+        f"rows {', '.join(str(_line(row)) for row in rows)} (scan {groups[rows]})"
+        + (f" on {', '.join(contradictory[rows])}" if rows in contradictory else "")
+        for rows in list(contradictory or groups)[:SHOWN]
+    ]
+    number = len(contradictory or groups)
+    what = "contradict each other" if contradictory else "are about the same scan"
+    by = f"they were matched by {found.column!r} as {found.matched_as}"
+    raise Misuse(
+        f"rows of {path.name} {what}: {'; '.join(shown)}" + (f"; and {number - SHOWN} more" if number > SHOWN else ""),
+        why=f"{by}, and which of them is right cannot be known" if contradictory else by,
+        do="keep one row for each, or one column for each reader (ich_r1, ich_r2)",
+    )
+
+
+def _contradicted(rows: pd.DataFrame) -> list[str]:
+    return [str(name) for name in rows if {0.0, 1.0} <= set(rows[name].dropna())]
+
+
+# ---- what a row says ----
+
+
+def _findings(
+    table: pd.DataFrame, wanted: Sequence[str], identifier: str, path: Path
+) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Columns of labels (rows,), and why the others are none. Raises Misuse where a wanted one is not."""
+    columns: dict[str, np.ndarray] = {}
+    left_out: dict[str, str] = {}
+    for name in map(str, table.columns):
+        if name == identifier or name.lower() in NOT_FINDINGS:
+            continue
+        if name.lower().endswith(MEASURES) and name not in wanted:
+            left_out[name] = "a measurement by its name"
+            continue
+        finding = _reader_of(name)[0]
+        if wanted and name not in wanted and finding not in wanted:
+            continue
+        values, wrong = _parsed(table[name].tolist())
+        minus = [row for row in wrong if table[name].iloc[row] in {"-1", "-1.0"}]
+        if wrong and (wanted or len(minus) == len(wrong)):
+            raise _no_label(table[name], wrong, minus, path)
+        if wrong:
+            left_out[name] = f"row {_line(wrong[0])} holds {table[name].iloc[wrong[0]]!r}"
+        elif not np.isfinite(values).any() and not wanted:
+            left_out[name] = "every value is unknown"
+        else:
+            columns[name] = values
+    known = {_reader_of(name)[0] for name in columns} | columns.keys()
+    missing = [name for name in wanted if name not in known]
+    if missing:
+        near = get_close_matches(missing[0], map(str, table.columns), n=1)
+        others = f"its columns are {', '.join(map(str, table.columns))}"
+        raise Misuse(
+            f"{path.name} has no finding {missing[0]!r}", do=f"did you mean {near[0]}? {others}" if near else others
+        )
+    if not columns:
+        told = "; ".join(f"{name}: {why}" for name, why in left_out.items()) or "it has no other columns"
+        raise Misuse(
+            f"{path.name} has no finding, beside {identifier!r}", why=told,
+            do="give a column of 1, 0 or nothing for each finding",
+        )  # fmt: skip
+    return columns, left_out
+
+
+def _parsed(values: Sequence[str]) -> tuple[np.ndarray, list[int]]:
+    """1, 0 or NaN (rows,), and the rows that hold something else."""
+    meaning = dict.fromkeys(POSITIVE, 1.0) | dict.fromkeys(NEGATIVE, 0.0) | dict.fromkeys(UNKNOWN, np.nan)
+    meaning |= {"1.0": 1.0, "0.0": 0.0}
+    words = [value.lower() for value in values]
+    parsed = np.array([meaning.get(word, np.nan) for word in words])
+    return parsed, [row for row, word in enumerate(words) if word not in meaning]
+
+
+def _no_label(column: pd.Series, wrong: Sequence[int], minus: Sequence[int], path: Path) -> Misuse:
+    shown = ", ".join(f"row {_line(row)} {column.iloc[row]!r}" for row in wrong[:SHOWN])
+    more = f", and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
+    if minus:
+        do = "write nothing where it is unknown or uncertain, and 0 where the finding is not there"
+        why = "-1 means uncertain in some tables and absent in others"
+    else:
+        do, why = "write 1, 0 or nothing; make a number or a grade into a label by a threshold of your choice", ""
+    return Misuse(f"{path.name} has values that are no label in {column.name}: {shown}{more}", why=why, do=do)
+
+
+def _reader_of(column: str) -> tuple[str, str]:
+    """The finding and the reader that a column's name tells; no reader where it tells none."""
+    found = _READER_LAST.fullmatch(column) or _READER_FIRST.fullmatch(column)
+    return (found["finding"].strip(), found["reader"]) if found else (column, "")
+
+
+def _by_reader(columns: Iterable[str]) -> dict[str, list[str]]:
+    """The columns of each finding. One that a single reader has keeps its name, for it may not mean a reader."""
+    groups: dict[str, list[str]] = defaultdict(list)
+    for column in columns:
+        groups[_reader_of(column)[0]].append(column)
+    return {name if len(ones) > 1 else ones[0]: ones for name, ones in groups.items()}
+
+
+def _combined(readers: Sequence[np.ndarray], rule: Readers) -> np.ndarray:
+    """One label (rows,) of several readers, of whom the unknown have no vote; an even vote is unknown."""
+    votes = np.stack(readers)
+    known, positive = np.isfinite(votes).sum(axis=0), (votes == 1).sum(axis=0)
+    twice = 2 * positive - known if rule == "majority" else positive - 0.5
+    return np.where((known == 0) | (twice == 0), np.nan, (twice > 0).astype(float))
+
+
+def _counts(values: np.ndarray, scans: int) -> tuple[int, int, int]:
+    positive, negative = int((values == 1).sum()), int((values == 0).sum())
+    return positive, negative, scans - positive - negative
+
+
+def only(labels: Labels, findings: Sequence[str]) -> Labels:
+    """The labels of some findings; scans that these say nothing of are left out."""
+    values = labels.values[list(findings)]
+    values = values[values.notna().any(axis=1)]
+    account = replace(
+        labels.account,
+        labelled=len(values),
+        counts={name: _counts(values[name].to_numpy(), labels.account.scans) for name in findings},
+    )
+    return Labels(values, labels.patients.loc[values.index], account)

@@ -1,0 +1,221 @@
+"""Logits to probabilities with intervals, and the points at which one says yes: all fitted on validation scans.
+
+A probability's interval says what calibration on another sample of as many validation patients would have given (95 %,
+bootstrap over patients). It does not say what other training scans would have: nothing here sees those.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Self
+
+import numpy as np
+import torch
+from scipy.optimize import brentq
+from scipy.special import expit
+from sklearn.isotonic import IsotonicRegression
+from sklearn.metrics import roc_curve
+from torch import Tensor
+
+DRAWS = 200
+"""Bootstrap refits of a temperature; of an isotonic curve, which is slower, a quarter."""
+INTERVAL = (0.025, 0.975)
+ENOUGH_FOR_ISOTONIC = 200
+"""Validation scans of either class, below which an isotonic curve follows chance."""
+LEAST_SLOPE = 1e-3
+"""A validation set in which the scores run backwards must not turn them round; it leaves nothing of them instead."""
+RIDGE = 0.01
+"""Keeps the slope finite where the classes do not overlap."""
+STEPS = 50
+KNOTS = 64
+TARGET = 0.95
+"""Sensitivity, or specificity, that the points of these names have at least."""
+
+Kind = Literal["temperature", "isotonic", "none"]
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """One finding's way from logits to probabilities.
+
+    Of the kind `temperature` the probability is sigmoid(slope * logit + shift), 1 / slope being the temperature and the
+    shift what the classes' shares ask for; `draws` (b, 2) are other slopes and shifts. Of `isotonic` it is read off a
+    curve through `knots` (4, KNOTS): logit, probability, low, high. Of `none` (validation lacks a class) the logit is
+    taken as it is, and the interval is 0 to 1.
+    """
+
+    kind: Kind
+    slope: float = 1.0
+    shift: float = 0.0
+    draws: np.ndarray | None = None
+    knots: np.ndarray | None = None
+
+    def __call__(self, logits: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Probability, low and high, each (n,), of logits (n,); low <= probability <= high."""
+        if self.kind == "isotonic" and self.knots is not None:
+            at, *curves = self.knots
+            middle, low, high = (np.interp(logits, at, curve) for curve in curves)
+        else:
+            middle = expit(self.slope * logits + self.shift)
+            low, high = np.zeros_like(middle), np.ones_like(middle)
+            if self.draws is not None:
+                drawn = expit(self.draws[:, :1] * logits + self.draws[:, 1:])
+                low, high = np.quantile(drawn, INTERVAL, axis=0)
+        return middle, np.minimum(low, middle), np.maximum(high, middle)
+
+    def settings(self) -> dict[str, Any]:
+        """Plain values; the rest is in `tensors`."""
+        return {"kind": self.kind, "slope": self.slope, "shift": self.shift}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What was refitted."""
+        arrays = {"draws": self.draws, "knots": self.knots}
+        return {name: torch.from_numpy(array).contiguous() for name, array in arrays.items() if array is not None}
+
+    @classmethod
+    def restore(cls, settings: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
+        """From `settings()` and `tensors()`. Raises KeyError or TypeError where they are others."""
+        arrays: dict[str, Any] = {name: tensors[name].numpy() for name in tensors}
+        if settings["kind"] not in ("temperature", "isotonic", "none"):
+            raise ValueError(f"no calibration is of the kind {settings['kind']!r}")
+        return cls(**settings, **arrays)
+
+
+def calibrate(
+    logits: np.ndarray, labels: np.ndarray, patients: Sequence[str], seed: int, kind: Kind | None = None
+) -> Calibration:
+    """Fit on validation scans (n,), of whom the labels are 1 or 0; the kind is chosen where it is None.
+
+    An isotonic curve is taken where both classes have `ENOUGH_FOR_ISOTONIC` scans and it has the smaller log loss on
+    patients that it was not fitted on.
+    """
+    positive = int(labels.sum())
+    if not 0 < positive < len(labels):
+        return Calibration("none")
+    _, patient = np.unique(np.asarray(patients, dtype=str), return_inverse=True)
+    rng = np.random.default_rng(seed)
+    if kind is None:
+        enough = min(positive, len(labels) - positive) >= ENOUGH_FOR_ISOTONIC
+        kind = "isotonic" if enough and _isotonic_is_better(logits, labels, patient, rng) else "temperature"
+    if kind == "isotonic":
+        return _isotonic(logits, labels, patient, rng)
+    weights = np.concatenate([np.ones((1, len(labels))), _resampled(patient, DRAWS, rng)])
+    slopes, shifts = _fit_lines(logits, labels, weights)
+    return Calibration("temperature", float(slopes[0]), float(shifts[0]), np.stack([slopes[1:], shifts[1:]], axis=1))
+
+
+def temperature(logits: np.ndarray, labels: np.ndarray) -> float:
+    """The temperature alone (Guo et al. 2017): T > 0 with the least log loss of sigmoid(logits / T).
+
+    It is where the sum of (sigmoid(logits / T) - labels) * logits is 0; infinity where the logits are of no use, and
+    `LEAST_SLOPE` where they never err.
+    """
+
+    def gradient(slope: float) -> float:
+        return float(((expit(slope * logits) - labels) * logits).sum())
+
+    if gradient(LEAST_SLOPE) >= 0:
+        return np.inf
+    if gradient(1 / LEAST_SLOPE) <= 0:
+        return LEAST_SLOPE
+    return 1 / float(brentq(gradient, LEAST_SLOPE, 1 / LEAST_SLOPE))
+
+
+def _resampled(patient: np.ndarray, draws: int, rng: np.random.Generator) -> np.ndarray:
+    """Weights (draws, n): how often the patient of each scan was drawn."""
+    count = int(patient.max()) + 1
+    return rng.multinomial(count, np.full(count, 1 / count), size=draws)[:, patient].astype(float)
+
+
+def _fit_lines(logits: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Slopes and shifts, each (b,), of logistic regressions on one number, for weights (b, n), by Newton's method.
+
+    Targets are Platt's (1999), a little inside 0 and 1, so that a few validation scans give no certainty.
+    """
+    middle, spread = logits.mean(), logits.std() or 1.0
+    z = (logits - middle) / spread
+    positive = weights @ labels
+    negative = weights.sum(axis=1) - positive
+    high, low = (positive + 1) / (positive + 2), 1 / (negative + 2)
+    target = np.where(labels == 1, high[:, None], low[:, None])
+    slope, shift = (
+        np.zeros(len(weights)),
+        np.log(high * positive + low * negative) - np.log((1 - high) * positive + (1 - low) * negative),
+    )
+    for _ in range(STEPS):
+        p = expit(slope[:, None] * z + shift[:, None])
+        error, curve = weights * (p - target), weights * p * (1 - p) + 1e-12
+        g = np.stack([error @ z + RIDGE * slope, error.sum(axis=1)])
+        a, b, c = curve @ z**2 + RIDGE, curve @ z, curve.sum(axis=1)
+        step = np.stack([c * g[0] - b * g[1], a * g[1] - b * g[0]]) / (a * c - b * b)
+        step *= np.minimum(1, 2 / np.abs(step).max(axis=0).clip(1e-12))  # a full step may overshoot far from the goal
+        slope, shift = slope - step[0], shift - step[1]
+        if np.abs(step).max() < 1e-10:
+            break
+    backwards = slope / spread < LEAST_SLOPE
+    share = (high * positive + low * negative) / (positive + negative)
+    slope, shift = np.where(backwards, LEAST_SLOPE * spread, slope), np.where(backwards, _logit(share), shift)
+    return slope / spread, shift - slope * middle / spread
+
+
+def _logit(p: np.ndarray) -> np.ndarray:
+    return np.log(p) - np.log1p(-p)
+
+
+def _curve(at: np.ndarray, logits: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """An isotonic curve at these logits, never closer to 0 or 1 than one scan of a class allows."""
+    drawn = weights > 0
+    least = 1 / (weights.sum() + 2)
+    model = IsotonicRegression(y_min=least, y_max=1 - least, out_of_bounds="clip")
+    model.fit(logits[drawn], labels[drawn], sample_weight=weights[drawn])
+    curve: np.ndarray = model.predict(at)
+    return curve
+
+
+def _isotonic(logits: np.ndarray, labels: np.ndarray, patient: np.ndarray, rng: np.random.Generator) -> Calibration:
+    at = np.unique(np.quantile(logits, np.linspace(0, 1, KNOTS)))
+    drawn = [_curve(at, logits, labels, one) for one in _resampled(patient, DRAWS // 4, rng)]
+    low, high = np.quantile(drawn, INTERVAL, axis=0)
+    return Calibration("isotonic", knots=np.stack([at, _curve(at, logits, labels, np.ones(len(labels))), low, high]))
+
+
+def _isotonic_is_better(logits: np.ndarray, labels: np.ndarray, patient: np.ndarray, rng: np.random.Generator) -> bool:
+    """By log loss on each half of the patients, fitted on the other."""
+    half = rng.permutation(int(patient.max()) + 1)[patient] % 2 == 0
+    losses = np.zeros(2)
+    for fitted, held in ((half, ~half), (~half, half)):
+        if len(np.unique(labels[fitted])) < 2:
+            return False
+        slope, shift = _fit_lines(logits[fitted], labels[fitted], np.ones((1, int(fitted.sum()))))
+        isotonic = _curve(logits[held], logits[fitted], labels[fitted], np.ones(int(fitted.sum())))
+        for index, p in enumerate((expit(slope[0] * logits[held] + shift[0]), isotonic)):
+            losses[index] -= np.log(np.where(labels[held] == 1, p, 1 - p)).sum()
+    return bool(losses[1] < losses[0])
+
+
+def operating_points(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """Probabilities from which on a scan is called positive, by validation scans (n,).
+
+    `balanced` has the largest sum of sensitivity and specificity, `sensitive` the best specificity among those with a
+    sensitivity of `TARGET`, `specific` the other way round. Each lies half-way to the next lower probability, so that
+    it does not hang on one scan. None where a class is missing.
+    """
+    if len(np.unique(labels)) < 2:
+        return {}
+    false, true, cuts = roc_curve(labels, probabilities, drop_intermediate=False)
+    chosen = {
+        "balanced": int(np.argmax(true - false)),
+        "sensitive": int(np.flatnonzero(true >= TARGET)[0]),
+        "specific": int(np.flatnonzero(1 - false >= TARGET)[-1]),
+    }
+    levels = np.unique(probabilities)
+    return {name: _between(cuts[index], levels) for name, index in chosen.items()}
+
+
+def _between(cut: float, levels: np.ndarray) -> float:
+    """Half-way between a cut, infinity if nothing is positive, and the next lower level."""
+    place = int(np.searchsorted(levels, cut))
+    upper = levels[place] if place < len(levels) else 1.0
+    lower = levels[place - 1] if place > 0 else 0.0
+    return float((upper + lower) / 2)

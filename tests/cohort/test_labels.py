@@ -1,0 +1,218 @@
+"""Tables of labels as users have them: what is matched, what is understood, what is refused and with which words.
+
+Oracle: the truth that the tables were written from, and rules that are worked out by hand.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from detection import made
+
+from headct.cohort import Cohort
+from headct.cohort.labels import Labels, read_labels
+from headct.failure import Misuse
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory: pytest.TempPathFactory) -> Cohort:
+    """Four patients, two scans each."""
+    return made.make(tmp_path_factory.mktemp("labels") / "cohort", 4, scans_each=2)
+
+
+def read(content: str, cohort: Cohort, folder: Path, **options: object) -> Labels:
+    path = folder / "labels.csv"
+    path.write_text(content)
+    return read_labels(path, [cohort], **options)  # type: ignore[arg-type]
+
+
+IDS = {
+    "scan_id": ["0000000000000000", "0000000000000001", "0000000000000003"],
+    "series_id": ["se000-0", "se000-1", "se001-1"],
+    "path": ["data/p000/scan-0.nii.gz", "p000/scan-1.nii.gz", "/mnt/old/data/p001/scan-1.nii.gz"],
+}
+
+
+@pytest.mark.parametrize("kind", list(IDS))
+@pytest.mark.parametrize("column", ["who", "accession"])
+def test_the_column_that_names_scans_is_found_whatever_it_is_called(
+    kind: str, column: str, cohort: Cohort, tmp_path: Path
+) -> None:
+    lines = [f"{value},{label}" for value, label in zip(IDS[kind], ("1", "0", ""), strict=True)]
+    labels = read("\n".join([f"{column},ich", *lines, "strange,1"]), cohort, tmp_path)
+    assert labels.values["ich"].to_dict() == {IDS["scan_id"][0]: 1.0, IDS["scan_id"][1]: 0.0}
+    assert labels.patients.tolist() == ["p000", "p000"]
+    account = labels.account
+    assert (account.column, account.matched_as, account.matched_rows, account.rows) == (column, kind, 3, 4)
+    assert len(account.unmatched) == 1
+    assert "row 5 (strange)" in account.unmatched[0]
+    assert account.counts == {"ich": (1, 1, 6)}
+    assert "1 rows match nothing: row 5 (strange)" in " ".join(account.sentences())
+
+
+@pytest.mark.parametrize(("kind", "names"), [("patient_id", ("p001", "p002")), ("study_id", ("st001", "st002"))])
+def test_the_label_of_a_patient_or_a_study_goes_to_its_scans_and_that_is_said(
+    kind: str, names: tuple[str, str], cohort: Cohort, tmp_path: Path
+) -> None:
+    labels = read(f"id,ich\n{names[0]},1\n{names[1]},0\n", cohort, tmp_path)
+    assert labels.values["ich"].tolist() == [1, 1, 0, 0]
+    assert labels.account.matched_as == kind
+    assert labels.account.spread_rows == 2
+    assert "gave the label of a" in " ".join(labels.account.sentences())
+
+
+def test_a_folder_names_its_scans_and_a_name_of_several_files_none(cohort: Cohort, tmp_path: Path) -> None:
+    labels = read("path,ich\ndata/p003,1\nscan-0.nii.gz,0\n", cohort, tmp_path)
+    assert labels.values.index.tolist() == ["0000000000000006", "0000000000000007"]
+    assert "4 files or folders end so" in labels.account.unmatched[0]
+
+
+def test_a_column_called_like_an_identifier_goes_before_one_that_matches_more(cohort: Cohort, tmp_path: Path) -> None:
+    """As when the scans were shared out anew and only some ids of the table are still good."""
+    labels = read("patient_id,note,ich\np000,p000,1\nx,p001,0\ny,p002,0\n", cohort, tmp_path)
+    assert labels.account.column == "patient_id"
+    assert labels.account.matched_rows == 1
+
+
+@pytest.mark.parametrize(
+    ("spelling", "value"),
+    [
+        *(("1", 1), ("Yes", 1), ("TRUE", 1), ("positive", 1), ("present", 1), ("1.0", 1)),
+        *(("0", 0), ("no", 0), ("False", 0), ("negative", 0), ("absent", 0), ("0.0", 0)),
+        *(("", None), ("NaN", None), ("unknown", None), ("N/A", None), ("?", None)),
+    ],
+)
+def test_the_usual_spellings(spelling: str, value: int | None, cohort: Cohort, tmp_path: Path) -> None:
+    labels = read(f"patient_id,ich\np000,{spelling}\np001,1\n", cohort, tmp_path).values["ich"]
+    found = labels.get("0000000000000000", np.nan)
+    assert np.isnan(found) if value is None else found == value
+
+
+def test_minus_one_is_refused_with_the_remedy(cohort: Cohort, tmp_path: Path) -> None:
+    with pytest.raises(Misuse, match=r"no label in ich: row 3 '-1'\n  why: -1 means .*\n  do:  write nothing"):
+        read("patient_id,ich\np000,1\np001,-1\n", cohort, tmp_path)
+
+
+def test_a_measurement_is_no_finding_and_is_said_to_be_left_out(cohort: Cohort, tmp_path: Path) -> None:
+    labels = read("patient_id,ich,ml\np000,1,12.5\np001,0,0\n", cohort, tmp_path)
+    assert labels.findings == ("ich",)
+    assert labels.account.left_out == {"ml": "row 2 holds '12.5'"}
+    whole = read("patient_id,ich,shift_mm\np000,1,1\np001,0,0\n", cohort, tmp_path)
+    assert whole.account.left_out == {"shift_mm": "a measurement by its name"}
+    assert "no finding (a measurement by its name): shift_mm" in whole.account.sentences()
+    with pytest.raises(Misuse, match=r"no label in ml: row 2 '12\.5'"):
+        read("patient_id,ich,ml\np000,1,12.5\np001,0,0\n", cohort, tmp_path, findings=["ml"])
+
+
+READERS = "patient_id,ich_r1,ich_r2,ich_r3,R1:sdh,R2:sdh\np000,1,1,0,1,0\np001,0,,0,0,0\np002,1,0,,,1\np003,0,1,0,,\n"
+
+
+@pytest.mark.parametrize(
+    ("rule", "ich", "sdh"),
+    [("majority", [1, 0, None, 0], [None, 0, 1, None]), ("any", [1, 0, 1, 1], [1, 0, 1, None])],
+)
+def test_several_readers_become_one_label_by_a_rule_that_is_said(
+    rule: str, ich: list[int | None], sdh: list[int | None], cohort: Cohort, tmp_path: Path
+) -> None:
+    labels = read(READERS, cohort, tmp_path, readers=rule)
+    for finding, wanted in (("ich", ich), ("sdh", sdh)):
+        found = labels.values[finding].reindex([f"{2 * patient:016x}" for patient in range(4)])
+        np.testing.assert_array_equal(found, np.array(wanted, dtype=float))
+    assert labels.account.readers == {"ich": ("ich_r1", "ich_r2", "ich_r3"), "sdh": ("R1:sdh", "R2:sdh")}
+    assert f"ich is the {rule} rule over ich_r1, ich_r2, ich_r3" in labels.account.sentences()
+
+
+def test_rows_about_the_same_scan_are_errors_that_name_them(cohort: Cohort, tmp_path: Path) -> None:
+    with pytest.raises(Misuse, match=r"contradict each other: rows 2, 4 \(scan 0000000000000000\) on ich"):
+        read("patient_id,ich\np000,1\np001,0\np000,0\n", cohort, tmp_path)
+    with pytest.raises(Misuse, match=r"are about the same scan: rows 2, 4 "):
+        read("patient_id,ich\np000,1\np001,0\np000,1\n", cohort, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("patient_id,ich\nq1,1\nq2,0\n", "matches no scan of the cohort"),
+        ("patient_id,ich\np000,\np001,unknown\n", "has no finding, beside 'patient_id'\n  why: ich: every value"),
+        ("patient_id,age\np000,60\n", "has no finding, beside 'patient_id'"),
+        ("patient_id,ich\n", "has no rows"),
+        ("patient_id,ich,ich\np000,1,1\n", "two columns called 'ich'"),
+    ],
+)
+def test_what_cannot_be_used_is_said(content: str, says: str, cohort: Cohort, tmp_path: Path) -> None:
+    with pytest.raises(Misuse, match=says):
+        read(content, cohort, tmp_path)
+
+
+def test_wanted_findings_must_be_there_and_known(cohort: Cohort, tmp_path: Path) -> None:
+    with pytest.raises(Misuse, match=r"no finding 'ichh'\n  do:  did you mean ich\?"):
+        read("patient_id,ich\np000,1\n", cohort, tmp_path, findings=["ichh"])
+    with pytest.raises(Misuse, match="all values of ich are unknown"):
+        read("patient_id,ich\np000,\n", cohort, tmp_path, findings=["ich"])
+
+
+def test_every_kind_of_file_gives_the_same(cohort: Cohort, tmp_path: Path) -> None:
+    table = made.truth(cohort)
+    table.loc[0, "ich"] = np.nan  # which makes floats of the column
+    table.to_csv(tmp_path / "comma.csv", index=False)
+    table.to_csv(tmp_path / "semicolon.csv", index=False, sep=";")
+    table.to_csv(tmp_path / "tab.tsv", index=False, sep="\t", encoding="utf-8-sig")
+    table.to_parquet(tmp_path / "table.parquet")
+    read = [read_labels(path, [cohort]) for path in sorted(tmp_path.iterdir())]
+    assert len(read) == 4
+    for one in read[1:]:
+        pd.testing.assert_frame_equal(one.values, read[0].values)
+    assert read[0].account.counts["ich"] == (4, 3, 1)
+
+
+def test_excel_without_its_reader_says_what_to_install(
+    cohort: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "openpyxl", None)
+    monkeypatch.setattr("headct.cohort.labels.find_spec", lambda name: None)
+    with pytest.raises(Misuse, match="pip install openpyxl"):
+        read_labels(tmp_path / "labels.xlsx", [cohort])
+
+
+def test_a_sheet_is_read_as_text_with_its_names(
+    cohort: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the package that opens Excel files is not here to be asked, what it would give stands for it."""
+    (tmp_path / "labels.xlsx").write_bytes(b"a sheet")
+
+    def cells(path: Path, *, header: None, dtype: type, keep_default_na: bool) -> pd.DataFrame:
+        return pd.DataFrame([["patient_id", "ich"], ["p000", "1"], ["p001", ""]])
+
+    monkeypatch.setattr("headct.cohort.labels.find_spec", lambda name: name)
+    monkeypatch.setattr(pd, "read_excel", cells)
+    labels = read_labels(tmp_path / "labels.xlsx", [cohort])
+    assert labels.account.counts == {"ich": (2, 0, 6)}
+
+
+@pytest.mark.parametrize("content", [b"\x00\x01\x02", b"\xff\xfe\x00"])
+def test_what_is_no_table_is_said(content: bytes, cohort: Cohort, tmp_path: Path) -> None:
+    path = tmp_path / "labels.parquet"
+    path.write_bytes(content)
+    with pytest.raises(Misuse, match="is no table"):
+        read_labels(path, [cohort])
+    with pytest.raises(Misuse, match="there is no table"):
+        read_labels(tmp_path / "none.csv", [cohort])
+
+
+def test_original_identifiers_match_pseudonyms_by_their_key(cohort: Cohort, tmp_path: Path) -> None:
+    """What a row labels must not depend on whether identifiers were kept."""
+    key = bytes(range(32))
+    hidden = made.make(tmp_path / "hidden", 4, scans_each=2, key=key)
+    path = tmp_path / "labels.csv"
+    path.write_text("id,ich\nst000,1\nst001,0\nst003,1\n")
+    plain, secret = read_labels(path, [cohort]), read_labels(path, [hidden], key=key)
+    pd.testing.assert_frame_equal(secret.values, plain.values)
+    assert (secret.account.pseudonymised, plain.account.pseudonymised) == (True, False)
+    assert "turned into pseudonyms by the key" in secret.account.sentences()[0]
+    for other in (None, bytes(32)):
+        with pytest.raises(Misuse, match="its ids are pseudonyms"):
+            read_labels(path, [hidden], key=other)

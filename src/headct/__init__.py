@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from headct.checkpoints import load
     from headct.cohort import Cohort
+    from headct.detection import Detector
     from headct.embedding import embed
     from headct.embedding.transformer import HeadCTEncoder
     from headct.preparing import Recipe, prepare, recipes
@@ -18,6 +19,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Cohort",
+    "Detector",
     "HeadCTEncoder",
     "Recipe",
     "Rejection",
@@ -33,6 +35,7 @@ __all__ = [
 
 _ROOMS = {
     "Cohort": "cohort",
+    "Detector": "detection",
     "HeadCTEncoder": "embedding.transformer",
     "Recipe": "preparing",
     "Rejection": "scan",

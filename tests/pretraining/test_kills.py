@@ -16,10 +16,12 @@ STEPS, KILLS = 300, 20
 LONG = replace(SMALL, steps=STEPS, save_every=2)
 
 SCRIPT = """
-import os, random, signal, sys, time
+import contextlib, os, random, signal, sys, time
 from pathlib import Path
 import torch
 torch.set_num_threads(1)
+with contextlib.suppress(ModuleNotFoundError):
+    import torch.utils.tensorboard  # once, and not in each of the children
 from pretraining.test_kills import KILLS, LONG
 from pretraining.test_loop import cohort
 from headct.pretraining import pretrain

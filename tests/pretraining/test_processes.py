@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,10 +16,13 @@ from pretraining.test_loop import SMALL, cohort, weights
 
 from headct.failure import Misuse
 from headct.pretraining import PretrainSettings, Run, pretrain
-from headct.pretraining.loop import order_of
+from headct.pretraining.loop import new_objective, order_of
 from headct.pretraining.objectives import Mixture
+from headct.pretraining.probe import ProbeSettings
 from headct.pretraining.processes import Processes, joined
+from headct.pretraining.runs import RunFolder
 from headct.pretraining.scans import Scans
+from headct.pretraining.sharding import sharded
 
 # a BatchNorm takes its statistics from the scans of its own process, so there is none; 4 is shared out evenly
 SHARED = replace(
@@ -33,6 +37,40 @@ from pretraining.test_loop import cohort
 from pretraining.test_processes import SHARED
 from headct.pretraining import pretrain
 pretrain([cohort()], Path(sys.argv[1]), replace(SHARED, accumulate=int(sys.argv[2])))
+"""
+
+STOPPED = (
+    SCRIPT.replace(
+        "from headct.pretraining import pretrain",
+        "import os, signal\n"
+        "from headct.pretraining import pretrain\n"
+        "from headct.pretraining.objectives import Mixture\n"
+        "def follow(objective, step, steps, real=Mixture.follow):\n"
+        "    real(objective, step, steps)\n"
+        "    if step == 2 and os.environ['RANK'] == '1':\n"
+        "        signal.raise_signal(signal.SIGTERM)\n"
+        "Mixture.follow = follow\n",
+    ).replace("pretrain([", "try:\n    pretrain([")
+    + "except KeyboardInterrupt:\n    print('stopped')\n"
+)
+
+SHARDED = """
+from dataclasses import replace
+import torch
+from torch.distributed.tensor import DTensor, Shard
+from pretraining import test_processes
+from headct.pretraining.objectives import Mixture
+def follow(objective, step, steps, real=Mixture.follow):
+    real(objective, step, steps)
+    if step == 0:  # student and teacher are cut alike, and nothing trained is left whole
+        dino = objective.parts["dino"]
+        for ours, theirs in zip(dino.student.parameters(), dino.teacher.parameters(), strict=True):
+            assert isinstance(ours, DTensor) and isinstance(theirs, DTensor)
+            assert ours.placements == theirs.placements == (Shard(0),)
+        torch.distributed.barrier()
+        print("in shards")
+Mixture.follow = follow
+test_processes.SHARED = replace(test_processes.SHARED, shard=True)
 """
 
 
@@ -87,24 +125,52 @@ def test_a_run_may_go_on_with_another_number_of_processes(tmp_path: Path, alone:
 @pytest.mark.slow
 def test_a_signal_to_one_process_stops_both(tmp_path: Path, alone: Run) -> None:
     """Else the other would wait for it in the next step, for ever."""
-    patched = (
-        SCRIPT.replace(
-            "from headct.pretraining import pretrain",
-            "import os, signal\n"
-            "from headct.pretraining import pretrain\n"
-            "from headct.pretraining.objectives import Mixture\n"
-            "def follow(objective, step, steps, real=Mixture.follow):\n"
-            "    real(objective, step, steps)\n"
-            "    if step == 2 and os.environ['RANK'] == '1':\n"
-            "        signal.raise_signal(signal.SIGTERM)\n"
-            "Mixture.follow = follow\n",
-        ).replace("pretrain([", "try:\n    pretrain([")
-        + "except KeyboardInterrupt:\n    print('stopped')\n"
-    )
-    said = by_torchrun(tmp_path / "run", 2, script=patched)
+    said = by_torchrun(tmp_path / "run", 2, script=STOPPED)
     assert said.split() == ["stopped", "stopped"]
     assert [path.name for path in sorted((tmp_path / "run" / "states").iterdir())] == ["000000002.pt", "000000003.pt"]
     close(pretrain([cohort()], tmp_path / "run", SHARED), alone)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_two_processes_with_half_of_the_model_each_learn_what_one_learns(
+    tmp_path: Path, alone: Run, accumulate: int
+) -> None:
+    said = by_torchrun(tmp_path / "run", 2, accumulate, SHARDED + SCRIPT)
+    assert said.count("in shards") == 2
+    close(pretrain([cohort()], tmp_path / "run", SHARED), alone)
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_from_one_process_to_shards_and_back(tmp_path: Path, alone: Run) -> None:
+    """Two steps by one process, two more by two with half of the model each, the last two by one again."""
+
+    def interrupt_after(last: int) -> Callable[[Mixture, int, int], None]:
+        def follow(objective: Mixture, step: int, steps: int, real=Mixture.follow) -> None:
+            real(objective, step, steps)
+            if step == last:
+                signal.raise_signal(signal.SIGINT)
+
+        return follow
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Mixture, "follow", interrupt_after(1))
+        with pytest.raises(KeyboardInterrupt):
+            pretrain([cohort()], tmp_path / "run", SHARED)
+    stopped = STOPPED.replace("RANK'] == '1'", "RANK'] == '0'").replace("step == 2", "step == 3")
+    by_torchrun(tmp_path / "run", 2, script=SHARDED.replace("step == 0", "step == 2") + stopped)
+    state = RunFolder(tmp_path / "run").state_of(4)
+    assert {type(value) for value in state["objective"].values()} == {torch.Tensor}
+    close(pretrain([cohort()], tmp_path / "run", SHARED), alone)
+
+
+def test_what_scans_decide_cannot_be_in_shards() -> None:
+    objective = new_objective(SHARED)
+    objective.truth = ("classes",)
+    with pytest.raises(Misuse, match="dino cannot be sharded"):
+        sharded(objective, Processes("cpu", 0, 2))
+    with pytest.raises(Misuse, match="a model in shards cannot be probed"):
+        replace(SHARED, shard=True, probe=ProbeSettings(labels="labels.csv"))
 
 
 def test_parts_of_a_step_add_up_to_it(tmp_path: Path) -> None:

@@ -8,33 +8,28 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from encoders.published import DINO_HEAD, VIT, cases, published_name, vit, volume, weight
+from encoders.published import cases, volume
 from numpy.testing import assert_allclose
+from pretraining.fm_hct import TOLERANCES, filled, pairs, published_dino, recorded, steps_of
 from pretraining.memory_cohort import MemoryCohort, heads
 
 from headct.encoders.windowing import apply_windows
 from headct.failure import Misuse
 from headct.pretraining import PretrainSettings, pretrain
-from headct.pretraining.loop import descend
-from headct.pretraining.objectives import Sight
-from headct.pretraining.objectives.dino import Dino, DinoSettings
-from headct.pretraining.objectives.objective import follow
+from headct.pretraining.objectives.dino import DinoSettings
 from headct.pretraining.published import (
     PADDED,
     SCAN,
     PublishedView,
-    along_axes,
     area,
     bent,
     draw_global,
     draw_local,
-    fill,
     published_clip,
     published_lr,
     published_momentum,
@@ -44,7 +39,7 @@ from headct.pretraining.published import (
     smoothing,
 )
 from headct.pretraining.schedules import cosine, ramp
-from headct.pretraining.views import Crops, Seen, ViewSettings
+from headct.pretraining.views import Crops
 
 
 @pytest.fixture(scope="module")
@@ -52,28 +47,7 @@ def fixtures(shared: Path) -> Path:
     return shared / "fixtures" / "fm-hct"
 
 
-def filled(image: torch.Tensor, view: PublishedView, shape: tuple[int, int, int]) -> torch.Tensor:
-    """One view of one image (C, X, Y, Z)."""
-    voxels = (image.shape[1], image.shape[2], image.shape[3])
-    seen = torch.full((len(image), *shape), torch.nan, dtype=image.dtype)
-    fill(seen, image, view, [matrices[0] for matrices in along_axes([view], voxels, shape)])
-    return seen
-
-
 # ------------------------------------------------------------------------------------------------------------- views
-
-
-def recorded(name: str, case: dict[str, Any]) -> PublishedView:
-    """The view that the published code drew; starts of local views are counted in the middle 192 voxels."""
-    within = 16 if name.startswith("local") else 0
-    return PublishedView(
-        start=tuple(start + within for start in case["crop_start"]),
-        edges=tuple(case["crop_size"]),
-        flipped=tuple(case.get("flip_axis0_axis1_axis2", (False, False, False))),
-        offset=case.get("shift") or 0.0,
-        sigma=case.get("smooth_sigma_xyz"),
-        gamma=case.get("gamma"),
-    )
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 0.01)])
@@ -226,108 +200,15 @@ def test_a_shape_without_a_name_is_refused() -> None:
 # ------------------------------------------------------------------------------------------------------- whole steps
 
 
-def their_name(ours: str) -> str:
-    """What a weight of a scorer is called in the published code."""
-    part, rest = ours.split(".", 1)
-    names, prefix = (VIT, "backbone.") if part == "encoder" else (DINO_HEAD, "head.")
-    return prefix + published_name(rest, names)
-
-
-def published_dino(case: dict[str, Any]) -> Dino:
-    """Student and teacher as that case starts them, each on its own."""
-    params = {
-        "img_size": 24,
-        "patch_size": 12,
-        "in_chans": 3,
-        "hidden_size": 48,
-        "mlp_dim": 96,
-        "num_layers": 2,
-        "num_heads": 4,
-        "pos_embed": "sincos",
-        "qkv_bias": True,
-        "num_register_tokens": case["registers"],
-    }
-    settings = DinoSettings(
-        prototypes=64,
-        hidden=32,
-        bottleneck=24,
-        batch_norm=False,
-        frozen_prototypes=case["freeze_last_layer_epochs"] / case["epochs"],
-    )
-    encoder = vit(params | {"pos_embed": "learnable"})  # published sines and cosines are trained as well
-    with torch.no_grad():
-        encoder.positions.table.copy_(vit(params).positions.table)
-    dino = Dino(encoder, settings, Sight(ViewSettings(), [(40, 80)])).train()
-    with torch.no_grad():
-        for name, scorer in (("student", dino.student), ("teacher", dino.teacher)):
-            for ours, parameter in scorer.named_parameters():
-                theirs = their_name(ours)
-                if not theirs.endswith("position_embeddings"):
-                    parameter.copy_(weight(f"{name}.{theirs}", tuple(parameter.shape)))
-                if case["zero_tokens"] and theirs.endswith(("cls_token", "register_tokens")):
-                    parameter.zero_()
-    return dino
-
-
-def norms(scorer: torch.nn.Module, order: list[str], *, gradients: bool = False) -> np.ndarray:
-    """Norms of weights, or of their gradients, in the published order; NaN where there are none."""
-    found = {}
-    for ours, parameter in scorer.named_parameters():
-        value = parameter.grad if gradients else parameter
-        found[their_name(ours)] = np.nan if value is None else value.detach().norm().item()
-    return np.array([found.get(name, np.nan) for name in order])
-
-
 @pytest.mark.parametrize("name", ["main", "clip_small", "zero_registers"])
 def test_whole_steps_equal_the_published_ones(fixtures: Path, name: str) -> None:
     case, published = cases(fixtures, "dino_train.npz")[name], np.load(fixtures / "dino_train.npz")
     dino = published_dino(case)
-    optimizer = published_optimizer(dino.student)
-    per_epoch, epochs, names = case["steps_per_epoch"], case["epochs"], case["param_names_in_order"]
-    steps = per_epoch * epochs
-    qkv_biases = np.array([entry.endswith("qkv.bias") for entry in names])
-    gain = names.index("head.last_layer.weight_g")  # fixed, and not among our weights
-
-    for step in range(steps):
-        views = [volume(f"crop{crop}_step{step}", [4, 3, 24, 24, 24]) for crop in range(4)]
-        seen = [Seen(view, torch.ones(4, 3), torch.zeros(())) for view in views]
-        temperature = published_temperature(step // per_epoch, 0.04, 0.07, warmup=2)
-        dino.settings = replace(dino.settings, teacher_temperature=(temperature, temperature))
-        loss, _ = dino.compared(seen[:2], seen[2:], step, steps)
-        loss.backward()
-        published_clip(dino.student.parameters(), case["grad_clip"])
-        dino.restrain(step, steps)
-        clipped = norms(dino.student, names, gradients=True)
-        lr = published_lr(step, steps, case["warmup_steps"], case["base_lr"], case["min_lr"])
-        decay = cosine(step, steps, 0.04, 0.4)
-        descend(optimizer, lr=lr, decay=decay, clip=float("inf"))
-        momentum = published_momentum(step % per_epoch, epochs, per_epoch, 0.994)
-        follow(dino.teacher, dino.student, momentum)
-
-        def same(ours: Any, key: str, at: int = step, **tolerance: float) -> None:
-            theirs = published[f"{name}/{key}"][at]
-            ours = ours.detach().numpy() if isinstance(ours, torch.Tensor) else ours
-            assert_allclose(np.reshape(ours, theirs.shape), theirs, err_msg=f"{name}/{key}, step {at}", **tolerance)
-
-        same(lr, "lr_used", rtol=1e-9, atol=1e-15)
-        same(decay, "wd_used", rtol=1e-9)
-        same(momentum, "momentum_used", rtol=1e-9)
-        same(loss, "loss", atol=5e-5, rtol=0)
-        dino.centre.move()
-        same(dino.centre.value, "center", atol=1e-6, rtol=0)
-        same(clipped, "grad_l2_after_clip", atol=1e-4, rtol=1e-3)
-        student, teacher = dino.student, dino.teacher
-        same(student.encoder.class_token, "student_cls_token", atol=5e-5, rtol=0)
-        same(student.encoder.register_tokens, "student_register_tokens", atol=5e-5, rtol=0)
-        same(student.encoder.positions.table[0, 3], "student_pos_embed_row3", atol=5e-5, rtol=0)
-        for who, scorer in (("student", student), ("teacher", teacher)):
-            rows = scorer.encoder.blocks[1].attention.qkv.weight[:4]
-            same(rows, f"{who}_block1_qkv_weight_rows0_3", atol=5e-5, rtol=0)
-            same(scorer.head.prototypes.weight[:4], f"{who}_weight_v_rows0_3", atol=5e-5, rtol=0)
-            theirs, ours = published[f"{name}/{who}_l2"][step], norms(scorer, names)
-            ours[gain] = theirs[gain]
-            assert_allclose(ours[~qkv_biases], theirs[~qkv_biases], atol=1e-4, rtol=0)
-            assert_allclose(ours[qkv_biases], theirs[qkv_biases], atol=3e-3, rtol=0)
+    for step, found in enumerate(steps_of(dino, case)):
+        for key, ours, theirs in pairs(found, published, name, step, case):
+            tolerance = {"rtol": 0, **TOLERANCES.get(key, {"atol": 5e-5})}
+            assert_allclose(ours, theirs, err_msg=f"{name}/{key}, step {step}", **tolerance)
+    assert step == case["steps_per_epoch"] * case["epochs"] - 1
     if case["zero_tokens"]:  # the defect: registers that start equal stay equal
         registers = dino.student.encoder.register_tokens[0]
         assert torch.equal(registers, registers[:1].expand_as(registers))

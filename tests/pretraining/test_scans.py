@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from pretraining.memory_cohort import MemoryCohort, heads
 
+from headct.cohort.ingest import ingest
 from headct.failure import Misuse
 from headct.preparing import recipes
 from headct.pretraining.scans import Scans, order
+from headct.virtual.phantom import Phantom
+from headct.writing import write_dicom
 
 
 @pytest.mark.parametrize("scans", [10, 7, 3])
@@ -78,3 +83,37 @@ def test_arrays_must_be_hu_of_one_shape() -> None:
     mixed = Scans([MemoryCohort([*heads(1), *heads(1, shape=(20, 28, 24))])])
     with pytest.raises(Misuse, match="has the shape"):
         mixed.load(0, "scan-1")
+
+
+class Tilted(MemoryCohort):
+    """Three scans: tilted, of an older table, and stored with its first axis towards the left."""
+
+    @property
+    def scans(self) -> pd.DataFrame:  # type: ignore[override]
+        return super().scans.assign(slice_normal=[[0.6, 0.0, 0.8], None, [0.6, 0.0, 0.8]])
+
+    def affine(self, scan_id: str) -> np.ndarray:
+        return np.diag([-2.0 if scan_id == "scan-2" else 2.0, 2.0, 2.0, 1.0])
+
+
+def test_normals_of_slices_are_told_in_the_axes_of_the_array() -> None:
+    scans = Scans([Tilted(heads(3)), MemoryCohort(heads(1), name="older")])
+    found = [scans.load(case.cohort, case.scan_id).normal.tolist() for case in scans.cases]
+    assert found == [[0.6, 0.0, 0.8], [0.0, 0.0, 0.0], [-0.6, 0.0, 0.8], [0.0, 0.0, 0.0]]
+
+
+def test_a_cohort_keeps_the_normal_of_tilted_slices(tmp_path: Path) -> None:
+    upright, tilted = (
+        Phantom(1).scan(slices=30, rows=96, cols=96, pixel_mm=2.4),
+        Phantom(1).scan(slices=30, rows=96, cols=96, pixel_mm=2.4, tilt_deg=20.0),
+    )
+    for number, scan in enumerate((upright, tilted)):
+        write_dicom(scan, tmp_path / "in" / str(number))
+    ingest([tmp_path / "in"], tmp_path / "cohort", workers=1, key=tmp_path / "key")
+    scans = Scans([tmp_path / "cohort"])
+    by_tilt = scans.cohorts[0].scans.set_index("scan_id")["tilt_deg"]
+    for case in scans.cases:
+        normal = scans.load(case.cohort, case.scan_id).normal
+        turned = by_tilt[case.scan_id] > 10
+        np.testing.assert_allclose(abs(normal), abs(tilted.normal if turned else upright.normal), atol=1e-4)
+        assert np.sign(normal[1] * normal[2]) == (np.sign(tilted.normal[1] * tilted.normal[2]) if turned else 0)

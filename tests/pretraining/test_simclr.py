@@ -10,12 +10,12 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_allclose
+from pretraining.ct_fm import PUBLISHED, apart, published_loss
 from pretraining.memory_cohort import MemoryCohort, heads
 from torch import Tensor
 
@@ -59,11 +59,6 @@ def loop(views: np.ndarray, overlaps: np.ndarray, temperature: float) -> float:
     return float(np.mean(losses))
 
 
-def apart(views: Tensor) -> Tensor:
-    """The overlaps of crops of which none overlaps with another."""
-    return torch.eye(len(views), dtype=views.dtype).expand(views.shape[2], -1, -1)
-
-
 def drawn(crops: int = 4, scans: int = 3, features: int = 5, seed: int = 0) -> tuple[Tensor, Tensor]:
     """Vectors, and overlaps among which are crops that are apart and crops that are one."""
     generator = np.random.default_rng(seed)
@@ -76,35 +71,17 @@ def drawn(crops: int = 4, scans: int = 3, features: int = 5, seed: int = 0) -> t
     return torch.from_numpy(views), torch.from_numpy(overlaps)
 
 
-PUBLISHED: dict[str, tuple[str, float, dict[str, Any]]] = {
-    "T0.1": ("emb_5crops_3scans_8d", 0.1, {}),
-    "T0.5": ("emb_5crops_3scans_8d", 0.5, {}),
-    "first_crop_only": ("emb_5crops_3scans_8d", 0.1, {"first_crop_only": True}),
-    "variance_weight_0.3": ("emb_5crops_3scans_8d", 0.1, {"variance_weight": 0.3}),
-    "single_crop": ("emb_1crop_3scans_8d", 0.1, {}),
-    "identical_crops": ("emb_identical_crops", 0.1, {}),
-    "published_shape_15x2x4x128": ("emb_15crops_4scans_128d_float16", 0.1, {}),
-    "symmetrised": ("emb_5crops_3scans_8d", 0.1, {"symmetric": True}),
-}
-
-
 @pytest.mark.parametrize("case", PUBLISHED)
 def test_loss_and_gradients_equal_the_published_ones(shared: Path, case: str) -> None:
     folder = shared / "fixtures" / "ct-fm"
     arrays = np.load(folder / "losses_and_schedules.npz")
     info = json.loads((folder / "manifest.json").read_text())["files"]["losses_and_schedules.npz"]["info"]
-    name, temperature, options = PUBLISHED[case]
-    views = torch.from_numpy(arrays[name].astype(np.float32)).requires_grad_()
-    share = options.get("variance_weight", 0.0)
-    which = {"symmetric": False, **{key: value for key, value in options.items() if key != "variance_weight"}}
-    loss = (1 - share) * intra_sample(views, apart(views), **which).losses(temperature).mean()
-    loss = loss + share * variance_loss(views)
-    loss.backward()
+    views, loss = published_loss(case, arrays)
     assert loss.item() == pytest.approx(info[f"intrasample_ntxent/{case}"]["value"], abs=1e-5)
     gradients = f"intrasample_ntxent/{case}/grad0"
     if gradients in arrays:
         assert_allclose(views.grad.numpy(), arrays[gradients], atol=1e-5)
-    assert np.array_equal(views.detach().numpy(), arrays[name].astype(np.float32))  # not overwritten
+    assert np.array_equal(views.detach().numpy(), arrays[PUBLISHED[case][0]].astype(np.float32))  # not overwritten
 
 
 def test_settings_of_the_published_run_give_its_loss(shared: Path) -> None:
@@ -285,3 +262,23 @@ def test_settings_are_read_again_and_what_cannot_be_is_refused() -> None:
         replace(SMALL, crops=replace(SMALL.crops, views=1))
     with pytest.raises(Misuse, match="view_edge must rise"):
         replace(SMALL, view_edge=(0.5, 1.5))
+
+
+@pytest.mark.slow
+def test_a_whole_run_learns_which_views_are_of_one_place(tmp_path: Path) -> None:
+    """Of the 7 other views of its scan one is right, so chance is 1/7; the untrained network does better than that."""
+    settings = PretrainSettings(
+        steps=60,
+        batch=8,
+        lr=3e-3,
+        encoder_settings=TINY,
+        objectives={"simclr": SMALL},
+        save_every=1000,
+        device="cpu",
+    )
+    run = pretrain([MemoryCohort(heads(16))], tmp_path / "run", settings)
+    matched, loss = run.history["matched"], run.history["loss"]
+    first, last = matched[:5].mean(), matched[-10:].mean()
+    assert last > max(2.5 / 7, first + 0.1)
+    assert loss[-10:].mean() < loss[:5].mean() - 0.25
+    assert not run.stopped

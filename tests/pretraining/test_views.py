@@ -29,6 +29,7 @@ from headct.pretraining.views import (
     head_box,
     rescanned,
     see,
+    slabs,
     windowed,
 )
 
@@ -219,6 +220,61 @@ def test_kernels_and_slices_equal_scipys() -> None:
     assert_allclose(thick, uniform_filter1d(hu[0].numpy(), 3, axis=2, mode="nearest"), atol=1e-3)
     partly = rescanned(hu, [view(slice_mm=4.0)])[0].numpy()  # half of either neighbour
     assert_allclose(partly, convolve1d(hu[0].numpy(), [0.25, 0.5, 0.25], axis=2, mode="nearest"), atol=1e-3)
+
+
+def tilted(degrees: float) -> np.ndarray:
+    """The normal of slices whose gantry is tilted: turned about the patient's left-right axis."""
+    return np.array([0.0, -np.sin(np.radians(degrees)), np.cos(np.radians(degrees))])
+
+
+def wall(along: np.ndarray, width: float = 3.0, n: int = 41) -> torch.Tensor:
+    """HU (1, n, n, n) that rise smoothly across a plane through the middle, whose normal is `along`."""
+    places = np.stack(np.meshgrid(*[np.arange(n) - n // 2] * 3, indexing="ij"), axis=-1)
+    return torch.from_numpy(100 * np.tanh(places @ along / width))[None].float()
+
+
+INNER = (slice(None), *[slice(10, -10)] * 3)
+
+
+@pytest.mark.parametrize("degrees", [-25.0, 12.0, 20.0])
+def test_slices_are_averaged_across_a_tilted_gantry(degrees: float) -> None:
+    """A wall that stands on tilted slices stays as sharp as it was; averaged along z it would be blurred.
+
+    And one that lies in the slice is averaged as if nothing were tilted.
+    """
+    normal, thick = tilted(degrees), [view(slice_mm=16.0)]  # 8 voxels of 2 mm
+    across = np.cross(normal, [1.0, 0.0, 0.0])
+    standing = wall(across)
+    true, along_z = rescanned(standing, thick, normal[None]), rescanned(standing, thick)
+    assert (true - standing)[INNER].abs().max() < 0.1
+    assert (along_z - standing)[INNER].abs().max() > 0.9
+    lying, upright = rescanned(wall(normal), thick, normal[None]), rescanned(wall(np.array([0, 0, 1.0])), thick)
+    assert lying[0, 20, 20, 20].item() == pytest.approx(0, abs=0.1)
+    slope, straight = (float(hu[0, 20, 20, 21] - hu[0, 20, 20, 19]) / 2 for hu in (lying, upright))
+    assert slope / np.cos(np.radians(degrees)) == pytest.approx(straight, rel=0.01)
+
+
+def test_a_turned_or_mirrored_view_averages_along_the_same_slices() -> None:
+    normal = tilted(15.0)
+    plain = Crops(views=1, shape=(31, 31, 31), edge_mm=(62.0, 62.0), overhang=0.0)
+    hu = wall(np.cross(normal, [1.0, 0.0, 0.0]))
+    for changes in ({"angles_deg": (-10.0, -8.0, 30.0)}, {"angles_deg": (-10.0, 12.0, 25.0), "mirrored": True}):
+        seen = [view(centre_mm=(40.0, 40.0, 40.0), slice_mm=16.0, **changes)]
+        before = crop(hu, seen, plain, (2.0, 2.0, 2.0))
+        # the crop's own linear interpolation leaves ripples, which a mean takes away
+        assert (rescanned(before, seen, normal[None]) - before)[INNER].abs().max() < 0.8
+        assert (rescanned(before, seen) - before)[INNER].abs().max() > 2.5
+
+
+def test_taps_along_an_axis_are_those_of_a_mean() -> None:
+    for axis in range(3):
+        taps = slabs([view(slice_mm=8.0)], np.eye(3)[axis][None])[0]  # 4 voxels
+        assert taps.shape == tuple(5 if other == axis else 1 for other in range(3))
+        assert taps.ravel().tolist() == pytest.approx([0.125, 0.25, 0.25, 0.25, 0.125])
+    both = slabs([view(slice_mm=8.0), view(slice_mm=14.0)], np.stack([tilted(20.0), np.zeros(3)]))
+    assert both.sum(axis=(1, 2, 3)).tolist() == pytest.approx([1.0, 1.0])
+    assert both[1, 0, both.shape[2] // 2].tolist() == pytest.approx([1 / 7] * 7)  # not known: the third axis
+    assert np.allclose(both, both[:, ::-1, ::-1, ::-1])  # nothing is moved
 
 
 def test_a_mirrored_view_shows_the_other_side() -> None:

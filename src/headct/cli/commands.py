@@ -30,6 +30,14 @@ COMMANDS: Mapping[str, Command] = MappingProxyType(
         "demo": Command("headct.cli.demo:demo", "The whole way, on virtual patients or your own scans, to one page."),
         "doctor": Command("headct.cli.doctor:doctor", "What works on this machine, and what to install for the rest."),
         "ingest": Command("headct.cli.ingest:ingest", "Files, folders and archives to a cohort."),
+        "datasets": Command(
+            "headct.cli.datasets:datasets",
+            "Public sets as downloaded to cohort, labels and splits.",
+            parts={
+                "show": Command("headct.cli.datasets:show", "What is known about one set."),
+                "prepare": Command("headct.cli.datasets:prepare", "A set as downloaded to cohort, labels and splits."),
+            },
+        ),
         "qc": Command("headct.cli.qc:qc", "A page of slices, rejections and histograms of a cohort."),
         "simulate": Command("headct.cli.simulate:simulate", "Virtual patients to files or to a cohort."),
         "pretrain": Command("headct.cli.pretrain:pretrain", "Cohorts to a run with a checkpoint."),
@@ -39,6 +47,9 @@ COMMANDS: Mapping[str, Command] = MappingProxyType(
             parts={"show": Command("headct.cli.models:show", "What is known about one model.")},
         ),
         "embed": Command("headct.cli.embed:embed", "Scans or a cohort to vectors."),
+        "adapt": Command("headct.cli.adapt:adapt", "Few labels to a detector."),
+        "predict": Command("headct.cli.predict:predict", "Scans to probabilities of findings, with reasons to doubt."),
+        "evaluate": Command("headct.cli.evaluate:evaluate", "Predictions and labels to numbers with intervals."),
         "export": Command("headct.cli.export:export", "A model for the Hub, or as a graph that is faster on a CPU."),
     }
 )

@@ -47,6 +47,12 @@ def pretrain(
     continue_from: Annotated[
         str | None, typer.Option("--continue-from", metavar="MODEL", help="Go on with the weights of a model.")
     ] = None,
+    shard: Annotated[
+        bool, typer.Option("--shard", help="Cut the weights over all processes (FSDP2), for large encoders.")
+    ] = False,
+    track: Annotated[
+        str | None, typer.Option("--track", metavar="NAME", help="Also write to mlflow or wandb, on this machine.")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what the run would take, and write nothing.")] = False,
 ) -> None:
     """Train an encoder on scans without labels; the run ends with a checkpoint folder.
@@ -76,6 +82,8 @@ def pretrain(
         "seed": seed,
         "precision": precision,
         "continue_from": continue_from,
+        "shard": shard or None,
+        "track": track,
     }
     settings = pretraining.settings_for(config, objective=objective, **given)
     first = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun starts, one speaks

@@ -36,6 +36,7 @@ SCANS = pa.schema(
         ("gap_max_mm", pa.float64()),
         ("thickness_mm", pa.float64()),
         ("tilt_deg", pa.float64()),
+        ("slice_normal", pa.list_(pa.float64(), 3)),  # RAS, unit length
         ("coverage", pa.float64()),  # share of the brain; empty where the recipe does not look for a head
         ("transfer_syntax", pa.string()),
         ("decoder", pa.string()),

@@ -145,6 +145,7 @@ def scan_row(scan: Scan, prepared: Prepared, site: str) -> dict[str, Any]:
         "gap_max_mm": float(gaps_mm.max()) if known else None,
         "thickness_mm": scan.thickness_mm if math.isfinite(scan.thickness_mm) and scan.thickness_mm > 0 else None,
         "tilt_deg": scan.tilt_deg,
+        "slice_normal": [float(value) for value in scan.normal],
         "coverage": prepared.coverage,
         "transfer_syntax": header.transfer_syntax,
         "decoder": header.decoder,

@@ -6,12 +6,12 @@ import hashlib
 import json
 import os
 from collections import Counter, deque
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -29,6 +29,8 @@ Inputs = Input | Iterable[Input]
 
 COHORT_FILE = "cohort.json"
 IDS = ("scan_id", "patient_id", "study_id", "series_id")
+TRAITS = ("flags", "thickness_mm", "coverage", "manufacturer", "contrast")
+"""What else is told of a scan, as in a cohort's table: by it a reader may doubt what is made of its vector."""
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -52,6 +54,7 @@ class Ready:
     array: np.ndarray  # as the recipe makes it
     affine: np.ndarray  # (4, 4), voxel to RAS mm
     files: tuple[str, ...] = ()  # names of those it was read from, where this call has read it
+    traits: Mapping[str, Any] = field(default_factory=dict)  # by `TRAITS`
 
     @property
     def spacing_mm(self) -> np.ndarray:
@@ -167,9 +170,10 @@ def _jobs_of_cohort(cohort: Cohort, index: int, reading: Reading) -> Iterator[Jo
     scans = cohort.scans
     wanted = (*IDS, "crc32")
     columns = [scans[name].fillna("").astype(str) if name in scans else [""] * len(scans) for name in wanted]
-    for *ids, crc32 in zip(*columns, strict=True):
+    traits = scans[[name for name in TRAITS if name in scans]].to_dict("records")
+    for *ids, crc32, known in zip(*columns, traits, strict=True):
         name = _digest("cohort", _place(cohort), ids[0], crc32)
-        run = partial(_from_cohort, cohort, dict(zip(IDS, ids, strict=True)))
+        run = partial(_from_cohort, cohort, dict(zip(IDS, ids, strict=True)), known)
         yield Job(name, index, run, of_cohort=True, scan_id=ids[0])
 
 
@@ -247,8 +251,9 @@ def _digest(*parts: str) -> str:
     return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 
-def _from_cohort(cohort: Cohort, ids: dict[str, str]) -> Items:
-    return (Ready(ids, cohort.array(ids["scan_id"]), cohort.affine(ids["scan_id"])),)
+def _from_cohort(cohort: Cohort, ids: dict[str, str], traits: Mapping[Hashable, Any]) -> Items:
+    known = {str(name): value for name, value in traits.items()}
+    return (Ready(ids, cohort.array(ids["scan_id"]), cohort.affine(ids["scan_id"]), traits=known),)
 
 
 def _from_volume(volume: Volume, pseudonyms: Pseudonyms, reading: Reading) -> Items:
@@ -270,7 +275,8 @@ def _from_scan(scan: Scan, name: str, reading: Reading, files: tuple[str, ...] =
         return (Refused(prepared, name),)
     header = scan.header
     ids = dict(zip(IDS, (name, header.patient_id, header.study_id, header.series_id), strict=True))
-    return (Ready(ids, prepared.array, prepared.affine, files),)
+    told = (header.flags, scan.thickness_mm, prepared.coverage, header.manufacturer, header.contrast)
+    return (Ready(ids, prepared.array, prepared.affine, files, dict(zip(TRAITS, told, strict=True))),)
 
 
 def _refuse(rejection: Rejection) -> Items:

@@ -133,4 +133,5 @@ def _assembled(scans: Scans, objective: Objective, items: Sequence[_Item]) -> Ba
         classes=truth("classes"),
         template_mm=truth("template_mm"),
         draws=[item.draw for item in items],
+        normals=np.stack([row.normal for row in rows]),
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -27,15 +27,18 @@ from headct.pretraining.feed import Order
 from headct.pretraining.interruption import Interruption
 from headct.pretraining.monitors import Monitors
 from headct.pretraining.objectives import Mixture, Objective, Watched
-from headct.pretraining.plan import Plan, made_to_fit, plan, seconds_a_step
+from headct.pretraining.plan import Plan, made_to_fit, plan, seconds_a_step, work_of_step
 from headct.pretraining.probe import probe_of
 from headct.pretraining.processes import Processes, joined
 from headct.pretraining.report import page_of
 from headct.pretraining.runs import RunFolder, write_checkpoint
 from headct.pretraining.scans import Scans
 from headct.pretraining.schedules import cosine, warm_cosine
-from headct.pretraining.settings import PretrainSettings
+from headct.pretraining.settings import PretrainSettings, to_pairs
+from headct.pretraining.sharding import gradients_summed, load_optimizer, load_weights, sharded, whole
+from headct.pretraining.speed import Pace
 from headct.pretraining.step import autocast, descend, feed_of, kept_random, new_objective, new_optimizer, order_of
+from headct.pretraining.tracking import Trackers, check_installed
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -76,29 +79,34 @@ def pretrain(
 
 
 def _pretrain(scans: Scans, run: RunFolder, settings: PretrainSettings, processes: Processes, say: Say) -> Run:
+    check_installed(settings.track)
     begun = run.begun_with(settings)
     origin = checkpoints.load(settings.continue_from) if settings.continue_from and not run.has_state else None
     if begun is None:
         if origin is not None:
             settings = _taken_over(settings, origin, say)
         settings = _planned(settings, scans, processes, say)
-    elif settings.memory_gb is not None:  # it may go on on a smaller machine, or on fewer
-        settings, reason = made_to_fit(replace(begun, memory_gb=settings.memory_gb), scans, processes)
-        say(reason)
     else:
-        settings = begun
+        memory_gb, settings = settings.memory_gb, replace(begun, shard=settings.shard, track=settings.track)
+        if memory_gb is not None:  # it may go on on a smaller machine, or on fewer
+            settings, reason = made_to_fit(replace(settings, memory_gb=memory_gb), scans, processes)
+            say(reason)
     objective = new_objective(settings, processes.device, origin.encoder if origin else None)
     scans.check(objective.partners, objective.truth)
+    if settings.shard and processes.ranks > 1:
+        sharded(objective, processes)
     processes.wait()  # until all have looked whether the run was begun
     if processes.first and begun is None:
         run.begin(settings)
     steps = settings.steps or 0
     optimizer = new_optimizer(objective)
     monitors = Monitors(warm=int(settings.warmup * steps))
-    start = _restore(run, objective, optimizer, monitors, scans, processes, say)
+    start, flops = _restore(run, objective, optimizer, monitors, scans, processes, say)
     if processes.first:
         run.keep_history_before(start)
     say(_begins(settings, objective, scans, processes, start))
+    if flops is None and start < steps:
+        flops = work_of_step(settings, scans, processes)[1]
 
     model = _spread(objective, processes)
     feed = feed_of(scans, objective, settings, processes, range(start, steps))
@@ -107,7 +115,10 @@ def _pretrain(scans: Scans, run: RunFolder, settings: PretrainSettings, processe
     windows = list(settings.windows.values())
     probe = probe_of(settings.probe, scans, windows, settings.seed) if settings.probe and processes.first else None
     look_every = LOOK_EVERY if processes.device.startswith("cuda") else 1
-    log = _Log(run, monitors, processes, order_of(scans, settings, processes), scans, say)
+    pace = Pace((flops or 0.0) / processes.ranks, processes.device, settings.precision)
+    followed = processes.first and start < steps
+    trackers = Trackers(run.path, settings.track, to_pairs(settings), start, say) if followed else None
+    log = _Log(run, monitors, processes, order_of(scans, settings, processes), scans, pace, trackers, say)
     with contextlib.closing(feed), log, Interruption() as interruption:
         for step in range(start, steps):
             lr = warm_cosine(step, steps, int(settings.warmup * steps), settings.lr, settings.lr_end)
@@ -141,8 +152,9 @@ def _pretrain(scans: Scans, run: RunFolder, settings: PretrainSettings, processe
                 break
             asked = processes.any(interruption.asked)
             if due or last or asked or processes.agreed(now_s - saved_s) > SAVE_EVERY_S:
+                state = _state(objective, optimizer, monitors, scans, flops, processes)
                 if processes.first:
-                    run.save_state(step + 1, _state(objective, optimizer, monitors, scans), settings.keep, say)
+                    run.save_state(step + 1, state, settings.keep, say)
                 saved_s = now_s
             if asked:  # in any process: the others would wait for it for ever
                 raise KeyboardInterrupt
@@ -151,25 +163,34 @@ def _pretrain(scans: Scans, run: RunFolder, settings: PretrainSettings, processe
                 say(_line(step, start, steps, log.latest, now_s - begun_s, settings.batch))
     if stopped:
         say(stopped)
-    if processes.first and (start < steps or not run.checkpoint.exists()):
-        _finish(run, objective, settings, scans, stopped)
+    if start < steps or processes.agreed(run.checkpoint.exists()) == 0:
+        weights = whole(objective.encoder.state_dict(), processes)
+        if processes.first:
+            _finish(run, objective, weights, settings, scans, stopped)
     processes.wait()
     return Run(run.checkpoint, run.history(), settings, stopped)
 
 
-def _finish(run: RunFolder, objective: Mixture, settings: PretrainSettings, scans: Scans, stopped: str) -> None:
+def _finish(
+    run: RunFolder,
+    objective: Mixture,
+    weights: Mapping[str, Tensor],
+    settings: PretrainSettings,
+    scans: Scans,
+    stopped: str,
+) -> None:
     """What is left behind for people, then the checkpoint, by which a run is known to have ended."""
     history = run.history()
     run.write_history(history)
     page_of(history, settings, scans.provenance, stopped, uses_findings=objective.uses_findings).write(
         run.path / "report.html"
     )
-    write_checkpoint(run, objective, settings, scans, stopped)
+    write_checkpoint(run, objective, weights, settings, scans, stopped)
 
 
 def _spread(objective: Mixture, processes: Processes) -> nn.Module:
     """The objective, with gradients averaged over all processes."""
-    if processes.ranks == 1:
+    if processes.ranks == 1 or gradients_summed(objective, now=True):
         return objective
     if processes.device.startswith("cuda"):
         nn.SyncBatchNorm.convert_sync_batchnorm(objective)  # type: ignore[no-untyped-call]
@@ -184,6 +205,8 @@ def _mean(parts: Sequence[Watched]) -> Watched:
 
 def _together(model: nn.Module, *, last: bool) -> contextlib.AbstractContextManager[Any]:
     """Gradients are averaged over processes once a step, after its last part."""
+    if gradients_summed(model, now=last):
+        return contextlib.nullcontext()
     if isinstance(model, DistributedDataParallel) and not last:
         return model.no_sync()
     return contextlib.nullcontext()
@@ -259,10 +282,19 @@ class _Log:
     """The numbers of the steps: kept on the device until they are looked at, then written down and monitored."""
 
     def __init__(
-        self, run: RunFolder, monitors: Monitors, processes: Processes, order: Order, scans: Scans, say: Say
+        self,
+        run: RunFolder,
+        monitors: Monitors,
+        processes: Processes,
+        order: Order,
+        scans: Scans,
+        pace: Pace,
+        trackers: Trackers | None,
+        say: Say,
     ) -> None:
         self.say = say
         self.run, self.monitors, self.processes, self.order, self.scans = run, monitors, processes, order, scans
+        self.pace, self.trackers = pace, trackers
         self.latest: dict[str, float] = {}
         self._waiting: list[tuple[dict[str, Any], list[str], Tensor]] = []
 
@@ -271,6 +303,8 @@ class _Log:
 
     def __exit__(self, *error: object) -> None:
         self.run.close_history()
+        if self.trackers is not None:
+            self.trackers.close()
 
     def note(self, step: int, watched: dict[str, Tensor], **values: float) -> None:
         """Keep the numbers of a step."""
@@ -290,12 +324,15 @@ class _Log:
         if not waiting:
             return ""
         numbers = self.processes.mean(torch.stack([stacked for _, _, stacked in waiting])).tolist()
+        rates = self.pace.of(len(waiting))  # the device has come to the end of these steps
         for (row, names, _), of_step in zip(waiting, numbers, strict=True):
             values = dict(zip(names, of_step, strict=True))
             stopped = self.monitors.see(row["step"], values, partial(self._scan_ids, row["step"]))
             self.latest = values
-            if self.processes.first:
-                self.run.add_to_history({**row, **values}, self.say)
+            if self.trackers is not None:
+                written = {**row, **values, **rates}
+                self.run.add_to_history(written, self.say)
+                self.trackers.note(row["step"], {name: value for name, value in written.items() if name != "step"})
             if stopped:
                 return stopped
         return ""
@@ -309,10 +346,19 @@ class _Log:
         return [case.scan_id for case in cases]
 
 
-def _state(objective: nn.Module, optimizer: torch.optim.Optimizer, monitors: Monitors, scans: Scans) -> dict[str, Any]:
+def _state(
+    objective: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    monitors: Monitors,
+    scans: Scans,
+    flops: float | None,
+    processes: Processes,
+) -> dict[str, Any]:
+    """All that the next step depends on; every process must ask for it, for each may have a share of the weights."""
     return {
-        "objective": objective.state_dict(),
-        "optimizer": optimizer.state_dict(),
+        "objective": whole(objective.state_dict(), processes),
+        "optimizer": whole(optimizer.state_dict(), processes),
+        "flops": flops,
         "monitors": dict(monitors.seen),
         "scans": scans.provenance,
         "threads": torch.get_num_threads(),
@@ -327,15 +373,15 @@ def _restore(
     scans: Scans,
     processes: Processes,
     say: Say,
-) -> int:
-    """Fill everything from the saved state, if there is one; returns the step to take next.
+) -> tuple[int, float | None]:
+    """Fill everything from the saved state, if there is one; returns the step to take next, and what one works.
 
     The first process chooses the state; another one that cannot read it fails.
     """
     state = run.load_state(say) if processes.first else None
     step = round(processes.agreed(-1 if state is None else state["step"]))
     if step < 0:
-        return 0
+        return 0, None
     if state is None:
         state = run.state_of(step)
     if state["scans"] != scans.provenance:
@@ -346,10 +392,10 @@ def _restore(
         )
     if state["threads"] != torch.get_num_threads():
         say(f"begun with {state['threads']} threads, now {torch.get_num_threads()}: the last bits may differ")
-    objective.load_state_dict(state["objective"])
-    optimizer.load_state_dict(state["optimizer"])
+    load_weights(objective, state["objective"])
+    load_optimizer(optimizer, state["optimizer"])
     monitors.seen = dict(state["monitors"])
-    return int(state["step"])
+    return int(state["step"]), state.get("flops")
 
 
 def _begins(settings: PretrainSettings, objective: Objective, scans: Scans, processes: Processes, start: int) -> str:

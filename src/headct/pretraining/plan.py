@@ -12,8 +12,6 @@ from itertools import islice
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
 from headct.encoders import Encoder, Features, build
 from headct.encoders.anatomy import AnatomyEncoder
@@ -24,16 +22,14 @@ from headct.pretraining.objectives import Batch, Mixture
 from headct.pretraining.processes import Processes
 from headct.pretraining.scans import Scans
 from headct.pretraining.settings import PretrainSettings
-from headct.pretraining.step import autocast, descend, feed_of, new_objective, new_optimizer, order_of
+from headct.pretraining.speed import operations, peak_of
+from headct.pretraining.step import autocast, descend, feed_of, kept_random, new_objective, new_optimizer, order_of
 
 SMALL, LARGE = 2, 4
 """Scans on which memory is measured; it grows in proportion from one to the other."""
 
 KEPT_BACK = 0.1
 """Share of a memory that is left to the device's own needs and to gaps between tensors."""
-
-PEAK_FLOPS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12}
-"""Dense bfloat16 operations a second that the vendor states, by a part of the device's name."""
 
 
 @dataclass(frozen=True)
@@ -71,8 +67,9 @@ class Plan:
         ]
         if on_gpu:
             lines.append(f"{self.seconds * self.processes / 3600:.1f} GPU-hours")
-        if (share := utilisation(self.flops / self.processes / self.step_s, self.device)) is not None:
-            lines.append(f"{share:.0%} of the device's peak in bfloat16")
+        if (peak := peak_of(self.device, settings.precision)) is not None:
+            share = self.flops / self.processes / self.step_s / peak
+            lines.append(f"{share:.0%} of the device's peak in {settings.precision}")
         return lines
 
 
@@ -82,15 +79,6 @@ def duration(seconds: float) -> str:
         if seconds >= 2 * size:
             return f"{seconds / size:.1f} {unit}"
     return f"{seconds:.0f} s"
-
-
-def utilisation(flops_a_second: float, device: str) -> float | None:
-    """Share of the device's peak (model FLOP utilisation), where its peak is known."""
-    if not device.startswith("cuda"):
-        return None
-    name = torch.cuda.get_device_name(device)
-    peak = next((value for part, value in PEAK_FLOPS.items() if part in name), None)
-    return None if peak is None else flops_a_second / peak
 
 
 def made_to_fit(settings: PretrainSettings, scans: Scans, processes: Processes) -> tuple[PretrainSettings, str]:
@@ -190,17 +178,17 @@ def plan(settings: PretrainSettings, scans: Scans, processes: Processes, measure
     part = settings.batch // settings.accumulate // processes.ranks
     memory_bytes = growth_of(settings, scans, processes)(part)
     memory_bytes += _gradients_kept(settings, processes, settings.accumulate)
-    objective = new_objective(settings, processes.device)
-    batch = _batch(settings, scans, processes, objective, min(SMALL, part))
-    tokens, flops = arithmetic(settings, objective, batch, processes.device)
+    tokens, flops = work_of_step(settings, scans, processes)
+    with torch.device("meta"):
+        encoder = build(settings.encoder, **settings.encoder_settings)
     return Plan(
         settings=settings,
         scans=len(scans),
         processes=processes.ranks,
         device=processes.device,
-        weights=sum(weight.numel() for weight in objective.encoder.parameters()),
-        tokens=round(tokens * settings.batch / len(batch.draws)),
-        flops=flops * settings.batch / len(batch.draws),
+        weights=sum(weight.numel() for weight in encoder.parameters()),
+        tokens=tokens,
+        flops=flops,
         memory_bytes=round(memory_bytes),
         step_s=seconds_a_step(settings, scans, processes, measured),
     )
@@ -222,6 +210,21 @@ def seconds_a_step(settings: PretrainSettings, scans: Scans, processes: Processe
     return statistics.median(taken_s[1:])
 
 
+def work_of_step(settings: PretrainSettings, scans: Scans, processes: Processes) -> tuple[int, float]:
+    """Tokens and operations of a whole step of all processes, counted once on two scans that are then forgotten.
+
+    What `recompute` works out twice counts once.
+    """
+    plain = replace(settings, compile=False, recompute=False)
+    part = settings.batch // settings.accumulate // processes.ranks
+    with kept_random(processes.device):
+        objective = new_objective(plain, processes.device)
+        batch = _batch(plain, scans, processes, objective, min(SMALL, part))
+        tokens, flops = arithmetic(plain, objective, batch, processes.device)
+    times = settings.batch / len(batch.draws)
+    return round(tokens * times), flops * times
+
+
 def arithmetic(settings: PretrainSettings, objective: Mixture, batch: Batch, device: str) -> tuple[int, float]:
     """Tokens that go through encoders, and operations, in one step on a batch; multiplied and added counts two."""
     tokens = 0
@@ -233,13 +236,16 @@ def arithmetic(settings: PretrainSettings, objective: Mixture, batch: Batch, dev
             tokens += seen.shape[0] * seen.shape[1]
 
     hooks = [module.register_forward_hook(count) for module in _counted(objective)]
-    counter = FlopCounterMode(display=False)
-    with counter, sdpa_kernel(SDPBackend.MATH), autocast(settings, device):  # fused attention is not counted
-        loss, _ = objective(batch, 0, 1000)
+
+    def once() -> None:
+        with autocast(settings, device):
+            loss, _ = objective(batch, 0, 1000)
         loss.backward()
+
+    flops = operations(once)
     for hook in hooks:
         hook.remove()
-    return tokens, float(counter.get_total_flops())
+    return tokens, flops
 
 
 def _counted(objective: Mixture) -> list[nn.Module]:

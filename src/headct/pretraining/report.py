@@ -29,7 +29,7 @@ CAPTIONS: Mapping[str, str] = {
 }
 """What the commonest numbers mean; others stand under their own name."""
 
-LEFT_OUT = {"step", "step_s", "data_s", "decay"}
+LEFT_OUT = {"step", "step_s", "data_s", "decay", "tflop_s", "mfu", "memory_gb"}
 POINTS = 400
 """A curve is drawn through so many means at most."""
 
@@ -59,7 +59,8 @@ def page_of(
             ),
             Section(
                 title="Speed",
-                lead="Waiting is the share of the time in which a step was ready before its scans were.",
+                lead="Waiting is the share of the time in which a step was ready before its scans were. Operations are "
+                "those of the model, counted once; memory is that of tensors on a GPU, of the whole process on a CPU.",
                 body=pairs(speed(history, settings), "Speed of this run"),
             ),
             Section(
@@ -107,14 +108,26 @@ def ends(values: np.ndarray) -> tuple[float, float]:
 
 
 def speed(history: pd.DataFrame, settings: PretrainSettings) -> dict[str, object]:
-    """How long steps took, and what they waited for."""
+    """How long steps took, what they waited for, and what they made of the device."""
     step_s, data_s = history["step_s"].to_numpy(), history["data_s"].to_numpy()
-    return {
+    said: dict[str, object] = {
         "in all": duration(float(step_s.sum())),
         "a step, median": f"{np.median(step_s):.3f} s",
         "scans a second": f"{settings.batch / step_s.mean():.1f}",
         "waiting for data": f"{data_s.sum() / step_s.sum():.1%}",
     }
+    if "tflop_s" in history:
+        said["of the model, a process"] = f"{_rate(history['tflop_s']):.3g} TFLOP/s"
+    if "mfu" in history:
+        said["of the device's peak"] = f"{_rate(history['mfu']):.1%}"
+    if "memory_gb" in history:
+        said["memory at most"] = f"{history['memory_gb'].max():.2f} GB"
+    return said
+
+
+def _rate(rates: pd.Series) -> float:
+    """The rate over all steps that have one: every step is as much work, so times are added and not rates."""
+    return float(1 / (1 / rates.dropna()).mean())
 
 
 def _curve(history: pd.DataFrame, name: str) -> Markup:

@@ -3,8 +3,8 @@
 run/
   settings.toml   the resolved settings; `--config` repeats them
   states/         the last states: everything that the step after step N depends on, in a file named N.pt
-  history.jsonl   a line per step; when the run ends also history.csv, report.html and, where the package
-                  is installed, tensorboard/
+  history.jsonl   a line per step; when the run ends also history.csv and report.html
+  tensorboard/    the same numbers, where the package is installed
   broken.npz      where a number was not finite: the step, and the scans it was given
   checkpoint/     written when the run ends
 """
@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -22,6 +21,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from headct import checkpoints, encoders
 from headct.failure import Failure, Misuse
@@ -73,6 +73,8 @@ class RunFolder:
             compile=before.compile,
             steps=before.steps if settings.steps is None else settings.steps,
             device=before.device,  # a run may go on on another machine
+            shard=before.shard,
+            track=before.track,
             workers=before.workers,
         )
         old, new = to_toml(before).splitlines(), to_toml(from_toml(to_toml(now))).splitlines()  # 4 and 4.0 are one
@@ -181,18 +183,8 @@ class RunFolder:
                 history.close()
 
     def write_history(self, history: pd.DataFrame) -> None:
-        """The same numbers as CSV and, where the package is there, for TensorBoard."""
+        """The same numbers as CSV."""
         _replace(self.path / "history.csv", history.to_csv(index=False).encode())
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ModuleNotFoundError:  # who has TensorBoard wants its files
-            return
-        shutil.rmtree(self.path / "tensorboard", ignore_errors=True)
-        with SummaryWriter(str(self.path / "tensorboard")) as writer:
-            for row in history.to_dict("records"):
-                for name, value in row.items():
-                    if name != "step":
-                        writer.add_scalar(str(name), value, int(row["step"]))
 
     def history(self) -> pd.DataFrame:
         """A row per step."""
@@ -233,12 +225,17 @@ def _replace(path: Path, content: bytes) -> None:
 
 
 def write_checkpoint(
-    run: RunFolder, objective: Objective, settings: PretrainSettings, scans: Scans, stopped: str
+    run: RunFolder,
+    objective: Objective,
+    weights: Mapping[str, Tensor],
+    settings: PretrainSettings,
+    scans: Scans,
+    stopped: str,
 ) -> None:
-    """The encoder of a run that has ended, with how it came about."""
+    """The encoder of a run that has ended with these weights, and how it came about."""
     encoder = objective.encoder
     whole = encoders.build(encoder.architecture, **asdict(encoder.settings))
-    whole.load_state_dict(encoder.state_dict())
+    whole.load_state_dict(weights)
     objectives = {name: asdict(one) for name, one in settings.objectives.items()}
     card = checkpoints.Card(
         recipe=scans.recipe,

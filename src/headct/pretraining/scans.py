@@ -41,6 +41,7 @@ class Loaded:
     hu: np.ndarray  # (X, Y, Z) int16
     box_mm: np.ndarray  # (2, 3) of the head
     truth: Mapping[str, np.ndarray]
+    normal: np.ndarray  # (3,) across the slices as acquired, in the axes of the array; zeros where it is not known
 
 
 def order(seed: int, sizes: Sequence[int], shares: Sequence[float], places: Sequence[int]) -> list[int]:
@@ -101,6 +102,7 @@ class Scans:
         self.shape = array.shape
         x_mm, y_mm, z_mm = np.linalg.norm(cohort.affine(scan_id)[:3, :3], axis=0).tolist()
         self.spacing_mm = (x_mm, y_mm, z_mm)
+        self._normals = [_normals(cohort) for cohort in self.cohorts]
         self._boxes: dict[tuple[int, str], np.ndarray] = {}  # found once, for that takes as long as reading
         self._template = lru_cache(maxsize=4000)(self._read_template)  # 194 kB a scan of 96 x 112 x 96
 
@@ -164,7 +166,15 @@ class Scans:
             array,
             box,
             {kind: known[kind](cohort, scan_id) for kind in truth},
+            self._normal(cohort, scan_id),
         )
+
+    def _normal(self, cohort: int, scan_id: str) -> np.ndarray:
+        normal = self._normals[cohort].get(scan_id)
+        if normal is None:
+            return np.zeros(3)
+        axes = self.cohorts[cohort].affine(scan_id)[:3, :3]
+        return np.asarray((axes / np.linalg.norm(axes, axis=0)).T @ np.asarray(normal, dtype=float))
 
     def _classes(self, cohort: int, scan_id: str) -> np.ndarray:
         path = self.cohorts[cohort].path / TRUTH_FOLDERS["classes"] / f"{scan_id}.nii.gz"
@@ -225,6 +235,12 @@ def _partners(scans: Sequence[str], place: int, kinds: Sequence[str]) -> dict[st
     if place == 0:
         return dict(zip(kinds, scans[1:], strict=True))
     return {kinds[place - 1]: scans[0]}
+
+
+def _normals(cohort: Cohort) -> dict[str, Any]:
+    """Of each scan the unit vector across its slices in RAS, which tables of older versions lack."""
+    table = cohort.scans
+    return dict(zip(table["scan_id"], table["slice_normal"], strict=True)) if "slice_normal" in table else {}
 
 
 def _opened(cohort: Path | Cohort) -> Cohort:

@@ -16,6 +16,7 @@ from headct.failure import Misuse
 from headct.preparing.windows import WINDOWS
 from headct.pretraining.objectives import OBJECTIVES, ObjectiveSettings
 from headct.pretraining.probe import ProbeSettings
+from headct.pretraining.tracking import SERVICES
 from headct.pretraining.views import ViewSettings
 
 PRECISIONS = ("fp32", "bf16")
@@ -52,6 +53,7 @@ class PretrainSettings:
     workers: int = 2  # threads that read scans, in each process
     compile: bool = False  # the encoder, by torch.compile
     recompute: bool = False  # activations of transformer blocks in the backward pass, to save memory
+    shard: bool = False  # weights, gradients and optimiser over all processes (FSDP2), to save memory
 
     lr: float = 1e-3  # the peak
     lr_end: float = 1e-6
@@ -62,6 +64,7 @@ class PretrainSettings:
     probe: ProbeSettings | None = None  # labels to look at now and then, which nothing is trained by
     save_every: int = 50  # steps between saved states; a killed run repeats at most these
     keep: int = 2  # saved states
+    track: str | None = None  # mlflow or wandb, beside the files that every run writes
     licence: str = "not stated"  # of the weights, which the owner of the data decides
 
     def __post_init__(self) -> None:
@@ -89,6 +92,14 @@ class PretrainSettings:
                 raise Misuse(f"{name} must be above zero, got {value}")
         if self.precision not in PRECISIONS:
             raise Misuse(f"precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}")
+        if self.track is not None and self.track not in SERVICES:
+            raise Misuse(f"track must be {' or '.join(SERVICES)}, got {self.track!r}")
+        if self.shard and self.probe is not None:
+            raise Misuse(
+                "a model in shards cannot be probed",
+                why="one process looks at the labels, and it has only its share of the weights",
+                do="leave probe or shard out",
+            )
         if not self.windows:
             raise Misuse("a run needs at least one window", do="leave windows out for brain, subdural and bone")
         if not self.objectives:

@@ -19,6 +19,7 @@ from headct.pretraining.objectives import Batch, Mixture, Objective, Sight, mixt
 from headct.pretraining.processes import Processes
 from headct.pretraining.scans import Scans
 from headct.pretraining.settings import PretrainSettings
+from headct.pretraining.sharding import together
 
 
 def new_objective(settings: PretrainSettings, device: str = "cpu", origin: Encoder | None = None) -> Mixture:
@@ -60,7 +61,7 @@ def descend(optimizer: torch.optim.Optimizer, *, lr: float, decay: float, clip: 
     Gradients that are not finite change nothing; the device is not waited for to find out.
     """
     weights = [weight for group in optimizer.param_groups for weight in group["params"]]
-    norm = nn.utils.clip_grad_norm_(weights, clip, foreach=True)
+    norm = together(nn.utils.clip_grad_norm_(weights, clip, foreach=True))
     for group in optimizer.param_groups:
         group["lr"], group["weight_decay"] = lr, decay if group["decays"] else 0.0
     optimizer.found_inf = (~torch.isfinite(norm)).float()  # type: ignore[attr-defined]  # fused kernels then skip

@@ -100,9 +100,9 @@ def patients_of(batch: Batch) -> Tensor:
     return sent(np.array([[numbers[row] for row in of_scan] for of_scan in rows], np.int64), batch.hu.device)
 
 
-def partner_rows(batch: Batch, kind: str) -> Tensor:
+def partner_rows(batch: Batch, kind: str) -> np.ndarray:
     """The row (B,) of each scan's partner, or of the scan itself where it has none."""
-    return sent(np.array([_or(row, scan) for scan, row in enumerate(batch.partners[kind])]), batch.hu.device)
+    return np.array([_or(row, scan) for scan, row in enumerate(batch.partners[kind])])
 
 
 def _or(row: int, scan: int) -> int:

@@ -183,7 +183,7 @@ class Dense(Objective):
         with torch.no_grad():
             hu = crop(batch.scans, views, self.settings.crops, batch.spacing_mm)
             truth = self.truth_of(batch, views, hu, cavity(hu, finest_mm(self.settings.crops)))
-            seen = as_seen(hu, views, self.sight.windows)
+            seen = as_seen(hu, views, self.sight.windows, batch.normals_of())
         _, maps = self.trained.look(seen.image, seen.spacing_mm)
         loss, watched = self.compared(maps, truth)
         return loss, {**watched, "air": seen.air}
@@ -269,7 +269,7 @@ class DenseInsert(Objective):
             inside = cavity(hu, finest_mm(crops))
             truth = self.dense.truth_of(batch, views, hu, inside)
             hu, shares = inserted(hu, inside, batch.draws, finest_mm(crops))
-            seen = as_seen(hu, views, self.sight.windows)
+            seen = as_seen(hu, views, self.sight.windows, batch.normals_of())
         features, maps = self.trained.look(seen.image, seen.spacing_mm)
         of_dense, watched = self.dense.compared(maps, truth)
         of_insert, watched_too = self.insert.compared(features, maps, shares)

@@ -145,11 +145,11 @@ def see_both(
     batch: Batch, global_crops: Crops, local_crops: Crops, windows: Sequence[Window]
 ) -> tuple[list[Seen], list[Seen]]:
     """The global and the local views of draws that have both, one entry a view."""
-    hu = batch.scans.to(torch.float32)  # once for all views
+    hu, normals = batch.scans.to(torch.float32), batch.normals_of()  # once for all views
 
     def seen(crops: Crops, draws: Sequence[Sequence[View]]) -> list[Seen]:
         return [
-            see(hu, [views[number] for views in draws], crops, batch.spacing_mm, windows)
+            see(hu, [views[number] for views in draws], crops, batch.spacing_mm, windows, normals)
             for number in range(crops.views)
         ]
 

@@ -402,7 +402,7 @@ class Insert(Objective):
         with torch.no_grad():
             hu = crop(batch.scans, views, self.settings.crops, batch.spacing_mm)
             hu, shares = inserted(hu, cavity(hu, finest), batch.draws, finest)
-            seen = as_seen(hu, views, self.sight.windows)
+            seen = as_seen(hu, views, self.sight.windows, batch.normals_of())
         features, maps = self.trained.look(seen.image, seen.spacing_mm)
         loss, watched = self.compared(features, maps, shares)
         return loss, {**watched, "air": seen.air}

@@ -127,9 +127,9 @@ def draw_masked(
 @torch.no_grad()
 def see_views(batch: Batch, crops: Crops, sight: Sight) -> list[Seen]:
     """One entry a view."""
-    hu = batch.scans.to(torch.float32)  # once for all views
+    hu, normals = batch.scans.to(torch.float32), batch.normals_of()  # once for all views
     return [
-        see(hu, [draw.views[number] for draw in batch.draws], crops, batch.spacing_mm, sight.windows)
+        see(hu, [draw.views[number] for draw in batch.draws], crops, batch.spacing_mm, sight.windows, normals)
         for number in range(crops.views)
     ]
 

@@ -38,6 +38,8 @@ class Batch:
         template_mm: (R, x, y, z, 3) float32, the mean over blocks of `TEMPLATE_BLOCK` voxels, NaN where the truth is
             not known; None if not asked for.
         draws: What the objective drew for each of the B scans.
+        normals: (R, 3) unit vectors across the slices as acquired, in the axes of the array; zeros where they are not
+            known, None where nobody asks.
     """
 
     scan_ids: tuple[str, ...]
@@ -47,6 +49,13 @@ class Batch:
     classes: Tensor | None
     template_mm: Tensor | None
     draws: Sequence[Any]
+    normals: np.ndarray | None = None
+
+    def normals_of(self, rows: np.ndarray | None = None) -> np.ndarray | None:
+        """The normals of some rows, or of the B scans."""
+        if self.normals is None:
+            return None
+        return self.normals[: len(self.draws)] if rows is None else self.normals[rows]
 
     @property
     def scans(self) -> Tensor:

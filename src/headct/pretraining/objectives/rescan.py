@@ -20,7 +20,7 @@ from headct.failure import Misuse
 from headct.pretraining.objectives.contrast import Projector, between_patients, partner_rows, patients_of
 from headct.pretraining.objectives.objective import Batch, Objective, Sight, Watched, follow, spread, teacher_of
 from headct.pretraining.schedules import cosine
-from headct.pretraining.views import Crops, Seen, View, draw, see
+from headct.pretraining.views import Crops, Seen, View, draw, see, sent
 
 FORMS = ("contrast", "distill")
 
@@ -68,9 +68,11 @@ def draw_pair(rng: np.random.Generator, sight: Sight, crop: Crops, boxes_mm: Map
 @torch.no_grad()
 def see_pair(batch: Batch, pairs: Sequence[Pair], crop: Crops, sight: Sight) -> list[Seen]:
     """Scans and positives as an encoder is given them."""
-    scans = see(batch.scans, [pair.scan for pair in pairs], crop, batch.spacing_mm, sight.windows)
-    others = batch.hu[partner_rows(batch, "rescan")]
-    return [scans, see(others, [pair.positive for pair in pairs], crop, batch.spacing_mm, sight.windows)]
+    spacing_mm, windows = batch.spacing_mm, sight.windows
+    scans = see(batch.scans, [pair.scan for pair in pairs], crop, spacing_mm, windows, batch.normals_of())
+    rows = partner_rows(batch, "rescan")
+    others, normals = batch.hu[sent(rows, batch.hu.device)], batch.normals_of(rows)
+    return [scans, see(others, [pair.positive for pair in pairs], crop, spacing_mm, windows, normals)]
 
 
 class Rescan(Objective):

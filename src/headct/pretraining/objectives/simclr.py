@@ -134,13 +134,10 @@ class Simclr(Objective):
         settings, count = self.settings, self.settings.crops.views
         low, high = settings.crops.edge_mm
         crops = replace(settings.crops, edge_mm=(low * settings.view_edge[0], high))  # what a view may cover
-        hu = batch.scans.to(torch.float32)  # once for all views
+        hu, normals = batch.scans.to(torch.float32), batch.normals_of()  # once for all views
+        views = [[drawn.views[crop][view] for drawn in batch.draws] for crop in range(count) for view in range(2)]
         with torch.no_grad():
-            seen = [
-                see(hu, [drawn.views[crop][view] for drawn in batch.draws], crops, batch.spacing_mm, self.sight.windows)
-                for crop in range(count)
-                for view in range(2)
-            ]
+            seen = [see(hu, one, crops, batch.spacing_mm, self.sight.windows, normals) for one in views]
             overlaps = sent(np.stack([drawn.overlaps for drawn in batch.draws]).astype(np.float32), hu.device)
         scans, projections = self.student(seen)
         loss, watched = self.compared(projections.reshape(count, 2, len(hu), -1), overlaps)

@@ -86,14 +86,15 @@ class Twin(Objective):
         seen = see_pair(batch, batch.draws, settings.crop, self.sight)
         having = [scan for scan, row in enumerate(batch.partners["twin"]) if row >= 0]
         if having:
-            twins = batch.hu[sent(np.array([batch.partners["twin"][scan] for scan in having]), batch.hu.device)]
+            rows = np.array([batch.partners["twin"][scan] for scan in having])
+            twins, normals = batch.hu[sent(rows, batch.hu.device)], batch.normals_of(rows)
             views = [batch.draws[scan].scan for scan in having]
-            seen.append(see(twins, views, settings.crop, batch.spacing_mm, self.sight.windows))
+            seen.append(see(twins, views, settings.crop, batch.spacing_mm, self.sight.windows, normals))
         scans, projections = self.student(seen)
         known = sent(np.array([row >= 0 for row in batch.partners["twin"]]), batch.hu.device)
         vectors = projections.new_zeros(3 * count, projections.shape[1])
-        rows = np.array([*range(2 * count), *(2 * count + scan for scan in having)])
-        vectors = vectors.index_copy(0, sent(rows, vectors.device), projections).unflatten(0, (3, -1))
+        places = np.array([*range(2 * count), *(2 * count + scan for scan in having)])
+        vectors = vectors.index_copy(0, sent(places, vectors.device), projections).unflatten(0, (3, -1))
         contrast = with_twins(vectors, patients_of(batch), known, twin_weight=settings.twin_weight)
         air = torch.stack([view.air for view in seen]).mean()
         watched = {"matched": contrast.matched(), "told_apart": told_apart(vectors.detach(), known)}

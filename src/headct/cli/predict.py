@@ -1,0 +1,91 @@
+"""`headct predict`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from headct.cli.options import CriteriaName, Inputs, Json, Key, criteria_of, tell_new_key
+from headct.cli.talk import Talk
+
+SHOWN = 20
+"""Rows of the table that are printed; all of them are in the file."""
+
+
+def predict(
+    talk: Talk,
+    inputs: Inputs,
+    *,
+    detector: Annotated[Path, typer.Option("--detector", metavar="DETECTOR", help="A folder of headct adapt.")],
+    out: Annotated[Path, typer.Option("--out", metavar="FILE.parquet", help="Where the predictions go.")],
+    model: Annotated[
+        str | None, typer.Option("--model", metavar="MODEL", help="The detector's encoder, where it has moved.")
+    ] = None,
+    precision: Annotated[
+        str, typer.Option("--precision", metavar="NAME", help="fp32, bf16, or auto: bf16 where the machine has units.")
+    ] = "auto",
+    device: Annotated[
+        str | None, typer.Option("--device", metavar="NAME", help="cpu or cuda; a GPU if there is one.")
+    ] = None,
+    batch: Annotated[int, typer.Option("--batch", min=1, metavar="N", help="Scans that are looked at together.")] = 8,
+    workers: Annotated[
+        int, typer.Option("--workers", min=1, metavar="N", help="Threads that prepare scans meanwhile.")
+    ] = 1,
+    criteria: CriteriaName = "default",
+    keep_ids: Annotated[bool, typer.Option("--keep-ids", help="Keep identifiers instead of pseudonyms.")] = False,
+    key: Key = None,
+    as_json: Json = False,
+) -> None:
+    """Probabilities of findings, each with its interval and the reasons to doubt it. Not a medical device.
+
+    FILE.parquet has a row for each scan and finding; what could not be looked at is in FILE.rejections.parquet. ood is
+    the share of validation scans that are more like the training scans. The same line goes on after a kill.
+    --criteria, --keep-ids and --key are for files: a cohort keeps what it was ingested with.
+
+    Examples:
+        headct predict night --detector detector --out night.parquet
+        headct predict scan.nii.gz --detector detector --out scan.parquet --json
+    """
+    from headct.cli.rejected import nothing, reasons
+    from headct.detection import Detector
+    from headct.detection.job import check, predict_into
+    from headct.embedding.embeddings import rejections_path
+    from headct.embedding.inputs import Reading
+    from headct.embedding.machine import choose
+    from headct.reading.pseudonyms import user_key
+    from headct.reporting.words import count
+
+    check(out, inputs)
+    wanted = criteria_of(criteria)
+    tell_new_key(talk, key)
+    found = Detector.load(detector, model=model)
+    machine = choose(precision, device, graph=found.encoder.runtime)
+    talk.say(f"{', '.join(found.findings)} by {found.fitted.method} on {machine}")
+    reading = Reading(
+        recipe=found.encoder.recipe,
+        criteria=wanted,
+        key=None if key is None else user_key(key),
+        keep_ids=keep_ids,
+    )
+    with talk.progress("predicting") as progress:
+        done = predict_into(out, inputs, found, reading, machine, batch_size=batch, workers=workers, progress=progress)
+    talk.table(reasons(done.rejected), to_stderr=True)
+    if done.repeated:
+        talk.warn(f"the inputs overlap; left out as repeated: {count(done.repeated, 'scan')}")
+    sentences = rejections_path(out)
+    if not done.scans:
+        counted = {code: f"{number:,}" for code, number in done.rejected.items()}
+        raise nothing("nothing could be looked at", inputs, counted, do=f"see the sentences in {sentences}")
+    if as_json:
+        talk.json(done.rows)
+    else:
+        talk.table([{**row, "reasons": "; ".join(row["reasons"])} for row in done.rows[:SHOWN]])
+        if len(done.rows) > SHOWN:
+            talk.say(f"and {len(done.rows) - SHOWN:,} more rows")
+    doubted = sum(bool(row["reasons"]) for row in done.rows)
+    talk.say(f"{count(done.scans, 'scan')}, {count(len(done.rows), 'row')}, {doubted:,} with a reason to doubt: {out}")
+    if done.rejected:
+        talk.say(f"what was seen in the others: {sentences}")
+    talk.say("research software, not a medical device")

@@ -1,0 +1,98 @@
+"""`headct predict` as it is typed: the table, the JSON, what was rejected, exit codes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from detection import made
+
+from headct import encoders
+from headct.checkpoints import Card, load, save
+from headct.cli.app import run
+from headct.cohort.labels import read_labels
+from headct.detection import AdaptSettings, adapt
+from headct.embedding.machine import choose
+from headct.preparing import recipes
+from headct.preparing.windows import WINDOWS
+from headct.virtual.phantom import Phantom
+from headct.writing import write_dicom
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`cohort`, and a detector of its findings in `detector`, whose encoder takes scans as they are prepared."""
+    folder = tmp_path_factory.mktemp("predict")
+    cohort = made.make(folder / "cohort", 24)
+    made.truth(cohort).to_csv(folder / "labels.csv", index=False)
+    torch.manual_seed(0)
+    save(folder / "model", encoders.build("conv-tiny"), Card(recipe=recipes["head"], windows=WINDOWS))
+    encoder = load(folder / "model")
+    labels = read_labels(folder / "labels.csv", [cohort])
+    settings = AdaptSettings(method="linear")
+    adapt([cohort], labels, encoder, choose("fp32", "cpu"), folder / "cache", settings).save(folder / "detector")
+    return folder
+
+
+def line(place: Path, out: Path, *inputs: Path) -> list[str]:
+    options = ["--detector", str(place / "detector"), "--out", str(out), "--precision", "fp32", "--device", "cpu"]
+    return ["predict", *map(str, inputs or [place / "cohort"]), *options]
+
+
+def test_a_cohort_becomes_a_table(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "p.parquet"
+    assert run(line(place, out)) == 0
+    said = capsys.readouterr()
+    assert "probability" in said.out
+    assert "24 scans, 48 rows" in said.err
+    assert "and 28 more rows" in said.err
+    assert "not a medical device" in said.err
+    assert len(pd.read_parquet(out)) == 48
+
+
+def test_files_and_json(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A scan through the front door: its header says what training did not have, and a letter is rejected."""
+    write_dicom(Phantom(1).scan(slices=26, gap_mm=7.0, rows=96, cols=96, pixel_mm=2.4), tmp_path / "in" / "patient")
+    (tmp_path / "in" / "letter.txt").write_text("dear colleague")
+    assert run([*line(place, tmp_path / "p.parquet", tmp_path / "in"), "--keep-ids", "--json"]) == 0
+    said = capsys.readouterr()
+    rows = json.loads(said.out)
+    assert [row["finding"] for row in rows] == ["ich", "sdh"]
+    assert rows[0].keys() == {"scan_id", "finding", "probability", "low", "high", "ood", "reasons"}
+    assert "slices of 7 mm; training had up to 5 mm" in rows[0]["reasons"]
+    assert "unknown-format" in said.err
+    assert f"what was seen in the others: {tmp_path / 'p.rejections.parquet'}" in said.err
+
+
+def test_nothing_to_look_at_ends_with_1(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "letter.txt").write_text("dear colleague")
+    assert run(line(place, tmp_path / "p.parquet", tmp_path / "letter.txt")) == 1
+    assert "nothing could be looked at\n  why: unknown-format (1)" in capsys.readouterr().err
+
+
+def test_what_cannot_work_is_said_before_the_detector_is_loaded(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for words, says in (
+        (line(place, tmp_path / "p.csv"), "name "),
+        (line(place, tmp_path / "p.parquet", tmp_path / "typo"), "there is no"),
+        (
+            [*line(place, tmp_path / "p.parquet")[:2], "--detector", str(tmp_path / "none"), "--out", "p.parquet"],
+            "none",
+        ),
+    ):
+        assert run(words) == 2
+        said = capsys.readouterr().err
+        assert says in said
+        assert "\n  do:  " in said
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_cohort_of_another_recipe_is_refused(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    other = next(recipe for name, recipe in recipes.items() if name != "head")
+    made.make(tmp_path / "other", 2, recipe=other)
+    assert run(line(place, tmp_path / "p.parquet", tmp_path / "other")) == 2
+    assert "the model uses head" in capsys.readouterr().err

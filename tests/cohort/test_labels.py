@@ -6,7 +6,10 @@ Oracle: the truth that the tables were written from, and rules that are worked o
 from __future__ import annotations
 
 import sys
-from pathlib import Path
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pandas as pd
@@ -14,7 +17,8 @@ import pytest
 from detection import made
 
 from headct.cohort import Cohort
-from headct.cohort.labels import Labels, read_labels
+from headct.cohort.labels import Labels, _Known, read_labels
+from headct.detection.splits import split
 from headct.failure import Misuse
 
 
@@ -71,6 +75,93 @@ def test_a_folder_names_its_scans_and_a_name_of_several_files_none(cohort: Cohor
     assert "4 files or folders end so" in labels.account.unmatched[0]
 
 
+def known_by(paths: Sequence[str]) -> _Known:
+    """What a cohort with a scan in each of these files knows."""
+    ids = [f"s{number}" for number in range(len(paths))]
+    scans = pd.DataFrame({"scan_id": ids, "series_id": "", "study_id": "", "patient_id": ids})
+    files = pd.DataFrame({"path": list(paths), "outcome": ids})
+    return _Known([cast(Cohort, SimpleNamespace(about={}, scans=scans, files=files, path=Path("c")))], None)
+
+
+def test_files_and_folders_are_found_as_by_comparing_all() -> None:
+    """The oracle looks at every file and folder of every path."""
+    rng = np.random.default_rng(0)
+    drawn = ["/".join(rng.choice(list("abc"), rng.integers(1, 6))) for _ in range(600)]
+    known = known_by(drawn[:60])
+    nodes = {tuple(path.split("/")[:length]) for path in drawn[:60] for length in range(1, 6)}
+    several = 0
+    for path in drawn[60:]:
+        parts = tuple(path.split("/"))
+        shared = {node: min(len(node), len(parts)) for node in nodes}
+        matching = {node: length for node, length in shared.items() if node[-length:] == parts[-length:]}
+        wanted = {node for node, length in matching.items() if length == max(matching.values())}
+        assert set(known._nodes_of(parts)) == wanted, path
+        several += len(wanted) > 1
+    assert 50 < several < 500
+
+
+class Counted(str):
+    """A text that counts how often it is compared."""
+
+    __slots__ = ()
+    compared = 0
+
+    def __eq__(self, other: object) -> bool:
+        Counted.compared += 1
+        return str.__eq__(self, other)
+
+    __hash__ = str.__hash__
+
+
+def test_a_name_that_all_files_share_costs_no_more_than_others() -> None:
+    """As in `sub1/ct.nii.gz`, `sub2/ct.nii.gz`: 2,000 rows must not be compared with 2,000 files each."""
+    known = known_by([f"sub{number}/ct.nii.gz" for number in range(2000)])
+    Counted.compared = 0
+    for number in range(0, 2000, 100):
+        parts = PurePosixPath(f"data/sub{number}/ct.nii.gz").parts
+        assert known._nodes_of(tuple(map(Counted, parts))) == [(f"sub{number}", "ct.nii.gz")]
+    assert Counted.compared < 20 * 20
+
+
+def test_scans_that_the_table_gives_to_one_patient_are_of_one(cohort: Cohort, tmp_path: Path) -> None:
+    """Of patients with two scans each the table says that p001 and p002 are one, y, by a scan of either."""
+    content = (
+        "scan_id,patient_id,ich\n0000000000000000,x,1\n0000000000000002,y,0\n0000000000000003,,1\n"
+        "0000000000000004,z,0\n0000000000000005,y,1\n0000000000000006,unknown,0\n"
+    )
+    labels = read(content, cohort, tmp_path)
+    assert labels.patients.tolist() == ["p000", "p001", "p001", "p001", "p001", "p003"]
+    assert labels.account.patients == (4, 3)
+    told = "4 patients of the cohort are 3 by column 'patient_id': their scans stay together"
+    assert told in labels.account.sentences()
+    alone = read("patient_id,patient,ich\np000,z,1\np001,z,0\n", cohort, tmp_path)
+    assert alone.patients.tolist() == ["p000"] * 4
+    apart = read("scan_id,ich\n0000000000000000,1\n0000000000000002,0\n", cohort, tmp_path)
+    assert apart.patients.tolist() == ["p000", "p001"]
+    assert not any("stay together" in sentence for sentence in apart.account.sentences())
+
+
+def test_files_that_name_nobody_are_never_split_between_training_and_validation(tmp_path: Path) -> None:
+    """Twelve files are twelve patients to a cohort; six are told, and the split must keep theirs together."""
+    files = made.make(tmp_path / "files", 12)
+    rows = [f"data/p{one:03d}/scan-0.nii.gz,sub-{one // 2},{one // 2 % 2}" for one in range(12)]
+    labels = read("\n".join(["file,patient_id,ich", *rows]), files, tmp_path)
+    assert labels.account.matched_as == "path"
+    assert labels.patients.tolist() == [f"p{2 * (one // 2):03d}" for one in range(12)]
+    shares = {"train": 0.5, "validation": 0.5}
+    parts = split(labels.values.to_numpy(), labels.patients.tolist(), shares, seed=0)
+    assert (parts[::2] == parts[1::2]).all()
+
+
+@pytest.mark.parametrize("column", ["age", "Site", "sex", "split", "volume_ml"])
+def test_what_describes_a_scan_does_not_name_it(column: str, cohort: Cohort, tmp_path: Path) -> None:
+    """As an age of 40 and a patient 40, where the column of ids is misspelt."""
+    with pytest.raises(Misuse, match="matches no scan of the cohort\n  why: no value of wrong is an id"):
+        read(f"wrong,{column},ich\nq0,p000,1\nq1,p001,0\n", cohort, tmp_path)
+    with pytest.raises(Misuse, match="no value of any column is an id"):
+        read(f"{column},ich\np000,1\n", cohort, tmp_path)
+
+
 def test_a_column_called_like_an_identifier_goes_before_one_that_matches_more(cohort: Cohort, tmp_path: Path) -> None:
     """As when the scans were shared out anew and only some ids of the table are still good."""
     labels = read("patient_id,note,ich\np000,p000,1\nx,p001,0\ny,p002,0\n", cohort, tmp_path)
@@ -124,6 +215,17 @@ def test_several_readers_become_one_label_by_a_rule_that_is_said(
         np.testing.assert_array_equal(found, np.array(wanted, dtype=float))
     assert labels.account.readers == {"ich": ("ich_r1", "ich_r2", "ich_r3"), "sdh": ("R1:sdh", "R2:sdh")}
     assert f"ich is the {rule} rule over ich_r1, ich_r2, ich_r3" in labels.account.sentences()
+
+
+def test_what_readers_agreed_on_is_no_further_reader(cohort: Cohort, tmp_path: Path) -> None:
+    """They settled for no, though two of three saw it: with four votes it would be even, and unknown."""
+    table = "patient_id,ich,ich_r1,ich_r2,ich_r3\np000,0,1,1,0\np001,1,1,1,1\n"
+    labels = read(table, cohort, tmp_path)
+    assert labels.values["ich"].tolist() == [0, 0, 1, 1]
+    assert labels.account.readers == {}
+    assert "no finding (a reader's, and there is ich itself): ich_r1, ich_r2, ich_r3" in labels.account.sentences()
+    one = read(table, cohort, tmp_path, findings=["ich_r1"])
+    assert one.values["ich_r1"].tolist() == [1, 1, 1, 1]
 
 
 def test_rows_about_the_same_scan_are_errors_that_name_them(cohort: Cohort, tmp_path: Path) -> None:
@@ -216,3 +318,15 @@ def test_original_identifiers_match_pseudonyms_by_their_key(cohort: Cohort, tmp_
     for other in (None, bytes(32)):
         with pytest.raises(Misuse, match="its ids are pseudonyms"):
             read_labels(path, [hidden], key=other)
+
+
+def test_cohorts_of_different_keys_are_pooled_with_a_warning(cohort: Cohort, tmp_path: Path) -> None:
+    hidden = made.make(tmp_path / "hidden", 2, seed=1, key=bytes(range(32)))
+    scans = [*cohort.scans["scan_id"], *hidden.scans["scan_id"]]
+    path = tmp_path / "labels.csv"
+    path.write_text("\n".join(["scan_id,ich", *(f"{scan},{number % 2}" for number, scan in enumerate(scans))]))
+    both = read_labels(path, [cohort, hidden]).account
+    assert both.labelled == len(scans)
+    print_of = hidden.about["pseudonyms"]
+    assert any(f"different keys ({print_of}, none)" in sentence for sentence in both.sentences())
+    assert not any("different keys" in sentence for sentence in read_labels(path, [hidden]).account.sentences())

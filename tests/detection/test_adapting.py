@@ -84,6 +84,22 @@ def test_shots_leave_few_labels_in_training_and_are_written(
         adapt([cohort], labels, encoder, MACHINE, cache, AdaptSettings(method="linear", shots=40))
 
 
+def test_a_finding_of_too_few_for_the_shots_is_left_out_and_said_unless_it_was_asked_for(
+    cohort: Cohort, encoder: PretrainedEncoder, cache: Path, tmp_path: Path
+) -> None:
+    table = made.truth(cohort).assign(edh=0)
+    table.loc[:15, "edh"] = 1  # eight patients, of whom at most six are for training
+    labels, settings = labels_from(table, cohort, tmp_path), AdaptSettings(method="linear", shots=8)
+    found = adapt([cohort], labels, encoder, MACHINE, cache, settings)
+    assert found.detector.findings == ("ich", "sdh")
+    assert [row["train"] for row in found.rows] == ["8 / 8", "8 / 8"]
+    assert set(found.tables["shots"]["finding"]) == {"ich", "sdh"}
+    assert found.notes == ["edh is left out: K = 8 not drawn, of 6 patients with it and 30 without"]
+    assert found.notes[0] in found.detector.record["sentences"]
+    with pytest.raises(Misuse, match="8 shots cannot be drawn: edh: K = 8 not drawn"):
+        adapt([cohort], labels, encoder, MACHINE, cache, settings, required=["edh"])
+
+
 def test_splits_of_the_user_are_kept(
     cohort: Cohort, labels: Labels, encoder: PretrainedEncoder, cache: Path, tmp_path: Path
 ) -> None:
@@ -108,6 +124,21 @@ def test_unknown_labels_teach_nothing(cohort: Cohort, encoder: PretrainedEncoder
     )
     known = sum(sum(map(int, str(found.rows[0][part]).split(" / "))) for part in ("train", "validation"))
     assert known == table["ich"].notna().sum()
+
+
+def test_what_stands_in_the_users_table_is_not_given_away_with_the_detector(
+    cohort: Cohort, encoder: PretrainedEncoder, cache: Path, tmp_path: Path
+) -> None:
+    table = made.truth(cohort).assign(name="Doe (Jane): 1960")
+    table.loc[len(table)] = {"scan_id": "MRN-4711 (old): 3", "ich": 1, "sdh": 0, "name": "Roe"}
+    labels = labels_from(table, cohort, tmp_path)
+    assert "MRN-4711" in " ".join(labels.account.sentences())  # the user is told
+    found = adapt([cohort], labels, encoder, MACHINE, cache, AdaptSettings(method="linear"))
+    sentences = found.detector.record["sentences"]
+    assert "1 rows match nothing: row 98: no such scan_id in the cohort" in sentences
+    assert "no finding (row 2 holds no label): name" in sentences
+    for file in found.save(tmp_path / "detector").iterdir():
+        assert not any(word in file.read_bytes() for word in (b"4711", b"Doe", b"Roe")), file.name
 
 
 def test_a_finding_that_cannot_be_learned_is_left_out_and_said_unless_it_was_asked_for(
@@ -163,6 +194,7 @@ def test_an_empty_cohort_is_an_error(tmp_path: Path) -> None:
         ({"validation": 0.0}, "are shares of patients"),
         ({"validation": 0.6, "test": 0.5}, "are shares of patients"),
         ({"shots": 0}, "shots must be at least 1"),
+        ({"seed": 2**32}, "the seed must lie in"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(options: dict[str, object], says: str) -> None:

@@ -45,8 +45,19 @@ def test_slope_and_shift_are_platts() -> None:
 
 def test_the_scale_of_scores_does_not_matter() -> None:
     logits, labels, patients = sample(2, 200)
-    one, other = (calibrate(scale * logits, labels, patients, seed=0)(scale * logits) for scale in (1, 1e-4))
-    np.testing.assert_allclose(one, other, atol=1e-8)
+    one = calibrate(logits, labels, patients, seed=0)(logits)
+    for scale in (1e-4, 1e5):
+        other = calibrate(scale * logits, labels, patients, seed=0)(scale * logits)
+        np.testing.assert_allclose(one, other, atol=1e-8)
+
+
+@pytest.mark.parametrize("seed", [3, 13])
+def test_a_scan_far_from_all_others_does_not_keep_the_slope_from_being_found(seed: int) -> None:
+    """Full steps of Newton's method go to and fro there for ever, 0.8 from Platt's probabilities."""
+    logits, labels, patients = sample(seed, 300, slope=0.05, shift=-2.5)
+    logits[0], labels[0] = 120.0, 1.0
+    found = calibrate(logits, labels, patients, seed=0, kind="temperature")
+    np.testing.assert_allclose(found(logits)[0], PlattScaling().fit(logits, labels).predict(logits), atol=5e-3)
 
 
 def test_intervals_hold_the_true_probability_as_often_as_they_say() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -10,8 +12,8 @@ from sklearn.metrics import roc_auc_score
 
 from headct.checkpoints import PretrainedEncoder
 from headct.detection.curves import MACRO, by_fractions, by_shots, curve, measured
-from headct.detection.linear import Linear
-from headct.detection.method import Task
+from headct.detection.linear import FittedLinear, Linear
+from headct.detection.method import Progress, Task, quiet
 from headct.detection.scans import Held
 from headct.detection.shots import draw_fractions, draw_shots
 from headct.embedding.machine import choose
@@ -76,6 +78,33 @@ def test_shuffled_labels_find_nothing(task: Task) -> None:
     shots = draw_shots(shuffled, IDS[:150], seed=1, ks=(16,), draws=10)
     found = curve(measured(by_shots(task, IDS, shots), Linear(candidates=(10.0,)), TEST))
     assert found.set_index("finding").loc[MACRO, "mean"] == pytest.approx(0.5, abs=0.1)
+
+
+def test_every_draw_is_learned_with_a_seed_of_its_own(task: Task) -> None:
+    seeds = []
+
+    class Watched(Linear):
+        def fit(self, task: Task, progress: Progress = quiet) -> FittedLinear:
+            seeds.append(task.seed)
+            return super().fit(task, progress)
+
+    shots = draw_shots(frame(task), IDS[:150], seed=1, ks=(4,), draws=3)
+    for seed in (0, 2**32 - 1):
+        measured(by_shots(replace(task, seed=seed), IDS, shots), Watched(candidates=(10.0,)), TEST)
+    assert len(set(seeds)) == 6
+    assert all(0 <= seed < 2**32 for seed in seeds)
+
+
+def test_a_curve_tells_over_how_many_findings_its_mean_is(task: Task) -> None:
+    """The rare finding cannot be drawn at 32, where the mean is the other's area alone."""
+    shots = draw_shots(frame(task), IDS[:150], seed=1, ks=(8, 32), draws=2)
+    found = curve(measured(by_shots(task, IDS, shots), Linear(candidates=(10.0,)), TEST))
+    assert found[["finding", "size", "findings"]].to_numpy().tolist() == [
+        ["ich", 8, 1], ["ich", 32, 1], [MACRO, 8, 2], [MACRO, 32, 1], ["sdh", 8, 1],
+    ]  # fmt: skip
+    areas = [(0, "ich"), (0, "sdh"), (0, MACRO), (1, "ich"), (1, MACRO)]  # draw 1 of a share lacks a class of sdh
+    table = pd.DataFrame([{"size": 0.1, "draw": draw, "finding": name, "auroc": 0.7} for draw, name in areas])
+    assert curve(table).set_index("finding")["findings"].to_dict() == {"ich": 1, "sdh": 1, MACRO: 1}
 
 
 def test_fractions_keep_all_labels_of_their_patients(task: Task) -> None:

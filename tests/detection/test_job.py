@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from detection import made
 
 from headct.cohort import Cohort
 from headct.detection import Detector
@@ -65,6 +66,31 @@ def test_a_killed_job_goes_on_and_gives_the_same(
     predict_into(out, [cohort], detector, READING, MACHINE)
     assert len(read) == 96 - 32  # two parts were kept
     pd.testing.assert_frame_equal(pd.read_parquet(out), pd.read_parquet(tmp_path / "whole.parquet"))
+
+
+def test_a_damaged_part_is_judged_again_and_nothing_counted_twice(
+    detector: Detector, cohort: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The parts that are made anew are larger, so the second one from before holds what is in the first one too."""
+    (tmp_path / "letter.txt").write_text("dear colleague")
+    inputs = [made.make(tmp_path / "few", 8, seed=5).path, tmp_path / "letter.txt", cohort.path]
+    out = tmp_path / "p.parquet"
+
+    def killed(done: int, total: int | None) -> None:
+        if done > 40:
+            raise KeyboardInterrupt
+
+    for size in (8, 32):
+        monkeypatch.setattr(jobs, "PART_INPUTS", size)
+        with pytest.raises(KeyboardInterrupt):
+            predict_into(out, inputs, detector, READING, MACHINE, progress=killed)
+        if size == 8:
+            first, *others = sorted((tmp_path / ".p.parquet.predicting" / "journal" / "part").glob("*/*"))
+            assert others
+            first.write_bytes(b"half")
+    done = predict_into(out, inputs, detector, READING, MACHINE)
+    assert (done.scans, dict(done.rejected)) == (104, {"unknown-format": 1})
+    assert len(pd.read_parquet(tmp_path / "p.rejections.parquet")) == 1
 
 
 def test_an_unfinished_job_of_other_inputs_is_not_mixed_in(detector: Detector, cohort: Cohort, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from headct.detection.ladder import climb, validation_auroc
 from headct.detection.method import Scans, Task
 from headct.detection.scans import Held
 from headct.embedding.machine import choose
+from headct.failure import Failure
 
 TRUTH = np.array([[0.0], [1], [0], [1], [0], [1], [0], [1]])
 GOOD, FAIR, BAD = [0, 9, 0, 9, 1, 5, 4, 8], [0, 9, 0, 9, 1, 5, 6, 8], [9, 0, 9, 0, 5, 1, 8, 4]
@@ -81,6 +82,24 @@ def test_a_graph_is_not_trained(task: Task, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(ladder, "method", {"linear": Told(FAIR)}.__getitem__)
     climbed = climb(replace(task, encoder=Graph()))  # type: ignore[arg-type]
     assert [row["decision"] for row in climbed.rows][1:] == ["left out: a graph (onnx) cannot be trained"] * 2
+
+
+def test_a_rung_that_cannot_be_learned_is_left_out_and_said(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Diverges:
+        def fit(self, task: Task, progress: Any = None) -> Told:
+            raise Failure("training diverged before step 10")
+
+    monkeypatch.setattr(ladder, "method", {"linear": Told(FAIR), "lora": Diverges(), "full": Told(GOOD)}.__getitem__)
+    climbed = climb(task)
+    assert climbed.fitted == Told(GOOD)
+    assert climbed.rows[1] == {
+        "method": "lora",
+        "validation AUROC": None,
+        "decision": "left out: training diverged before step 10",
+    }
+    monkeypatch.setattr(ladder, "method", lambda name: Diverges())
+    with pytest.raises(Failure, match="diverged"):
+        climb(task)
 
 
 def test_validation_auroc_is_over_what_is_known(task: Task) -> None:

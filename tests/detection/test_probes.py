@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
@@ -14,7 +16,7 @@ from sklearn.preprocessing import StandardScaler
 
 from headct.checkpoints import PretrainedEncoder
 from headct.detection.knn import FittedKnn, Knn
-from headct.detection.linear import FittedLinear, Linear
+from headct.detection.linear import FittedLinear, Linear, _folds
 from headct.detection.method import Task, mirrored
 from headct.detection.methods import METHODS, fitted, method
 from headct.detection.scaling import Scaling
@@ -64,6 +66,55 @@ def test_linear_is_scikit_learns_regression_on_known_labels(task: Task) -> None:
         wanted = divided.decision_function(task.scans.vectors(task.validation)) + np.log(y.mean() / (1 - y.mean()))
         np.testing.assert_allclose(scores[:, column], wanted, atol=2e-2)  # where each stops
         assert np.corrcoef(scores[:, column], wanted)[0, 1] > 0.99999
+
+
+def test_linear_goes_on_to_the_optimum(encoder: PretrainedEncoder) -> None:
+    """Oracle: scikit-learn's Newton steps with exact second derivatives, to where the gradient is nothing."""
+    rng = np.random.default_rng(5)
+    vectors = rng.normal(size=(8000, WIDTH)) @ rng.normal(size=(WIDTH, WIDTH))
+    labels = (rng.logistic(size=8000) < vectors[:, 0] / 3 - 2).astype(float)
+    task = task_of(encoder, vectors, labels[:, None], 8000)
+    found = Linear(candidates=(100.0,)).fit(task)
+    model = LogisticRegression(C=100.0, class_weight="balanced", solver="newton-cholesky", tol=1e-10)
+    wanted = model.fit(found.scaling(task.scans.vectors(task.train)), labels).coef_[0]
+    x = found.scaling(task.scans.vectors(task.train))
+    np.testing.assert_allclose(x @ found.weights[0], x @ wanted, atol=0.05)
+
+
+@pytest.mark.parametrize("scans_each", [1, 3])
+def test_folds_share_out_patients_and_positive_ones_evenly(scans_each: int) -> None:
+    rng = np.random.default_rng(4)
+    patients = rng.permutation(np.repeat([f"p{number}" for number in range(83)], scans_each))
+    y = np.isin(patients, [f"p{number}" for number in range(17)]) & (rng.uniform(size=len(patients)) < 0.7)
+    folds = pd.DataFrame({"patient": patients, "fold": _folds(y.astype(int), patients, 5, rng), "positive": y})
+    assert (folds.groupby("patient")["fold"].nunique() == 1).all()
+    each = folds.groupby("patient").agg({"fold": "first", "positive": "max"}).groupby("fold")["positive"]
+    assert np.ptp(each.size()) <= 1
+    assert np.ptp(each.sum()) <= 1
+    assert len(each) == 5
+
+
+def test_choosing_a_penalty_does_nothing_patient_by_patient(encoder: PretrainedEncoder) -> None:
+    """Four times the patients cost no more calls but for what the solver needs: hundreds, not one for each."""
+
+    def calls(n: int) -> int:
+        rng, count = np.random.default_rng(0), 0
+
+        def seen(frame: Any, event: str, argument: Any) -> None:
+            nonlocal count
+            count += event == "call"
+
+        y = rng.integers(0, 2, n)
+        patients = np.array([f"p{row}" for row in range(n)])
+        sys.setprofile(seen)
+        try:
+            Linear(candidates=(1.0,))._choose(rng.normal(size=(n, 4)), y, patients, 0)
+        finally:
+            sys.setprofile(None)
+        return count
+
+    calls(100)  # what is called once only
+    assert calls(1600) - calls(400) < 1200
 
 
 def test_scaling_clips_and_leaves_out_what_never_changes() -> None:

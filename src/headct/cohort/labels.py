@@ -20,6 +20,8 @@ from typing import Any, Literal, cast, get_args
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from headct.cohort.cohort import Cohort
 from headct.cohort.ingest import fingerprint
@@ -33,7 +35,11 @@ UNKNOWN = frozenset({"", "nan", "na", "n/a", "<na>", "null", "none", "unknown", 
 
 KINDS: Mapping[str, Kind] = {"scan_id": "scan", "series_id": "series", "study_id": "study", "patient_id": "patient"}
 """Columns of `scans.parquet` by which a row may name scans, the most exact first, and their kinds of pseudonym."""
-NOT_FINDINGS = frozenset({*KINDS, "site", "age", "sex", "split", "path", "file", "files", "series", "study", "patient"})
+PATIENTS = ("patient_id", "patient")
+"""Columns that tell whose scans are whose, where another one names the scans."""
+ABOUT = frozenset({"site", "age", "sex", "split"})
+"""Columns that name no scan, though an age may be some patient's number."""
+NOT_FINDINGS = frozenset({*KINDS, *PATIENTS, *ABOUT, "path", "file", "files", "series", "study"})
 MEASURES = ("_mm", "_ml", "_deg", "_hu")
 """Ends of names of columns that hold a measurement, even where it happens to be 0 or 1."""
 
@@ -59,6 +65,9 @@ class Account:
     scans: int  # of the cohorts
     labelled: int  # of these
     spread_rows: int  # that gave their label to more than one scan
+    pseudonyms: tuple[str, ...]  # fingerprints of the keys that the cohorts were made with; `none` for original ids
+    patient_column: str  # of the table, that tells whose scans are whose beside the cohort; empty for none
+    patients: tuple[int, int]  # of the labelled scans, by the cohorts alone, and as that column joins them
     readers: Mapping[str, tuple[str, ...]]  # finding: columns
     reader_rule: str
     left_out: Mapping[str, str]  # column: why
@@ -79,6 +88,17 @@ class Account:
         if self.spread_rows:
             unit = self.matched_as.removesuffix("_id")
             lines.append(f"{self.spread_rows:,} rows gave the label of a {unit} to several scans of it")
+        by_cohorts, joined = self.patients
+        if joined < by_cohorts:
+            lines.append(
+                f"{by_cohorts:,} patients of the cohort are {joined:,} by column {self.patient_column!r}: their scans "
+                f"stay together"
+            )
+        if len(self.pseudonyms) > 1:
+            lines.append(
+                f"the cohorts' ids are pseudonyms of different keys ({', '.join(self.pseudonyms)}): a patient of "
+                f"several cohorts counts as several, and may be learned from and tested on"
+            )
         for finding, columns in self.readers.items():
             lines.append(f"{finding} is the {self.reader_rule} rule over {', '.join(columns)}")
         if self.unmatched:
@@ -122,8 +142,9 @@ def read_labels(
 
     The column that names scans is found by trying: one called like an identifier goes first, then the one that
     matches most rows. Where the cohorts hold pseudonyms, `key` is what they were made with, and original identifiers
-    match too. A row that names a study or patient labels all of its scans. Rows that match nothing are listed in the
-    account, never an error unless all do.
+    match too. A row that names a study or patient labels all of its scans. Scans are of one patient where the cohorts
+    say so or a column of `PATIENTS` does. Rows that match nothing are listed in the account, never an error unless all
+    do.
 
     Raises Misuse, naming the rows, for a value that is no label, for two rows about the same thing, and where nothing
     matches or nothing is labelled.
@@ -131,7 +152,7 @@ def read_labels(
     table = read_table(path)
     found = _match(table, _Known(cohorts, key), path)
     columns, left_out = _findings(table, findings, found.column, path)
-    groups = _by_reader(columns)
+    groups, of_readers = _by_reader(columns)
     values = {name: _combined([columns[one] for one in ones], readers) for name, ones in groups.items()}
     _expect_once(found, pd.DataFrame(values), path)
     scans = [scan_id for ids in found.scans for scan_id in ids]
@@ -146,8 +167,12 @@ def read_labels(
             why=f"empty, and {', '.join(sorted(UNKNOWN - {''}))}, mean unknown",
             do="write 1 where a finding is there and 0 where it is not",
         )
-    order = [scan_id for scan_id in found.known.patient_of if scan_id in labels.index]
-    labels = labels.loc[order]
+    of_cohorts = found.known.patient_of
+    labels = labels.loc[[scan_id for scan_id in of_cohorts if scan_id in labels.index]]
+    patient_column = _patient_column(table, found)
+    told = table[patient_column].to_numpy()[rows] if patient_column else np.full(len(rows), "")
+    joined = _joined([of_cohorts[scan_id] for scan_id in scans], told)
+    patients = pd.Series(joined, index=scans, dtype=object).loc[labels.index]
     account = Account(
         table=path.name,
         sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
@@ -157,15 +182,17 @@ def read_labels(
         pseudonymised=found.pseudonymised,
         matched_rows=found.matched,
         unmatched=found.unmatched,
-        scans=len(found.known.patient_of),
+        scans=len(of_cohorts),
         labelled=len(labels),
         spread_rows=sum(len(ids) > 1 for ids in found.scans),
+        pseudonyms=found.known.made_by,
+        patient_column=patient_column,
+        patients=(len({of_cohorts[scan_id] for scan_id in labels.index}), patients.nunique()),
         readers={name: tuple(ones) for name, ones in groups.items() if len(ones) > 1},
         reader_rule=readers,
-        left_out=left_out,
-        counts={str(name): _counts(labels[name].to_numpy(), len(found.known.patient_of)) for name in labels},
+        left_out=left_out | of_readers,
+        counts={str(name): _counts(labels[name].to_numpy(), len(of_cohorts)) for name in labels},
     )
-    patients = pd.Series([found.known.patient_of[scan_id] for scan_id in order], index=labels.index, dtype=object)
     return Labels(labels, patients, account)
 
 
@@ -266,12 +293,13 @@ class _Known:
 
     def __init__(self, cohorts: Sequence[Cohort], key: bytes | None) -> None:
         self.cohorts = cohorts
-        made_by = {str(cohort.about.get("pseudonyms", "none")) for cohort in cohorts}
-        self.has_pseudonyms = made_by != {"none"}
+        self.made_by = tuple(sorted({str(cohort.about.get("pseudonyms", "none")) for cohort in cohorts}))
+        self.has_pseudonyms = self.made_by != ("none",)
         self.hides_paths = any(cohort.about.get("hashed_paths", "none") != "none" for cohort in cohorts)
-        fits = key is not None and made_by == {fingerprint(key)}
+        fits = key is not None and self.made_by == (fingerprint(key),)
         self.pseudonyms = Pseudonyms(key) if fits else None
         self.patient_of: dict[str, str] = {}
+        self._by_end: dict[int, dict[tuple[str, ...], list[tuple[str, ...]]]] = {}  # how many parts: these: paths
         self._ids: dict[str, dict[str, list[str]]] = {name: defaultdict(list) for name in KINDS}
         for cohort in cohorts:
             rows = cohort.scans[list(KINDS)].fillna("").astype(str)
@@ -310,11 +338,15 @@ class _Known:
 
     def _nodes_of(self, parts: tuple[str, ...]) -> list[tuple[str, ...]]:
         """The files and folders whose path ends as `parts` does, or is the end of it; where several, the closest."""
-        candidates = self._by_name.get(parts[-1], []) if parts else []
-        shared = [(min(len(node), len(parts)), node) for node in candidates]
-        matching = [(length, node) for length, node in shared if node[-length:] == parts[-length:]]
-        most = max((length for length, _ in matching), default=0)
-        return [node for length, node in matching if length == most]
+        if len(parts) not in self._by_end:
+            nodes: dict[tuple[str, ...], list[tuple[str, ...]]] = defaultdict(list)
+            for node in self._paths:
+                nodes[node[-len(parts) :]].append(node)
+            self._by_end[len(parts)] = dict(nodes)
+        if parts in self._by_end[len(parts)]:
+            return self._by_end[len(parts)][parts]
+        shorter = (parts[-length:] for length in range(len(parts) - 1, 0, -1))
+        return [node for node in shorter if node in self._paths][:1]
 
     @cached_property
     def _paths(self) -> dict[tuple[str, ...], tuple[str, ...]]:
@@ -328,25 +360,12 @@ class _Known:
                         scans[parts[:length]].setdefault(str(outcome))
         return {node: tuple(ids) for node, ids in scans.items()}
 
-    @cached_property
-    def _by_name(self) -> dict[str, list[tuple[str, ...]]]:
-        by_name: dict[str, list[tuple[str, ...]]] = defaultdict(list)
-        for node in self._paths:
-            by_name[node[-1]].append(node)
-        return by_name
-
 
 def _match(table: pd.DataFrame, known: _Known, path: Path) -> _Found:
     """Paths are looked at only where identifiers leave rows unmatched. Raises Misuse where nothing matches."""
     found: list[tuple[tuple[bool, int, int], _Found]] = []
     columns = {column: table[column].tolist() for column in map(str, table.columns)}
-    # Labels are no identifiers, though small numbers may be some patient's.
-    spelled = POSITIVE | NEGATIVE | UNKNOWN
-    columns = {
-        column: values
-        for column, values in columns.items()
-        if column.lower() in KINDS or not set(map(str.lower, values)) <= spelled
-    }
+    columns = {column: values for column, values in columns.items() if _may_name(column.lower(), values)}
     for tried in (_by_ids, _by_paths):
         for column, values in columns.items():
             found += [
@@ -357,8 +376,16 @@ def _match(table: pd.DataFrame, known: _Known, path: Path) -> _Found:
         if any(one.matched == len(table) for _, one in found):
             break
     if not found:
-        raise _no_match(table, known, path)
+        raise _no_match(list(columns), known, path)
     return max(found, key=lambda ranked: ranked[0])[1]  # the first of equal ones
+
+
+def _may_name(column: str, values: list[str]) -> bool:
+    """Labels, ages and measurements are no identifiers, though small numbers may be some patient's."""
+    if column in KINDS:
+        return True
+    labels = set(map(str.lower, values)) <= POSITIVE | NEGATIVE | UNKNOWN
+    return not (labels or column in ABOUT or column.endswith(MEASURES))
 
 
 def _by_ids(column: str, values: list[str], known: _Known) -> Iterator[tuple[int, _Found]]:
@@ -380,11 +407,9 @@ def _line(row: int) -> int:
     return row + 2
 
 
-def _no_match(table: pd.DataFrame, known: _Known, path: Path) -> Misuse:
+def _no_match(tried: Sequence[str], known: _Known, path: Path) -> Misuse:
     example = next(iter(known.patient_of))
-    why = (
-        f"no value of {', '.join(map(str, table.columns[:8]))} is an id or a path of the cohort, such as scan {example}"
-    )
+    why = f"no value of {', '.join(tried[:8]) or 'any column'} is an id or a path of the cohort, such as scan {example}"
     if known.has_pseudonyms and known.pseudonyms is None:
         do = "its ids are pseudonyms: name the key that it was ingested with (--key FILE), or ingest with --keep-ids"
     else:
@@ -422,6 +447,30 @@ def _expect_once(found: _Found, values: pd.DataFrame, path: Path) -> None:
 
 def _contradicted(rows: pd.DataFrame) -> list[str]:
     return [str(name) for name in rows if {0.0, 1.0} <= set(rows[name].dropna())]
+
+
+# ---- whose scans are whose ----
+
+
+def _patient_column(table: pd.DataFrame, found: _Found) -> str:
+    """The column that tells patients beside the one that names scans; empty where none does."""
+    named = {column.lower(): column for column in map(str, table.columns) if column != found.column}
+    return next((named[name] for name in PATIENTS if name in named), "")
+
+
+def _joined(of_cohorts: Sequence[str], told: np.ndarray) -> list[str]:
+    """A patient for each scan (n,), the same where the cohorts or what a table told (n,) say so, or both in turn.
+
+    Files other than DICOM name nobody, so that a cohort takes each for a patient; whoever labels them may know better.
+    """
+    ours, a = np.unique(np.asarray(of_cohorts, dtype=object), return_inverse=True)
+    theirs, b = np.unique(told, return_inverse=True)
+    known = np.array([name.lower() not in UNKNOWN for name in told])
+    links = coo_array((np.ones(known.sum()), (a[known], len(ours) + b[known])), shape=(len(ours) + len(theirs),) * 2)
+    _, group = connected_components(links, directed=False)
+    _, first = np.unique(group[: len(ours)], return_index=True)
+    name_of = dict(zip(group[first], ours[first], strict=True))
+    return [name_of[one] for one in group[a]]
 
 
 # ---- what a row says ----
@@ -495,12 +544,23 @@ def _reader_of(column: str) -> tuple[str, str]:
     return (found["finding"].strip(), found["reader"]) if found else (column, "")
 
 
-def _by_reader(columns: Iterable[str]) -> dict[str, list[str]]:
-    """The columns of each finding. One that a single reader has keeps its name, for it may not mean a reader."""
+def _by_reader(columns: Iterable[str]) -> tuple[dict[str, list[str]], dict[str, str]]:
+    """The columns of each finding, and those that are left out and why: readers' beside what was made of them.
+
+    One that a single reader has keeps its name, for it may not mean a reader.
+    """
     groups: dict[str, list[str]] = defaultdict(list)
     for column in columns:
         groups[_reader_of(column)[0]].append(column)
-    return {name if len(ones) > 1 else ones[0]: ones for name, ones in groups.items()}
+    left_out = {
+        column: f"a reader's, and there is {name} itself"
+        for name, ones in groups.items()
+        if name in ones
+        for column in ones
+        if column != name
+    }
+    kept = {name: [name] if name in ones else ones for name, ones in groups.items()}
+    return {name if len(ones) > 1 else ones[0]: ones for name, ones in kept.items()}, left_out
 
 
 def _combined(readers: Sequence[np.ndarray], rule: Readers) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -13,7 +14,7 @@ import pandas as pd
 
 from headct.checkpoints import PretrainedEncoder
 from headct.cohort import Cohort
-from headct.cohort.labels import Labels, only
+from headct.cohort.labels import Account, Labels, only
 from headct.detection.calibration import calibrate, operating_points
 from headct.detection.detector import Detector
 from headct.detection.ladder import climb
@@ -31,6 +32,8 @@ from headct.failure import Misuse
 LEAST_PATIENTS = 4
 """Of either class, for training and validation to have both: fewer cannot be shared out."""
 AUTO = "auto"
+SEEDS = 2**32
+"""As many as every generator takes that a method may use, scikit-learn's too."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,10 +52,12 @@ class AdaptSettings:
         if not (self.validation > 0 and self.test >= 0 and self.validation + self.test < 1):
             raise Misuse(
                 f"validation and test are shares of patients, got {self.validation:g} and {self.test:g}",
-                do="leave more than half of the patients for training",
+                do="leave some of the patients for training",
             )
         if self.shots is not None and self.shots < 1:
             raise Misuse(f"shots must be at least 1, got {self.shots}")
+        if not 0 <= self.seed < SEEDS:
+            raise Misuse(f"the seed must lie in 0..{SEEDS - 1}, got {self.seed}")
 
 
 @dataclass(frozen=True)
@@ -106,8 +111,8 @@ def adapt(
     notes += more
     truth, shots = labels.values.to_numpy(dtype=float), None
     if settings.shots is not None:
-        truth, shots = _few(labels, parts, settings, cohorts)
-        notes += shots.left_out
+        labels, truth, shots, more = _few(labels, parts, settings, cohorts, required)
+        notes += more
     scans = scans_of(
         cohorts, scan_ids, encoder, machine, cache,
         batch_size=batch_size, workers=workers, progress=progress("embedding"),
@@ -125,9 +130,10 @@ def adapt(
     )
     fitted, ladder = _fitted(task, settings, progress)
     detector, rows = _detector(task, fitted, _met(cohorts, scan_ids, task.train))
-    sentences = [*labels.account.sentences(), *_told(task, parts, shots, splits), *notes]
+    account = _impersonal(labels.account)
+    sentences = [*account.sentences(), *_told(task, parts, shots, splits), *notes]
     record = {
-        "labels": labels.account.to_dict(),
+        "labels": account.to_dict(),
         "settings": asdict(settings),
         "splits": {part: int((parts == part).sum()) for part in ("train", "validation", "test")},
         "findings": rows,
@@ -213,9 +219,12 @@ def _in_both(labels: Labels, parts: np.ndarray, required: Sequence[str]) -> tupl
 
 
 def _few(
-    labels: Labels, parts: np.ndarray, settings: AdaptSettings, cohorts: Sequence[Cohort]
-) -> tuple[np.ndarray, Shots]:
-    """Labels (n, f) of which training keeps K positives and K negatives of each finding; validation keeps all."""
+    labels: Labels, parts: np.ndarray, settings: AdaptSettings, cohorts: Sequence[Cohort], required: Sequence[str]
+) -> tuple[Labels, np.ndarray, Shots, list[str]]:
+    """The findings that can be drawn, their labels (n, f), the draw, and sentences on the other findings.
+
+    Of these labels training keeps K positives and K negatives of each finding; validation keeps all.
+    """
     assert settings.shots is not None
     train = np.flatnonzero(parts == "train")
     may = labels.values.iloc[train]
@@ -232,18 +241,23 @@ def _few(
         draws=1,
         sites=[site_of[str(scan_id)] for scan_id in may.index],
     )
-    if shots.left_out:
+    rare = [name for name in labels.findings if not shots.ks[name]]
+    if len(rare) == len(labels.findings) or set(rare) & set(required):
         raise Misuse(
             f"{settings.shots} shots cannot be drawn: {'; '.join(shots.left_out)}",
             why="they are drawn without replacement from the training patients",
             do="ask for fewer --shots, label more patients, or name other --findings",
         )
+    notes = [
+        f"{name} is left out: {why.removeprefix(f'{name}: ')}" for name, why in zip(rare, shots.left_out, strict=True)
+    ]
+    labels = replace(labels, values=labels.values.drop(columns=rare))  # all rows stay: they are placed
     truth = labels.values.copy()
     truth.iloc[train] = np.nan
     for finding in labels.findings:
         drawn = shots.labels(finding, settings.shots, 0)
         truth.loc[drawn.index, finding] = drawn.to_numpy()
-    return truth.to_numpy(dtype=float), shots
+    return labels, truth.to_numpy(dtype=float), shots, notes
 
 
 def _fitted(
@@ -289,6 +303,18 @@ def _met(cohorts: Sequence[Cohort], scan_ids: Sequence[str], rows: np.ndarray) -
     wanted = {scan_ids[row] for row in rows}
     scans = pd.concat([cohort.scans for cohort in cohorts], ignore_index=True).drop_duplicates("scan_id")
     return Met.of(scans[scans["scan_id"].isin(wanted)])
+
+
+def _impersonal(account: Account) -> Account:
+    """Without what stands in cells of the user's table, which is not for those who are given the detector."""
+    return replace(
+        account,
+        unmatched=tuple(re.sub(r" \(.*\): ", ": ", row, flags=re.DOTALL) for row in account.unmatched),
+        left_out={
+            column: re.sub(r" holds .*", " holds no label", why, flags=re.DOTALL)
+            for column, why in account.left_out.items()
+        },
+    )
 
 
 def _told(task: Task, parts: np.ndarray, shots: Shots | None, splits: Path | None) -> list[str]:

@@ -24,10 +24,14 @@ INTERVAL = (0.025, 0.975)
 ENOUGH_FOR_ISOTONIC = 200
 """Validation scans of either class, below which an isotonic curve follows chance."""
 LEAST_SLOPE = 1e-3
-"""A validation set in which the scores run backwards must not turn them round; it leaves nothing of them instead."""
+"""A validation set in which the scores run backwards must not turn them round; it leaves nothing of them instead.
+
+Of logits that are divided by their spread, so that their unit decides nothing.
+"""
 RIDGE = 0.01
 """Keeps the slope finite where the classes do not overlap."""
-STEPS = 50
+STEPS, HALVINGS = 50, 30
+"""Of Newton's method, and of a step of it that goes too far."""
 KNOTS = 64
 TARGET = 0.95
 """Sensitivity, or specificity, that the points of these names have at least."""
@@ -100,9 +104,9 @@ def calibrate(
         kind = "isotonic" if enough and _isotonic_is_better(logits, labels, patient, rng) else "temperature"
     if kind == "isotonic":
         return _isotonic(logits, labels, patient, rng)
-    weights = np.concatenate([np.ones((1, len(labels))), _resampled(patient, DRAWS, rng)])
-    slopes, shifts = _fit_lines(logits, labels, weights)
-    return Calibration("temperature", float(slopes[0]), float(shifts[0]), np.stack([slopes[1:], shifts[1:]], axis=1))
+    (slope,), (shift,) = _fit_lines(logits, labels, np.ones((1, len(labels))))
+    draws = _fit_lines(logits, labels, _resampled(patient, DRAWS, rng), (slope, shift))
+    return Calibration("temperature", float(slope), float(shift), np.stack(draws, axis=1))
 
 
 def temperature(logits: np.ndarray, labels: np.ndarray) -> float:
@@ -128,10 +132,13 @@ def _resampled(patient: np.ndarray, draws: int, rng: np.random.Generator) -> np.
     return rng.multinomial(count, np.full(count, 1 / count), size=draws)[:, patient].astype(float)
 
 
-def _fit_lines(logits: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _fit_lines(
+    logits: np.ndarray, labels: np.ndarray, weights: np.ndarray, start: tuple[float, float] | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Slopes and shifts, each (b,), of logistic regressions on one number, for weights (b, n), by Newton's method.
 
-    Targets are Platt's (1999), a little inside 0 and 1, so that a few validation scans give no certainty.
+    Targets are Platt's (1999), a little inside 0 and 1, so that a few validation scans give no certainty. `start` is a
+    slope and shift from which it is not far.
     """
     middle, spread = logits.mean(), logits.std() or 1.0
     z = (logits - middle) / spread
@@ -139,23 +146,33 @@ def _fit_lines(logits: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> t
     negative = weights.sum(axis=1) - positive
     high, low = (positive + 1) / (positive + 2), 1 / (negative + 2)
     target = np.where(labels == 1, high[:, None], low[:, None])
-    slope, shift = (
-        np.zeros(len(weights)),
-        np.log(high * positive + low * negative) - np.log((1 - high) * positive + (1 - low) * negative),
-    )
+    share = (high * positive + low * negative) / (positive + negative)
+    slope, shift = np.zeros(len(weights)), _logit(share)
+    if start is not None:
+        slope, shift = slope + start[0] * spread, np.full(len(weights), start[1] + start[0] * middle)
+
+    def losses(slope: np.ndarray, shift: np.ndarray) -> np.ndarray:
+        line = slope[:, None] * z + shift[:, None]
+        return (weights * (np.logaddexp(0, line) - target * line)).sum(axis=1) + RIDGE / 2 * slope**2
+
+    before = losses(slope, shift)
     for _ in range(STEPS):
         p = expit(slope[:, None] * z + shift[:, None])
         error, curve = weights * (p - target), weights * p * (1 - p) + 1e-12
         g = np.stack([error @ z + RIDGE * slope, error.sum(axis=1)])
         a, b, c = curve @ z**2 + RIDGE, curve @ z, curve.sum(axis=1)
         step = np.stack([c * g[0] - b * g[1], a * g[1] - b * g[0]]) / (a * c - b * b)
-        step *= np.minimum(1, 2 / np.abs(step).max(axis=0).clip(1e-12))  # a full step may overshoot far from the goal
-        slope, shift = slope - step[0], shift - step[1]
         if np.abs(step).max() < 1e-10:
             break
-    backwards = slope / spread < LEAST_SLOPE
-    share = (high * positive + low * negative) / (positive + negative)
-    slope, shift = np.where(backwards, LEAST_SLOPE * spread, slope), np.where(backwards, _logit(share), shift)
+        # Where one scan lies far from all others a full step overshoots, and may do so for ever.
+        for _ in range(HALVINGS):
+            after = losses(slope - step[0], shift - step[1])
+            if not (over := after > before + 1e-12 * np.abs(before)).any():
+                break
+            step[:, over] /= 2
+        slope, shift, before = slope - step[0], shift - step[1], after
+    backwards = slope < LEAST_SLOPE
+    slope, shift = np.where(backwards, LEAST_SLOPE, slope), np.where(backwards, _logit(share), shift)
     return slope / spread, shift - slope * middle / spread
 
 

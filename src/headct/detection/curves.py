@@ -71,12 +71,15 @@ def _with(task: Task, known: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Tas
 def measured(few: Iterator[Few], method: Method, test: np.ndarray, progress: Progress = quiet) -> pd.DataFrame:
     """AUROC on the rows `test` of what the method learns from each: a table of size, draw, finding, auroc.
 
+    Each draw has a seed of its own, made from the task's, so that draws differ as repeated training does.
+
     The finding `macro` is the mean over those of its size and draw. A finding that `test` lacks a class of is left
     out.
     """
     rows = []
     for done, one in enumerate(few, start=1):
-        fitted = method.fit(one.task)
+        seed = int(np.random.SeedSequence([one.task.seed, one.draw]).generate_state(1)[0])
+        fitted = method.fit(replace(one.task, seed=seed))
         scores, labels = fitted.scores(one.task.scans, test), one.task.labels[test]
         areas = {}
         for column, finding in enumerate(one.task.findings):
@@ -91,18 +94,21 @@ def measured(few: Iterator[Few], method: Method, test: np.ndarray, progress: Pro
 
 
 def curve(table: pd.DataFrame) -> pd.DataFrame:
-    """The mean of `measured` over draws: finding, size, draws, mean, sd, low, high.
+    """The mean of `measured` over draws: finding, size, findings, draws, mean, sd, low, high.
 
+    `findings` is how many are averaged, the fewest of any draw: where it differs between sizes, those of `macro` are
+    not the same task with fewer labels, and must not be joined by a line.
     `low` to `high` is Student's 95 % interval of the mean over draws; empty for a single one. It says how much which
     scans were drawn matters, not how much the test patients do.
     """
     rows = []
+    own = table[table["finding"] != MACRO]
+    averaged = own.groupby(["size", "draw"]).size().groupby("size").min().to_dict()
     for (finding, size), areas in table.groupby(["finding", "size"], sort=True)["auroc"]:
         count, mean = len(areas), float(areas.mean())
         sd = float(areas.std(ddof=1)) if count > 1 else np.nan
         half = stats.t.ppf((1 + LEVEL) / 2, count - 1) * sd / count**0.5 if count > 1 else np.nan
         low, high = mean - half, mean + half
-        rows.append(
-            {"finding": finding, "size": size, "draws": count, "mean": mean, "sd": sd, "low": low, "high": high}
-        )
-    return pd.DataFrame(rows, columns=["finding", "size", "draws", "mean", "sd", "low", "high"])
+        findings = int(averaged[size]) if finding == MACRO else 1
+        rows.append([finding, size, findings, count, mean, sd, low, high])
+    return pd.DataFrame(rows, columns=["finding", "size", "findings", "draws", "mean", "sd", "low", "high"])

@@ -113,16 +113,14 @@ def predict_into(
     return Predicted(rows, len(order), Counter(str(row["code"]) for row in rejections), repeated)
 
 
-def _write(
-    out: Path, rows: Sequence[Mapping[str, Any]], rejections: Sequence[Mapping[str, Any]], terms: Mapping[str, str]
-) -> None:
+def _write(out: Path, rows: list[dict[str, Any]], rejections: list[dict[str, Any]], terms: Mapping[str, str]) -> None:
     """Both tables, each put in place when both are whole."""
     metadata = {"headct": json.dumps(dict(terms))}
     finals = {out: (rows, PREDICTIONS), rejections_path(out): (rejections, REJECTIONS)}
     with writing(out):
         out.parent.mkdir(parents=True, exist_ok=True)
         for final, (content, schema) in finals.items():
-            table = pa.Table.from_pylist([dict(row) for row in content], schema.with_metadata(metadata))
+            table = pa.Table.from_pylist(content, schema.with_metadata(metadata))
             pq.write_table(table, partial_of(final))
         for final in finals:
             os.replace(partial_of(final), final)
@@ -167,9 +165,10 @@ class _Parts:
             self._begin()
 
     def _take(self, part: Mapping[str, Any]) -> None:
-        self.done.update(part["names"])
+        # A part from before a damaged one may hold what was judged again since; its rows are the same.
+        self.rejections += [row for row in part["rejections"] if row["job"] not in self.done]
         self.rows |= part["rows"]
-        self.rejections += part["rejections"]
+        self.done.update(part["names"])
         self.count += 1
 
     def _begin(self) -> None:

@@ -52,10 +52,10 @@ class FittedKnn:
 
     def scores(self, scans: Scans, rows: np.ndarray) -> np.ndarray:
         """Logits (B, f) of a vote in which either class weighs as much as it is common, unknown labels none at all."""
-        found = np.empty((len(rows), len(self.findings)))
+        found, unit = np.empty((len(rows), len(self.findings))), self.unit.T.astype(np.float64)
         for start in range(0, len(rows), ROWS_AT_ONCE):
             some = slice(start, start + ROWS_AT_ONCE)
-            cosine = _unit(scans.vectors(rows[some]) - self.mean) @ self.unit.T.astype(np.float64)
+            cosine = _unit(scans.vectors(rows[some]) - self.mean) @ unit
             for column in range(len(self.findings)):
                 found[some, column] = self._vote(cosine, self.labels[:, column])
         return found

@@ -11,6 +11,7 @@ import numpy as np
 from headct.detection.method import Fitted, Progress, Task, quiet
 from headct.detection.methods import METHODS, method
 from headct.evaluation.metrics import auroc
+from headct.failure import Failure
 
 RUNGS = ("linear", "lora", "full")
 """From the least that is trained to the most; the first is frozen."""
@@ -32,8 +33,9 @@ def climb(
 ) -> Climbed:
     """Fit each rung and take the best by its validation AUROC (mean over findings); of equal ones the lower rung.
 
-    So what comes out is never worse on validation than the frozen first rung. Trained rungs are left out where the
-    encoder is an exported graph, which cannot be trained. `progress` gives the one for a rung.
+    So what comes out is never worse on validation than the frozen first rung. Trained rungs are left out, and why is
+    said, where they cannot be learned: the encoder is an exported graph, arrays differ in shape, training diverges.
+    `progress` gives the one for a rung. Raises Misuse where the first rung cannot be learned.
     """
     fits = {rungs[0]: method(rungs[0]).fit(task, progress(rungs[0]))}
     areas = {rungs[0]: validation_auroc(task, fits[rungs[0]])}
@@ -42,7 +44,11 @@ def climb(
         if task.encoder.runtime is not None and not METHODS[name].frozen:
             skipped[name] = f"left out: a graph ({task.encoder.runtime.kind}) cannot be trained"
             continue
-        fits[name] = method(name).fit(task, progress(name))
+        try:
+            fits[name] = method(name).fit(task, progress(name))
+        except Failure as failure:
+            skipped[name] = f"left out: {failure.what}"
+            continue
         areas[name] = validation_auroc(task, fits[name])
     best = max(areas, key=lambda name: areas[name])  # the first of equal ones
     return Climbed(fits[best], tuple(_row(name, areas, skipped, best, rungs[0]) for name in rungs))

@@ -7,8 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from detection import made
 
+from headct import encoders
+from headct.checkpoints import Card, save
 from headct.cli.app import run
+from headct.preparing import recipes
+from headct.preparing.windows import WINDOWS
 
 
 @pytest.fixture
@@ -42,6 +48,10 @@ def test_metrics_are_written_and_told(files: dict[str, Path], capsys: pytest.Cap
     assert "80 scans of 40 patients" in said.err
     assert tree["settings"]["groups"] == ["site"]
     assert tree["comparison"]["ich"]["auroc"]["p"] == 1
+    html = (files["out"] / "report.html").read_text()
+    assert f"AUROC {area['value']:.3f} ({area['low']:.3f} to {area['high']:.3f}) for intracranial hemorrhage" in html
+    assert "Subarachnoid hemorrhage is left out" in html
+    assert "80</b> in the labels" in html
 
 
 def test_json_is_the_tree(files: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
@@ -55,6 +65,9 @@ def test_json_is_the_tree(files: dict[str, Path], capsys: pytest.CaptureFixture[
         (["--rule", "best"], 2, "no rule for thresholds is called best"),
         (["--target", "1"], 2, "target is 1"),
         (["--group", "kernel"], 2, "the labels have no column kernel"),
+        (["--detector", "d"], 2, "--predictions stand instead of --detector and --cohort"),
+        (["--labels", "second.csv"], 2, "with --predictions there is one table of labels"),
+        (["--measured", "none.csv"], 2, "there is no file none.csv"),
     ],
 )
 def test_what_cannot_work_ends_with_2(
@@ -74,3 +87,76 @@ def test_nothing_to_judge_ends_with_1(files: dict[str, Path], capsys: pytest.Cap
     said = capsys.readouterr().err
     assert "no finding can be evaluated" in said
     assert "every label is unknown" in said
+
+
+def test_without_detector_or_predictions_it_says_what_is_needed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    labels = ["--labels", str(tmp_path / "l.csv"), "--out", str(tmp_path / "out")]
+    for words, says in (
+        (["evaluate", *labels], "evaluate needs --detector and --cohort, or --predictions"),
+        (["evaluate", "--cohort", "c", *labels], "evaluate needs --detector and --cohort, or --predictions"),
+        (["evaluate", "--detector", "d", "--cohort", "c", "--against", "a", *labels], "--against goes with"),
+    ):
+        assert run(words) == 2
+        assert says in capsys.readouterr().err
+
+
+def test_thresholds_of_validation_scans_and_the_flow_by_split(files: dict[str, Path]) -> None:
+    rows = files["predictions"].read_text().splitlines()
+    split = [
+        "split" if number == 0 else ("test", "val")[int(row[1 : row.index(",")]) // 2 % 2]
+        for number, row in enumerate(rows)
+    ]
+    files["predictions"].write_text("\n".join(f"{row},{part}" for row, part in zip(rows, split, strict=True)))
+    assert run(line(files, "--draws", "100", "--quiet")) == 0
+    tree = json.loads((files["out"] / "metrics.json").read_text())
+    assert tree["findings"]["ich"]["operating_point"]["origin"] == "youden on 40 validation scans"
+    html = (files["out"] / "report.html").read_text()
+    assert "<b>40</b> test – evaluated here" in html
+    assert "<b>40</b> validated on" in html
+
+
+def test_measurements_are_compared_with_the_truth(files: dict[str, Path], tmp_path: Path) -> None:
+    truth = files["labels"].read_text().splitlines()
+    shifts = [f"{number % 7:.1f}" for number in range(len(truth) - 1)]
+    files["labels"].write_text(
+        "\n".join([f"{truth[0]},midline_shift_mm", *map(",".join, zip(truth[1:], shifts, strict=True))])
+    )
+    told = ["scan_id,midline_shift_mm", *(f"s{number},{float(shift) + 1}" for number, shift in enumerate(shifts[:60]))]
+    (tmp_path / "m.csv").write_text("\n".join(told))
+    assert run(line(files, "--draws", "100", "--quiet", "--measured", str(tmp_path / "m.csv"))) == 0
+    found = json.loads((files["out"] / "metrics.json").read_text())["measurements"]["errors"]["midline_shift_mm"]
+    assert found["bias"]["value"] == pytest.approx(1)
+    assert found["bias"]["n"] == 60
+    assert "Measurements against the truth" in (files["out"] / "report.html").read_text()
+
+
+def test_detectors_on_a_cohort_as_it_is_typed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cohort = made.make(tmp_path / "night", 48)
+    made.truth(cohort).to_csv(tmp_path / "l.csv", index=False)
+    torch.manual_seed(0)
+    save(tmp_path / "model", encoders.build("conv-tiny"), Card(recipe=recipes["head"], windows=WINDOWS))
+    machine = ["--precision", "fp32", "--device", "cpu"]
+    labels = ["--labels", str(tmp_path / "l.csv")]
+    learn = ["--model", str(tmp_path / "model"), "--method", "linear", "--test", "0.4", *machine]
+    assert run(["adapt", str(tmp_path / "night"), *labels, *learn, "--out", str(tmp_path / "d")]) == 0
+    judge = ["evaluate", "--detector", str(tmp_path / "d"), "--cohort", str(tmp_path / "night"), *labels, *machine]
+    assert run([*judge, "--out", str(tmp_path / "out"), "--draws", "100", "--json"]) == 0
+    said = capsys.readouterr()
+    tree = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert json.loads(said.out[said.out.index('{\n  "format"') :]) == tree
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "labels.csv",
+        "metrics.json",
+        "predictions",
+        "report.html",
+    ]
+    assert tree["parts"]["test"] == tree["counts"]["scans"]
+    assert "less that of" in said.err
+    assert "shuffled labels give" in said.err
+    again = ["evaluate", "--predictions", str(tmp_path / "out" / "predictions" / "d.parquet"), "--draws", "100"]
+    again += ["--labels", str(tmp_path / "out" / "labels.csv"), "--out", str(tmp_path / "again")]
+    assert run(again) == 0
+    tables = json.loads((tmp_path / "again" / "metrics.json").read_text())
+    assert tables["findings"]["ich"]["auroc"] == tree["findings"]["ich"]["auroc"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -96,3 +97,34 @@ def test_a_cohort_of_another_recipe_is_refused(place: Path, tmp_path: Path, caps
     made.make(tmp_path / "other", 2, recipe=other)
     assert run(line(place, tmp_path / "p.parquet", tmp_path / "other")) == 2
     assert "the model uses head" in capsys.readouterr().err
+
+
+def test_a_page_for_one_scan_and_an_index_for_several(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made.make(tmp_path / "few", 3)
+    words = line(place, tmp_path / "p.parquet", tmp_path / "few")
+    assert run([*words, "--page", str(tmp_path / "pages.html"), "--quiet"]) == 0
+    table = pd.read_parquet(tmp_path / "p.parquet")
+    index = (tmp_path / "pages.html").read_text()
+    links = re.findall(r'href="(pages/\d+\.html)">(\w+)</a>', index)
+    assert {scan_id for _, scan_id in links} == set(table["scan_id"])
+    for link, scan_id in links:
+        page = (tmp_path / link).read_text()
+        assert f"Findings on {scan_id}" in page
+        for row in table[table["scan_id"] == scan_id].to_dict("records"):
+            assert f"{row['probability']:.3f} ({row['low']:.3f} to {row['high']:.3f})" in page
+    assert any("weight 0." in (tmp_path / link).read_text() for link, _ in links)
+    write_dicom(Phantom(1).scan(slices=26, gap_mm=7.0, rows=96, cols=96, pixel_mm=2.4), tmp_path / "one")
+    assert run([*line(place, tmp_path / "one.parquet", tmp_path / "one"), "--page", str(tmp_path / "one.html")]) == 0
+    assert "1 page: " in capsys.readouterr().err
+    only = (tmp_path / "one.html").read_text()
+    assert "Slices of 7 mm; training had up to 5 mm." in only
+
+
+def test_a_page_that_is_not_ours_is_kept(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "mine.html").write_text("<p>mine</p>")
+    for page, says in (("mine.html", "headct did not write it"), ("page.txt", "is not called so")):
+        assert run([*line(place, tmp_path / "p.parquet"), "--page", str(tmp_path / page)]) == 2
+        assert says in capsys.readouterr().err
+    assert not (tmp_path / "p.parquet").exists()

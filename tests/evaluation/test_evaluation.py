@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -160,6 +161,23 @@ def test_two_models_on_the_same_scans() -> None:
     assert (same["auroc"].estimate.value, same["auroc"].p, same["average_precision"].p) == (0, 1, 1)
     part = evaluate(predictions, labels, QUICK, against=worse[worse["scan_id"] != "s0"])
     assert any("not compared: the other model did not predict" in note for note in part.notes)
+
+
+def test_a_model_that_has_seen_the_test_is_no_rival() -> None:
+    predictions, labels = tables()
+    seen = predictions.assign(split=np.where(predictions["scan_id"] == "s0", "train", "test"))
+    with pytest.raises(Misuse, match="1 test scans were learned from by the other model: s0"):
+        evaluate(predictions, labels, QUICK, against=seen)
+
+
+def test_a_column_is_of_the_finding_that_it_names_longest() -> None:
+    predictions, labels = tables()
+    both = pd.concat([predictions, predictions[predictions["finding"] == "sah"].assign(finding="sah_left")])
+    size = pd.Series(np.where(np.arange(len(labels)) % 2, "large", "small"))
+    labels = labels.assign(sah_left=labels["sah"], sah_left_size=size)
+    done = evaluate(both, labels, replace(QUICK, groups=("sah_left_size",)))
+    assert not done.findings["sah"].subgroups
+    assert {each.column for each in done.findings["sah_left"].subgroups} == {"sah_left_size"}
 
 
 @pytest.mark.parametrize(

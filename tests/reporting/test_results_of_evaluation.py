@@ -13,12 +13,25 @@ from sklearn.metrics import confusion_matrix, precision_score, roc_auc_score
 
 from headct.evaluation.evaluation import Evaluation, EvaluationSettings, evaluate
 from headct.evaluation.intervals import Area, Estimate, Patients
+from headct.evaluation.measurements import compare_tables
+from headct.evaluation.operating import OperatingPoint
+from headct.evaluation.pairs import compare_all
 from headct.evaluation.transfer import TransferMatrix
 from headct.reporting.flow import Stage
 from headct.reporting.results import Flow
-from headct.reporting.results_of_evaluation import answer, evaluated, forest_of, measured, ranking, report_of
+from headct.reporting.results_of_evaluation import (
+    answer,
+    evaluated,
+    forest_of,
+    measured,
+    measurement_rows,
+    pair_rows,
+    ranking,
+    report_of,
+)
 
 SCANS = 240
+POINT = OperatingPoint(0.4, "chosen elsewhere")
 
 
 @cache
@@ -120,7 +133,37 @@ def test_subgroups_that_are_too_small_are_named() -> None:
     silent = replace(finding.subgroups[0], group="site-c", area=None, difference=None, reason="2 positives")
     shown = forest_of(replace(finding, subgroups=(*finding.subgroups, silent)))
     assert [one.label for one in shown.groups["site"]] == ["site-a", "site-b"]
-    assert shown.note == "not drawn: site site-c (2 positives)"
+    assert shown.note == "not drawn, too few patients: site site-c"
+    nothing = replace(finding, subgroups=(silent,))
+    report = report_of(replace(evaluation(), findings={"sdh": nothing}), title="T", model="ours")
+    assert report.subgroups == {}
+    assert "subdural hematoma has no subgroup of enough patients with it and without" in report.notes
+
+
+def test_a_perfect_number_from_few_patients_says_what_it_is_worth() -> None:
+    labels = pd.DataFrame({"scan_id": [f"s{number}" for number in range(16)]})
+    labels["patient_id"], labels["edh"] = labels["scan_id"], (np.arange(16) < 6).astype(int)
+    told = labels[["scan_id"]].assign(finding="edh", probability=np.linspace(0.99, 0.01, 16))
+    first, few, perfect = answer(evaluate(told, labels, EvaluationSettings(draws=100)))
+    assert first.startswith("AUROC 1.000 (")
+    assert few.startswith("Few patients: 1 of 1 finding has fewer than 25 of the rarer kind (epidural hematoma: 6)")
+    assert "ranked without a mistake; in other patients it may be as low as 0." in perfect
+
+
+def test_what_the_evaluation_adds_is_on_the_page() -> None:
+    told, _, labels = tables()
+    unlike = told.assign(ood=np.linspace(0, 1, len(told)))
+    labels = labels.assign(sdh_ml=np.where(labels["sdh"] == "1", np.tile([2.0, 50.0], SCANS // 2), 0))
+    done = evaluate(unlike, labels, EvaluationSettings(draws=100, groups=("sdh_ml",)), points={"sdh": POINT})
+    measurements = compare_tables(labels[["scan_id", "sdh_ml"]].assign(sdh_ml=labels["sdh_ml"] + 1), labels)
+    rows, sides = measurement_rows(measurements)
+    report = replace(report_of(done, title="T", model="ours"), measurements=rows, sides=sides)
+    html = report.page().html()
+    for words in ("Abstention by distance", "chosen elsewhere", "volume (ml)", "Measurements against the truth",
+                  "+1.000 (+1.000 to +1.000)", "Operating points: a finding is called"):  # fmt: skip
+        assert words in html
+    (row,) = pair_rows(compare_all({"a": told, "b": tables()[1]}, labels.drop(columns="fracture")))
+    assert (row.ours, row.theirs, row.finding) == ("a", "b", "sdh")
 
 
 def test_a_transfer_matrix_keeps_its_areas() -> None:

@@ -3,34 +3,61 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from headct.cli.options import Json
+from headct.cli.options import Json, Key
+from headct.cli.progress import progress_of
 from headct.cli.talk import Talk
+from headct.failure import Misuse
 
 if TYPE_CHECKING:
-    from headct.evaluation import Estimate, Evaluation
+    import pandas as pd
+
+    from headct.evaluation import Estimate, Evaluation, EvaluationSettings
+    from headct.evaluation.measurements import Measurements
+    from headct.studies.evaluation import Study
 
 
 def evaluate(
     talk: Talk,
     *,
-    predictions: Annotated[
-        Path, typer.Option("--predictions", metavar="FILE", help="CSV or Parquet: scan_id, finding, probability.")
-    ],
     labels: Annotated[
-        Path,
+        list[Path],
         typer.Option(
-            "--labels", metavar="FILE", help="CSV or Parquet: scan_id, patient_id, a column for each finding."
+            "--labels",
+            metavar="FILE",
+            help="Who, and 1, 0 or nothing for each finding; with --cohort it may be repeated.",
         ),
     ],
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder of metrics.json.")],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder of metrics.json and report.html.")],
+    detector: Annotated[
+        list[Path] | None,
+        typer.Option("--detector", metavar="DETECTOR", help="A folder of headct adapt; the first is reported on."),
+    ] = None,
+    cohort: Annotated[
+        list[Path] | None, typer.Option("--cohort", metavar="COHORT", help="Whose labelled scans are looked at.")
+    ] = None,
+    predictions: Annotated[
+        Path | None,
+        typer.Option(
+            "--predictions", metavar="FILE", help="Instead of both: CSV or Parquet, scan_id, finding, probability."
+        ),
+    ] = None,
     against: Annotated[
         Path | None,
         typer.Option("--against", metavar="FILE", help="Predictions of another model, compared on the same scans."),
+    ] = None,
+    measured: Annotated[
+        Path | None,
+        typer.Option(
+            "--measured",
+            metavar="FILE",
+            help="scan_id and measurements (_mm, _ml, _side), compared with those columns of the labels.",
+        ),
     ] = None,
     group: Annotated[
         list[str] | None,
@@ -53,39 +80,187 @@ def evaluate(
     ] = None,
     draws: Annotated[int, typer.Option("--draws", metavar="N", help="Of the bootstrap over patients.")] = 1000,
     seed: Annotated[int, typer.Option("--seed", metavar="S", help="Of the bootstrap and of shuffled labels.")] = 0,
+    baselines: Annotated[
+        bool,
+        typer.Option("--baselines/--no-baselines", help="Random weights and histograms beside the first detector."),
+    ] = True,
+    model: Annotated[
+        str | None, typer.Option("--model", metavar="MODEL", help="The detectors' encoder, where it has moved.")
+    ] = None,
+    readers: Annotated[
+        str, typer.Option("--readers", metavar="RULE", help="One label of several readers: majority or any.")
+    ] = "majority",
+    key: Key = None,
+    cache: Annotated[
+        Path | None,
+        typer.Option("--cache", metavar="DIR", help="Where vectors are kept; beside --out if not given."),
+    ] = None,
+    precision: Annotated[
+        str, typer.Option("--precision", metavar="NAME", help="fp32, bf16, or auto: bf16 where the machine has units.")
+    ] = "auto",
+    device: Annotated[
+        str | None, typer.Option("--device", metavar="NAME", help="cpu or cuda; a GPU if there is one.")
+    ] = None,
+    batch: Annotated[int, typer.Option("--batch", min=1, metavar="N", help="Scans that are looked at together.")] = 8,
+    workers: Annotated[
+        int, typer.Option("--workers", min=1, metavar="N", help="Threads that read scans meanwhile.")
+    ] = 1,
     as_json: Json = False,
 ) -> None:
-    """Judge predictions by labels: every number with an interval that counts patients, in DIR/metrics.json.
+    """Judge detectors on cohorts, or predictions by labels: every number with an interval that counts patients.
 
-    Labels are 1, 0 or empty (unknown: the scan is left out for that finding). With a column `split` in the predictions,
-    thresholds are chosen on validation scans and everything else is read from test scans.
+    Labels are 1, 0 or empty (unknown: the scan is left out for that finding). Patients that a detector has seen are
+    left out, its thresholds are those of its own validation scans, several detectors are compared in pairs. Of tables,
+    labels have scan_id and patient_id; with a column `split` in the predictions, thresholds are chosen on
+    validation scans and everything else is read from test scans.
 
     Examples:
-        headct evaluate --predictions predictions.csv --labels labels.csv --out evaluation
+        headct evaluate --detector detector --cohort night --labels reads.csv --out evaluation
         headct evaluate --predictions a.parquet --against b.parquet --labels labels.csv --group site --out evaluation
     """
     from headct import evaluation
 
-    done = evaluation.evaluate(
-        evaluation.read_predictions(predictions),
-        evaluation.read_labels(labels),
-        evaluation.EvaluationSettings(
-            draws=draws,
-            seed=seed,
-            threshold=threshold,
-            rule=evaluation.rule_named(rule),
-            target=target,
-            prevalence=prevalence,
-            groups=tuple(group or ()),
-        ),
-        None if against is None else evaluation.read_predictions(against),
+    settings = evaluation.EvaluationSettings(
+        draws=draws,
+        seed=seed,
+        threshold=threshold,
+        rule=evaluation.rule_named(rule),
+        target=target,
+        prevalence=prevalence,
+        groups=tuple(group or ()),
     )
-    done.write(out / "metrics.json")
+    if predictions is not None:
+        _expect(not detector and not cohort, "--predictions stand instead of --detector and --cohort")
+        _expect(len(labels) == 1, "with --predictions there is one table of labels")
+        _of_tables(talk, predictions, labels[0], out, settings, against, measured, as_json=as_json)
+        return
+    _expect(bool(detector) and bool(cohort), "evaluate needs --detector and --cohort, or --predictions")
+    _expect(against is None, "--against goes with --predictions; name several detectors to compare them")
+    _of_detectors(
+        talk, detector or [], cohort or [], labels, out, settings,
+        measured=measured, beside=baselines, model=model, readers=readers, key=key, cache=cache,
+        precision=precision, device=device, batch=batch, workers=workers, as_json=as_json,
+    )  # fmt: skip
+
+
+def _expect(fits: bool, what: str) -> None:
+    if not fits:
+        raise Misuse(what, do="see `headct evaluate --help`")
+
+
+def _of_tables(
+    talk: Talk,
+    predictions: Path,
+    labels: Path,
+    out: Path,
+    settings: EvaluationSettings,
+    against: Path | None,
+    measured: Path | None,
+    *,
+    as_json: bool,
+) -> None:
+    from headct import evaluation
+    from headct.evaluation.evaluation import write_tree
+    from headct.studies.evaluation_report import report_of_tables
+
+    told, truth = evaluation.read_predictions(predictions), evaluation.read_labels(labels)
+    found = None if measured is None else _measurements(measured, truth)
+    other = None if against is None else evaluation.read_predictions(against)
+    done = evaluation.evaluate(told, truth, settings, other)
+    files = {"predictions": predictions, "labels": labels}
+    files |= {name: path for name, path in (("against", against), ("measured", measured)) if path is not None}
+    report = report_of_tables(done, told, truth, files=files, measurements=found)
+    tree = {**done.tree(), "measurements": None if found is None else found.tree()}
+    write_tree(tree, out / "metrics.json")
+    _write_page(report.page(), out)
     _tell(done, talk)
+    _end(done, tree, talk, out, as_json=as_json)
+
+
+def _measurements(path: Path, labels: pd.DataFrame) -> Measurements:
+    from headct.evaluation.measurements import compare_tables
+    from headct.evaluation.tables import read_measured
+
+    return compare_tables(read_measured(path), labels)
+
+
+def _of_detectors(
+    talk: Talk,
+    detectors: list[Path],
+    cohorts: list[Path],
+    labels: list[Path],
+    out: Path,
+    settings: EvaluationSettings,
+    *,
+    measured: Path | None,
+    beside: bool,
+    model: str | None,
+    readers: str,
+    key: Path | None,
+    cache: Path | None,
+    precision: str,
+    device: str | None,
+    batch: int,
+    workers: int,
+    as_json: bool,
+) -> None:
+    from headct.cohort import Cohort
+    from headct.cohort.journal import expect_writable
+    from headct.cohort.labels import readers_rule
+    from headct.embedding.machine import choose
+    from headct.evaluation.evaluation import write_tree
+    from headct.evaluation.tables import read_measured
+    from headct.reading.pseudonyms import user_key
+    from headct.studies.evaluation import evaluate_detectors, points_of
+    from headct.studies.evaluation_report import report_of_study
+    from headct.studies.evaluation_scans import labelled_scans, open_detectors
+
+    expect_writable(out)
+    opened = [Cohort(place) for place in cohorts]
+    entries = open_detectors(detectors, model)
+    for entry in entries:
+        points_of(entry, settings)
+        for one in opened:
+            one.expect(entry.detector.encoder.recipe)
+    pseudonymous = any(one.about.get("pseudonyms", "none") != "none" for one in opened)
+    labelled = labelled_scans(
+        entries, opened, labels,
+        readers=readers_rule(readers), key=user_key(key) if pseudonymous else None,
+    )  # fmt: skip
+    for sentence in (sentence for account in labelled.accounts for sentence in account.sentences()):
+        talk.say(sentence)
+    machine = choose(precision, device, graph=entries[0].detector.encoder.runtime)
+    talk.say(f"on {machine}")
+    with progress_of(talk) as progress:
+        study = evaluate_detectors(
+            entries, opened, labelled, out, cache or out.parent / ".headct-vectors", machine, settings,
+            measured=None if measured is None else read_measured(measured), beside=beside,
+            batch_size=batch, workers=workers, progress=lambda what: partial(progress, what),
+        )  # fmt: skip
+    files = {"/".join(path.resolve().parts[-2:]): path for path in [*labels, *([measured] if measured else [])]}
+    tree = study.tree()
+    write_tree(tree, out / "metrics.json")
+    _write_page(report_of_study(study, files=files).page(), out)
+    _tell(study.first, talk)
+    talk.table(list(_compared(study)), to_stderr=True)
+    _end(study.first, tree, talk, out, as_json=as_json)
+
+
+def _write_page(page: Any, out: Path) -> None:
+    from headct.cohort.journal import refused
+
+    place = out / "report.html"
+    try:
+        page.write(place)
+    except OSError as error:
+        raise refused(place, error) from error
+
+
+def _end(done: Evaluation, tree: Mapping[str, Any], talk: Talk, out: Path, *, as_json: bool) -> None:
     if as_json:
-        talk.json(done.tree())
+        talk.json(tree)
     talk.table(list(_rows(done)), to_stderr=True)
-    talk.say(f"{done.scans:,} scans of {done.patients:,} patients: {out / 'metrics.json'}")
+    talk.say(f"{done.scans:,} scans of {done.patients:,} patients: {out / 'metrics.json'}, {out / 'report.html'}")
 
 
 def _tell(done: Evaluation, talk: Talk) -> None:
@@ -96,6 +271,18 @@ def _tell(done: Evaluation, talk: Talk) -> None:
     for name, finding in done.findings.items():
         shuffled = finding.shuffled
         talk.say(f"{name}: shuffled labels give {shuffled.mean:.3f} ({shuffled.shufflings:,} times)")
+
+
+def _compared(study: Study) -> Iterator[Mapping[str, Any]]:
+    """Differences of AUROC from every other detector and from the baselines."""
+    for pair in study.pairs:
+        yield {
+            "finding": pair.finding,
+            "AUROC of": pair.first,
+            "less that of": pair.second,
+            "difference": _shown(pair.auroc.estimate),
+            "p (Holm)": f"{pair.auroc.corrected:.3g}",
+        }
 
 
 def _rows(done: Evaluation) -> Iterator[Mapping[str, Any]]:

@@ -20,6 +20,14 @@ def predict(
     *,
     detector: Annotated[Path, typer.Option("--detector", metavar="DETECTOR", help="A folder of headct adapt.")],
     out: Annotated[Path, typer.Option("--out", metavar="FILE.parquet", help="Where the predictions go.")],
+    page: Annotated[
+        Path | None,
+        typer.Option(
+            "--page",
+            metavar="FILE.html",
+            help="Also a page for the scan, with the slices behind each yes; of several an index and a page each.",
+        ),
+    ] = None,
     model: Annotated[
         str | None, typer.Option("--model", metavar="MODEL", help="The detector's encoder, where it has moved.")
     ] = None,
@@ -47,6 +55,7 @@ def predict(
     Examples:
         headct predict night --detector detector --out night.parquet
         headct predict scan.nii.gz --detector detector --out scan.parquet --json
+        headct predict scan.nii.gz --detector detector --out scan.parquet --page scan.html
     """
     from headct.cli.rejected import nothing, reasons
     from headct.detection import Detector
@@ -55,9 +64,13 @@ def predict(
     from headct.embedding.inputs import Reading
     from headct.embedding.machine import choose
     from headct.reading.pseudonyms import user_key
+    from headct.reporting.page import check_place
     from headct.reporting.words import count
+    from headct.studies.evaluation_prediction import write_pages
 
     check(out, inputs)
+    if page is not None:
+        check_place(page)
     wanted = criteria_of(criteria)
     tell_new_key(talk, key)
     found = Detector.load(detector, model=model)
@@ -88,4 +101,10 @@ def predict(
     talk.say(f"{count(done.scans, 'scan')}, {count(len(done.rows), 'row')}, {doubted:,} with a reason to doubt: {out}")
     if done.rejected:
         talk.say(f"what was seen in the others: {sentences}")
+    if page is not None:
+        with talk.progress("pages") as progress:
+            pages = write_pages(page, inputs, done.rows, found, reading, machine, workers=workers, progress=progress)
+        talk.say(
+            f"{count(pages, 'page')}: {page}" if pages == 1 else f"{count(pages, 'page')}, and their index: {page}"
+        )
     talk.say("research software, not a medical device")

@@ -37,10 +37,13 @@ def delong(first: Area, second: Area) -> Difference:
     """The difference of two areas read from scans of the same patients, by DeLong's test.
 
     Midranks as in Sun and Xu (IEEE Signal Processing Letters 21, 2014); with several scans of a patient, Obuchowski's
-    covariance. Two models with the very same order of scans differ by 0, with p = 1.
+    covariance. Two models with the very same order of scans differ by 0, with p = 1. Where neither area varies at all
+    (one model perfect, the other constant) the variances that their intervals have stand in.
     """
     value = first.value - second.value
     deviation = float(np.sqrt(((first.influence - second.influence) ** 2).sum()))
+    if deviation == 0 and value != 0:
+        deviation = float(np.sqrt(first.steadied + second.steadied))
     half = Z * deviation
     p = 2 * float(ndtr(-abs(value) / deviation)) if deviation > 0 else float(value == 0)
     estimate = Estimate.of(

@@ -15,6 +15,8 @@ The tree, whose leaves are `{"value", "low", "high", "n", "positives", "method"}
         baselines                      prevalence, always_positive, majority
         calibration                    curve; parts: reliability - resolution + uncertainty - within = brier
         abstention                     coverage, risk, low, high, area
+        abstention_by_ood              the same, the scans least like the training scans left to a person first;
+                                       None where the predictions do not say how unlike they are
         roc, precision_recall          x, y, low, high
         shuffled_labels                mean, shufflings
         subgroups / COLUMN / GROUP     scans, auroc, difference (auroc less that of all other scans, with p and p_holm);
@@ -27,7 +29,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -96,6 +98,7 @@ class Finding:
     curve: tuple[Bin, ...]
     decomposition: Decomposition
     abstention: Abstention
+    abstention_by_ood: Abstention | None
     roc: Band
     precision_recall: Band
     shuffled: leakage.Shuffled
@@ -126,7 +129,8 @@ class Finding:
                 ],
                 "parts": {name: part for name, part in asdict(self.decomposition).items() if name != "brier"},
             },
-            "abstention": {**_lists(self.abstention), "area": self.abstention.area},
+            "abstention": _abstention_tree(self.abstention),
+            "abstention_by_ood": None if self.abstention_by_ood is None else _abstention_tree(self.abstention_by_ood),
             "roc": _lists(self.roc),
             "precision_recall": _lists(self.precision_recall),
             "shuffled_labels": asdict(self.shuffled),
@@ -166,14 +170,19 @@ class Evaluation:
 
     def write(self, path: Path) -> None:
         """Write `metrics.json`, whole or not at all."""
-        text = json.dumps(self.tree(), indent=1, ensure_ascii=False, allow_nan=False)
-        part = path.with_name(f".{path.name}.part")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            part.write_text(text + "\n", encoding="utf-8")
-            os.replace(part, path)
-        except OSError as error:
-            raise Failure(f"cannot write {path}", why=str(error), do="choose another place with --out") from error
+        write_tree(self.tree(), path)
+
+
+def write_tree(tree: Mapping[str, Any], path: Path) -> None:
+    """Write numbers as JSON, whole or not at all. Raises Failure where the system refuses."""
+    text = json.dumps(tree, indent=1, ensure_ascii=False, allow_nan=False)
+    part = path.with_name(f".{path.name}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.write_text(text + "\n", encoding="utf-8")
+        os.replace(part, path)
+    except OSError as error:
+        raise Failure(f"cannot write {path}", why=str(error), do="choose another place with --out") from error
 
 
 def evaluate(
@@ -181,28 +190,33 @@ def evaluate(
     labels: pd.DataFrame,
     settings: EvaluationSettings | None = None,
     against: pd.DataFrame | None = None,
+    points: Mapping[str, OperatingPoint] | None = None,
 ) -> Evaluation:
     """Evaluate predictions by labels, both as `headct.evaluation.tables` reads them.
 
     Where predictions name splits, thresholds come from validation scans and numbers from test scans, and training scans
-    are left out. `against` are another model's predictions of the same scans. Raises Misuse where the tables do not
-    go together, and Failure where patients straddle splits or no finding can be evaluated.
+    are left out. `points` are thresholds that were chosen before, by finding; only one in the settings goes before
+    them. `against` are another model's predictions of the same scans. Raises Misuse where the tables do not go
+    together or the other model has learned from test scans, and Failure where patients straddle splits or no finding
+    can be evaluated.
     """
     settings = settings or EvaluationSettings()
     cases, notes = join(predictions, labels)
     tested, validation = _by_split(cases, labels, notes)
     good, left_out = _evaluable(tested)
-    groups = {name: _grouping(labels, name) for name in settings.groups}
+    groups = {name: _grouping(labels, name, tuple(cases)) for name in settings.groups}
     rows = np.unique(np.concatenate([case.rows for case in good.values()]))
+    if against is not None:
+        _expect_unseen(against, labels["scan_id"].to_numpy()[rows])
     patients = Patients.of(labels["patient_id"].to_numpy()[rows])
     weights = patients.weights(settings.draws, settings.seed)
     findings, precision, compared = {}, {}, {}
     for name, case in good.items():
-        point = _operating_point(validation.get(name), settings, name)
+        point = _operating_point(validation.get(name), settings, name, (points or {}).get(name))
         notes += _cautions(case)
         drawn = _drawn(weights, np.searchsorted(rows, case.rows))
         precision[name] = Ranked.of(case.labels, case.probabilities).average_precision(drawn)
-        findings[name] = _finding(case, point, drawn, precision[name], groups, settings)
+        findings[name] = _finding(case, point, drawn, precision[name], groups, settings, tuple(cases))
         if against is not None and (differences := _compare(case, against, drawn, notes)):
             compared[name] = differences
     return Evaluation(
@@ -235,10 +249,7 @@ def _by_split(
             why=f"there are {', '.join(sorted(set(splits) - {''}))} only",
             do="predict test scans, or leave out the column split where none was trained on",
         )
-    of = {
-        split: {name: case.only((case.splits == split).to_numpy()) for name, case in cases.items()}
-        for split in ("test", VALIDATION)
-    }
+    of = {split: {name: case.of(split) for name, case in cases.items()} for split in ("test", VALIDATION)}
     return of["test"], {name: case for name, case in of[VALIDATION].items() if len(case.labels)}
 
 
@@ -270,11 +281,12 @@ def _cautions(case: Case) -> Iterable[str]:
         yield f"{case.finding}: every probability is {case.probabilities[0]:g}"
 
 
-def _grouping(labels: pd.DataFrame, column: str) -> pd.Series:
+def _grouping(labels: pd.DataFrame, column: str, findings: Sequence[str]) -> pd.Series:
     if column not in labels:
         known = [name for name in labels.columns if name not in ("scan_id", "patient_id")]
         raise Misuse(f"the labels have no column {column}", why=f"they have {', '.join(known)}", do="check the name")
-    groups = subgroups.groups_of(labels[column])
+    of_lesion = column.removesuffix("_ml") in findings
+    groups = subgroups.groups_of(labels[column].rename("volume_ml") if of_lesion else labels[column])
     if not (groups != "").any():
         raise Misuse(
             f"the column {column} gives no groups",
@@ -284,9 +296,13 @@ def _grouping(labels: pd.DataFrame, column: str) -> pd.Series:
     return groups
 
 
-def _operating_point(case: Case | None, settings: EvaluationSettings, finding: str) -> OperatingPoint:
+def _operating_point(
+    case: Case | None, settings: EvaluationSettings, finding: str, before: OperatingPoint | None
+) -> OperatingPoint:
     if settings.threshold is not None:
         return OperatingPoint(settings.threshold, "as given")
+    if before is not None:
+        return before
     if case is None or len(np.unique(case.labels)) < 2:
         return OperatingPoint(0.5, f"0.5, as there are no validation scans with and without {finding}")
     return operating.choose(case.labels, case.probabilities, settings.rule, settings.target)
@@ -304,6 +320,7 @@ def _finding(
     precision: Array,
     groups: Mapping[str, pd.Series],
     settings: EvaluationSettings,
+    findings: Sequence[str],
 ) -> Finding:
     labels, told, patients = case.labels, case.probabilities, case.patients
     area, ranked, rarer = Area.of(labels, told, patients), Ranked.of(labels, told), rarer_class(labels, patients)
@@ -333,10 +350,13 @@ def _finding(
         curve=tuple(reliability_curve(labels, told, patients)),
         decomposition=decomposition(labels, told),
         abstention=operating.abstention(labels, told, point.threshold),
+        abstention_by_ood=(
+            operating.abstention(labels, told, point.threshold, case.ood) if np.isfinite(case.ood).all() else None
+        ),
         roc=roc_band(ranked, weights),
         precision_recall=precision_recall_band(ranked, weights),
         shuffled=leakage.shuffled_labels(labels, told, settings.seed),
-        subgroups=tuple(_subgroups(case, groups)),
+        subgroups=tuple(_subgroups(case, groups, findings)),
         area=area,
         scan_ids=tuple(case.scan_ids),
         labels=labels,
@@ -344,10 +364,16 @@ def _finding(
     )
 
 
-def _subgroups(case: Case, groups: Mapping[str, pd.Series]) -> Iterable[Subgroup]:
+def _subgroups(case: Case, groups: Mapping[str, pd.Series], findings: Sequence[str]) -> Iterable[Subgroup]:
+    """By every column; one that is named after a finding (`sdh_ml`) divides that finding alone."""
     for column, names in groups.items():
-        of_scans = names.iloc[case.rows].rename(column)
-        yield from subgroups.subgroups(case.labels, case.probabilities, of_scans, case.patients)
+        owners = [name for name in findings if column.startswith(f"{name}_")]
+        owner = max(owners, key=len, default=case.finding)  # sdh_left_ml is of sdh_left, where that is a finding
+        if owner == case.finding:
+            of_scans = names.iloc[case.rows].rename(column)
+            if column.startswith(f"{owner}_"):  # the size of what is not there is no group
+                of_scans = of_scans.where(case.labels == 1, "")
+            yield from subgroups.subgroups(case.labels, case.probabilities, of_scans, case.patients)
 
 
 def _baselines(labels: Array, patients: Patients) -> Mapping[str, Mapping[str, Estimate]]:
@@ -393,6 +419,20 @@ def _macro(findings: Mapping[str, Finding], precision: Mapping[str, Array]) -> M
     }
 
 
+def _expect_unseen(against: pd.DataFrame, tested: NDArray[Any]) -> None:
+    """Raise Misuse where the other model learned from scans that this one is tested on."""
+    if "split" not in against:
+        return
+    learned = against[against["split"].isin(("train", VALIDATION)) & against["scan_id"].isin(tested)]
+    if len(learned):
+        scan_ids = list(learned["scan_id"].drop_duplicates())
+        raise Misuse(
+            f"{len(scan_ids):,} test scans were learned from by the other model: {named(scan_ids)}",
+            why="a model is better on scans that it has seen, so the comparison would be unfair",
+            do="compare models that were taught with the same split",
+        )
+
+
 def _compare(
     case: Case, against: pd.DataFrame, drawn: NDArray[np.uint8], notes: list[str]
 ) -> Mapping[str, Difference] | None:
@@ -425,6 +465,10 @@ def _group_tree(group: Subgroup) -> Mapping[str, Any]:
     if group.difference is not None:
         leaves["difference"] = group.difference.leaf()
     return {"scans": group.scans, **leaves, **({"reason": group.reason} if group.reason else {})}
+
+
+def _abstention_tree(abstention: Abstention) -> Mapping[str, Any]:
+    return {**_lists(abstention), "area": abstention.area}
 
 
 def _lists(arrays: Abstention | Band) -> dict[str, Any]:

@@ -63,7 +63,7 @@ class Estimate:
     def of(cls, value: float, low: float, high: float, *, n: int, positives: int, method: str) -> Estimate:
         """With NaN as None, and an interval that holds its number."""
         low, high = min(low, value), max(high, value)  # NaN stays
-        low_high = (None, None) if not np.isfinite(low + high) else (float(low), float(high))
+        low_high = (None, None) if not np.isfinite(low + high + value) else (float(low), float(high))
         return cls(
             value=None if not np.isfinite(value) else float(value),
             low=low_high[0],
@@ -211,17 +211,22 @@ def hanley_mcneil(area: float, positives: int, negatives: int) -> float:
 def macro_area(areas: Mapping[str, Area]) -> Estimate:
     """The mean area over findings that are read from scans of the same patients, whose errors go together."""
     value = float(np.mean([area.value for area in areas.values()]))
+    among = sum(min(area.holders) for area in areas.values())
+    low, high = on_logit(pulled(value, among, PULL), macro_deviation(areas))
+    n, positives = max(area.n for area in areas.values()), sum(area.positives for area in areas.values())
+    method = f"mean over {len(areas)} findings; logit interval, DeLong variance by patient over all of them"
+    return Estimate.of(value, low, high, n=n, positives=positives, method=method)
+
+
+def macro_deviation(areas: Mapping[str, Area]) -> float:
+    """The standard deviation of the mean area over findings of scans of the same patients."""
     together, apart = np.zeros(len(next(iter(areas.values())).influence)), 0.0
     for area in areas.values():
         if area.variance > 0:
             together = together + np.sqrt(area.steadied / area.variance) * area.influence
         else:
             apart += area.steadied
-    deviation = np.sqrt((together**2).sum() + apart) / len(areas)
-    low, high = on_logit(pulled(value, sum(min(area.holders) for area in areas.values()), PULL), deviation)
-    n, positives = max(area.n for area in areas.values()), sum(area.positives for area in areas.values())
-    method = f"mean over {len(areas)} findings; logit interval, DeLong variance by patient over all of them"
-    return Estimate.of(value, low, high, n=n, positives=positives, method=method)
+    return float(np.sqrt((together**2).sum() + apart) / len(areas))
 
 
 def mixed(seen: float, expected: float, rarer: int, trust: float) -> float:

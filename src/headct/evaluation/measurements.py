@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike
 
 from headct.evaluation.intervals import Estimate, Patients, Share, Z, mean_of
+from headct.evaluation.tables import named, texts
 from headct.failure import Misuse
 
 SIDES = ("left", "right", "both", "none")
+TOLERANCE: Mapping[str, float] = MappingProxyType({"mm": 2.0, "ml": 5.0})
+"""An error that is still taken as right, by the unit that ends a column's name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,3 +99,94 @@ def side_confusion(told: Sequence[str], true: Sequence[str], patients: Patients 
         right=Share.of(given == truth, np.ones(len(truth)), patients).estimate(positives=positives),
         swapped=Share.of(opposite, one_sided, patients).estimate(positives=positives),
     )
+
+
+def side_named(left: ArrayLike, right: ArrayLike) -> list[str]:
+    """Sides in words, (n,), from whether something is on the left and whether it is on the right."""
+    words = {(True, True): "both", (True, False): "left", (False, True): "right", (False, False): "none"}
+    return [words[bool(a), bool(b)] for a, b in zip(np.asarray(left), np.asarray(right), strict=True)]
+
+
+@dataclass(frozen=True)
+class Measurements:
+    """Measured columns against true ones: errors by column (`_mm`, `_ml`), sides by column (`_side`), and notes."""
+
+    errors: Mapping[str, Errors]
+    sides: Mapping[str, SideConfusion]
+    notes: tuple[str, ...] = ()
+
+    def tree(self) -> Mapping[str, Any]:
+        """As it stands in `metrics.json`."""
+        return {
+            "errors": {
+                name: {
+                    "unit": one.unit,
+                    "bias": one.bias.leaf(),
+                    "absolute": one.absolute.leaf(),
+                    "agreement": list(one.agreement),
+                    "within": {f"{one.tolerance:g}": one.within.leaf()},
+                    "concordance": None if np.isnan(one.concordance) else one.concordance,
+                }
+                for name, one in self.errors.items()
+            },
+            "sides": {
+                name: {
+                    "sides": list(one.sides),
+                    "counts": one.counts.tolist(),
+                    "right": one.right.leaf(),
+                    "swapped": one.swapped.leaf(),
+                }
+                for name, one in self.sides.items()
+            },
+        }
+
+
+def compare_tables(measured: pd.DataFrame, labels: pd.DataFrame) -> Measurements:
+    """Every column that both tables have and whose name ends in a unit or in `_side`, on the scans that have both.
+
+    Both are joined by `scan_id`; `labels` have `patient_id` too. Raises Misuse where no column or no scan is common,
+    and where a value is no number.
+    """
+    columns = [
+        name
+        for name in measured.columns.intersection(labels.columns, sort=False)
+        if str(name).endswith(("_side", *(f"_{unit}" for unit in TOLERANCE)))
+    ]
+    if not columns:
+        raise Misuse(
+            "no measurement is in both tables",
+            why=f"measured are {', '.join(map(str, measured.columns.drop('scan_id', errors='ignore')))}",
+            do="give columns of the same names in the labels, which end in _mm, _ml or _side",
+        )
+    both = labels[["scan_id", "patient_id", *columns]].merge(
+        measured[["scan_id", *columns]], on="scan_id", suffixes=("", " measured")
+    )
+    if both.empty:
+        raise Misuse("no scan is in both the measurements and the labels", do="name scans alike in both tables")
+    errors_of: dict[str, Errors] = {}
+    sides_of: dict[str, SideConfusion] = {}
+    notes = []
+    for name in map(str, columns):
+        truth, told = texts(both[name]), texts(both[f"{name} measured"])
+        known = ((truth != "") & (told != "")).to_numpy()
+        missing = both["scan_id"][(truth != "") & (told == "")]
+        if len(missing):
+            notes.append(f"{name} was not measured in {len(missing):,} scans: {named(list(missing))}")
+        if known.sum() < 2:
+            notes.append(f"{name} is known and measured in {int(known.sum())} scans only, and left out")
+            continue
+        patients = Patients.of(both["patient_id"].to_numpy()[known])
+        if name.endswith("_side"):
+            sides_of[name] = side_confusion(list(told[known]), list(truth[known]), patients)
+        else:
+            unit = name.rpartition("_")[2]
+            values, true = _numbers(told[known], name), _numbers(truth[known], name)
+            errors_of[name] = errors(values, true, unit, tolerance=TOLERANCE[unit], patients=patients)
+    return Measurements(errors_of, sides_of, tuple(notes))
+
+
+def _numbers(column: pd.Series, name: str) -> np.ndarray:
+    numbers = pd.to_numeric(column, errors="coerce")
+    if numbers.isna().any():
+        raise Misuse(f"{name} is {column[numbers.isna()].iloc[0]!r} somewhere, which is no number")
+    return numbers.to_numpy(dtype=float)

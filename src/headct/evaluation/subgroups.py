@@ -86,13 +86,23 @@ def subgroups(labels: ArrayLike, scores: ArrayLike, groups: pd.Series, patients:
     names = groups.to_numpy(dtype=object)
     lesions = bool((names[is_positive] != "").any()) and not (names[~is_positive] != "").any()
     found = []
-    for group in sorted(set(names) - {""}):
+    for group in sorted(set(names) - {""}, key=_from_low):
         inside = (names == group) | (lesions & ~is_positive)
         others = ((names != group) & (names != "")) | (lesions & ~is_positive)
         found.append(_subgroup(str(groups.name), group, is_positive, values, inside, others, patients))
     differences = {each.group: each.difference for each in found if each.difference is not None}
     fair = corrected(differences)
     return [replace(each, difference=fair.get(each.group)) for each in found]
+
+
+def _from_low(group: str) -> tuple[float, str]:
+    """Ranges from the lowest on, and names by the alphabet."""
+    if group.startswith("< "):
+        return -np.inf, group
+    if group.startswith("≥ "):
+        return np.inf, group
+    low, found, _ = group.partition(" to < ")
+    return (float(low) if found else 0.0), group
 
 
 def _subgroup(

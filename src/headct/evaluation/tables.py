@@ -8,8 +8,9 @@ texts: `007` is not `7`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -38,18 +39,22 @@ class Case:
     splits: pd.Series  # train, validation, test, or "" where nothing is said
     patients: Patients
     unknown: int  # predictions left out because the label is empty
+    ood: Array  # how unlike the training scans each is, 0 to 1; NaN where nothing is said
+    unknown_in: Mapping[str, int] = field(default_factory=dict)  # the same by split
 
-    def only(self, chosen: np.ndarray) -> Case:
-        """Some of the scans."""
-        return Case(
-            self.finding,
-            self.scan_ids[chosen].reset_index(drop=True),
-            self.rows[chosen],
-            self.labels[chosen],
-            self.probabilities[chosen],
-            self.splits[chosen].reset_index(drop=True),
-            self.patients.only(chosen),
-            self.unknown,
+    def of(self, split: str) -> Case:
+        """The scans of one split."""
+        chosen = (self.splits == split).to_numpy()
+        return replace(
+            self,
+            scan_ids=self.scan_ids[chosen].reset_index(drop=True),
+            rows=self.rows[chosen],
+            labels=self.labels[chosen],
+            probabilities=self.probabilities[chosen],
+            splits=self.splits[chosen].reset_index(drop=True),
+            patients=self.patients.only(chosen),
+            unknown=self.unknown_in.get(split, 0),
+            ood=self.ood[chosen],
         )
 
 
@@ -78,6 +83,8 @@ def read_predictions(path: Path) -> pd.DataFrame:
         )
     if "split" in table:
         table["split"] = _splits(path, table)
+    if "ood" in table:
+        table["ood"] = _shares(path, table, "ood")
     return table
 
 
@@ -97,6 +104,15 @@ def read_labels(path: Path) -> pd.DataFrame:
             why="intervals count patients, and scans of one patient must be known to be so",
             do="fill it in; where each scan is of a patient of its own, copy scan_id",
         )
+    return table
+
+
+def read_measured(path: Path) -> pd.DataFrame:
+    """Measurements: `scan_id` as text, other columns as they are. Raises Misuse where scans are listed twice."""
+    table = _read(path, ("scan_id",))
+    twice = table.duplicated("scan_id", keep=False)
+    if twice.any():
+        raise Misuse(f"{path}: {_rows(table, twice)}: measured more than once", do="keep one row for each scan")
     return table
 
 
@@ -158,14 +174,16 @@ def _case(finding: str, predictions: pd.DataFrame, rows: np.ndarray, truth: Arra
     of_known = predictions[kept].reset_index(drop=True)
     splits = of_known["split"] if "split" in of_known else pd.Series([""] * len(of_known), dtype=object)
     return Case(
-        finding,
-        of_known["scan_id"],
-        rows[kept],
-        truth[rows[kept]],
-        of_known["probability"].to_numpy(dtype=float),
-        splits,
-        patients.only(rows[kept]),
-        int((~kept).sum()),
+        finding=finding,
+        scan_ids=of_known["scan_id"],
+        rows=rows[kept],
+        labels=truth[rows[kept]],
+        probabilities=of_known["probability"].to_numpy(dtype=float),
+        splits=splits,
+        patients=patients.only(rows[kept]),
+        unknown=int((~kept).sum()),
+        ood=of_known["ood"].to_numpy(dtype=float) if "ood" in of_known else np.full(len(of_known), np.nan),
+        unknown_in=Counter(predictions["split"][~kept]) if "split" in predictions else {},
     )
 
 
@@ -217,6 +235,19 @@ def _splits(path: Path, table: pd.DataFrame) -> pd.Series:
             do="a split is train, validation or test",
         )
     return text.map({**SPLITS, "": ""})
+
+
+def _shares(path: Path, table: pd.DataFrame, column: str) -> pd.Series:
+    """A column of numbers in 0..1, NaN where nothing is said."""
+    text = texts(table[column])
+    numbers = pd.to_numeric(text.where(text != ""), errors="coerce")
+    wrong = (text != "") & ~((numbers >= 0) & (numbers <= 1))
+    if wrong.any():
+        raise Misuse(
+            f"{path}: {_rows(table, wrong)}: {column} is {text[wrong].iloc[0]!r}",
+            do=f"{column} is a number in 0..1, or empty; leave the column out where it is not known",
+        )
+    return numbers.astype(float)
 
 
 def _rows(table: pd.DataFrame, chosen: pd.Series) -> str:

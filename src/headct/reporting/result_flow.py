@@ -107,7 +107,7 @@ def _findings(findings: Sequence[Evaluated], number: int, tested: str, noun: str
         Column(key="fp", header="False alarms", decimals=0),
         Column(key="tn", header="Cleared", decimals=0),
     ]
-    words = f"The {count(number, noun)} of {tested}, by finding: with it, without it, and unknown, which are left out"
+    words = f"The {count(number, noun)} of the part {tested}, by finding: with it, without it, and unknown, left out"
     if all(one.said is None for one in findings):
         columns = columns[:4]
     else:

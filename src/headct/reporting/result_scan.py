@@ -47,14 +47,14 @@ class Found:
 
 @dataclass(frozen=True, kw_only=True)
 class Familiarity:
-    """How far the scan lies from those the detector was trained on; beyond `usual`, 95 % of them lie nearer."""
+    """How far the scan lies from those the detector was trained on; 95 % of its validation scans lie within `usual`."""
 
     distance: float
     usual: float
 
     @property
     def is_unfamiliar(self) -> bool:
-        """Whether the scan lies farther out than nearly all training scans."""
+        """Whether the scan lies farther out than nearly all validation scans."""
         return self.distance > self.usual
 
 
@@ -135,14 +135,14 @@ def _probabilities(scan: PredictedScan) -> Section:
 
 def probabilities(findings: Sequence[Found]) -> Markup:
     """A dot with its interval for each finding on an axis from 0 to 1, the operating point as a bar. A figure."""
-    left, right, pitch, top = 166.0, WIDTH - 78.0, 24.0, 14.0
+    left, right, pitch, top = 178.0, WIDTH - 78.0, 24.0, 14.0
     bottom = top + pitch * len(findings)
     axis = Axis(0, 1, left, right, (0, 0.5, 1))
     parts = [line(axis.at(tick), top - 6, axis.at(tick), bottom, "grid") for tick in axis.ticks]
     for row, one in enumerate(findings):
         y, kind = top + pitch * (row + 0.5), "mark" if one.said else "rest"
         parts += [
-            text(left - 10, y + 4, shortened(called(one.finding), 25), "end", "strong" if one.said else ""),
+            text(left - 10, y + 4, shortened(called(one.finding), 24), "end", "strong" if one.said else ""),
             line(axis.at(one.low), y, axis.at(one.high), y, f"curve {kind}"),
             line(axis.at(one.threshold), y - 8, axis.at(one.threshold), y + 8, "whisker"),
             dot(axis.at(one.probability), y, kind),
@@ -162,7 +162,12 @@ def _driving(scan: PredictedScan) -> Section:
     body = Markup("").join(_strips(scan, one) for one in shown)
     if not shown:
         body = Markup("<p>No finding with a positive answer names its slices.</p>")
-    lead = "The slices which weighed most in each positive answer; a weight is a share of the attention, not of proof."
+    lead = (
+        "Part by part, about a centimetre of the scan was evened out (soft tissue to its median, bone to that of the "
+        "slices around), and judged again. A weight is the share of that part in all that the score lost. It says what "
+        "the answer rests on and is no proof: a finding that shows in many slices loses little in each, and a scan "
+        "with a part evened out is like none that was learned from."
+    )
     return Section(title="Slices behind the answers", lead=lead, body=body)
 
 
@@ -175,7 +180,10 @@ def _strips(scan: PredictedScan, one: Found) -> Markup:
 
 def _doubts(scan: PredictedScan) -> Section:
     known = scan.familiarity
-    distance = f"{known.distance:.3g} from the nearest training scans, where 95 % of those lie within {known.usual:.3g}"
+    distance = (
+        f"{known.distance:.3g} from the middle of the training scans, where 95 % of validation scans lie within "
+        f"{known.usual:.3g}"
+    )
     words = "farther than usual" if known.is_unfamiliar else "as near as most"
     reasons = [f"{sentence_case(words)}: {distance}.", *(f"{sentence_case(reason)}." for reason in scan.reasons)]
     items = Markup("").join(Markup("<li>{}</li>").format(reason) for reason in reasons)

@@ -11,7 +11,7 @@ from markupsafe import Markup
 from headct.reporting.findings import called
 from headct.reporting.measured import Measured, cell, cell_of_difference
 from headct.reporting.tables import Column, table
-from headct.reporting.words import NOT_STATED
+from headct.reporting.words import NOT_STATED, visible
 
 INTERVAL_WORDS = "value (low to high)"
 
@@ -50,6 +50,102 @@ class Published:
     source: str
     ours: Measured | None = None
     their_cases: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PointRow:
+    """The threshold at and above which a finding is called there, and on which scans it was chosen."""
+
+    finding: str
+    threshold: float
+    origin: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasurementRow:
+    """How far a measured column lies from the true one: mean and absolute error, the share within a tolerance."""
+
+    measurement: str
+    unit: str
+    bias: Measured
+    absolute: Measured
+    within: Measured
+    tolerance: float
+    agreement: tuple[float, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SideRow:
+    """How often a side was told, and told rightly; `counts` by (true, told) side in the order of `sides`."""
+
+    measurement: str
+    sides: Sequence[str]
+    counts: Sequence[Sequence[int]]
+    right: Measured
+    swapped: Measured
+
+
+def points_table(rows: Sequence[PointRow]) -> Markup:
+    """The operating points, a row a finding."""
+    frame = pd.DataFrame(
+        [{"finding": called(row.finding), "threshold": row.threshold, "origin": row.origin} for row in rows],
+        columns=["finding", "threshold", "origin"],
+    ).astype(object)
+    columns = [
+        Column(key="finding", header="Finding"),
+        Column(key="threshold", header="Operating point", decimals=3),
+        Column(key="origin", header="Where it comes from", wide=True),
+    ]
+    return table(frame, columns, "Operating points: a finding is called at or above them")
+
+
+def measurements_table(rows: Sequence[MeasurementRow]) -> Markup:
+    """Errors of measurements, a row a column of the table."""
+    frame = pd.DataFrame(
+        [
+            {
+                "measurement": visible(row.measurement),
+                "n": row.bias.n,
+                "bias": row.bias,
+                "absolute": row.absolute,
+                "agreement": f"{row.agreement[0]:.2f} to {row.agreement[1]:.2f}",
+                "within": row.within,
+                "tolerance": f"{row.tolerance:g} {row.unit}",
+            }
+            for row in rows
+        ],
+        columns=["measurement", "n", "bias", "absolute", "agreement", "within", "tolerance"],
+    ).astype(object)
+    columns = [
+        Column(key="measurement", header="Measurement"),
+        Column(key="n", header="n", unit="scans", decimals=0),
+        Column(key="bias", header="Measured less true", unit=INTERVAL_WORDS, decimals=2, write=_cell_of_difference),
+        Column(key="absolute", header="Absolute error", unit=INTERVAL_WORDS, decimals=2, write=_cell),
+        Column(key="agreement", header="95 % of differences"),
+        Column(key="within", header="Share within", unit=INTERVAL_WORDS, decimals=3, write=_cell),
+        Column(key="tolerance", header="Tolerance"),
+    ]
+    return table(frame, columns, "Measurements against the truth")
+
+
+def sides_table(row: SideRow) -> Markup:
+    """The sides that were told (columns) of each true side (rows)."""
+    frame = pd.DataFrame(
+        [
+            {"true": side, **dict(zip(row.sides, counts, strict=True))}
+            for side, counts in zip(row.sides, row.counts, strict=True)
+        ],
+        columns=["true", *row.sides],
+    ).astype(object)
+    columns = [
+        Column(key="true", header="True side"),
+        *(Column(key=side, header=f"Told {side}", decimals=0) for side in row.sides),
+    ]
+    caption = (
+        f"{visible(row.measurement)}: told rightly {row.right.written()}; left and right swapped "
+        f"{row.swapped.written()} of scans that are of one side"
+    )
+    return table(frame, columns, caption)
 
 
 def metrics_table(rows: Sequence[MetricRow], caption: str) -> Markup:

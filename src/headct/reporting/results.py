@@ -15,6 +15,7 @@ from markupsafe import Markup
 from headct.reporting.checklists.checklist import filled, summary
 from headct.reporting.findings import called
 from headct.reporting.flow import Stage
+from headct.reporting.intake import Intake, rejections_by_reason
 from headct.reporting.measured import Measured
 from headct.reporting.page import Page, Provenance, Section
 from headct.reporting.result_comparisons import Compared, Subgroup, by_finding, forest, transfer_matrix
@@ -34,11 +35,17 @@ from headct.reporting.result_flow import Evaluated, study_flow
 from headct.reporting.result_pictures import Example, hits_and_misses
 from headct.reporting.result_tables import (
     ComparedRow,
+    MeasurementRow,
     MetricRow,
+    PointRow,
     Published,
+    SideRow,
     beside_published,
     comparison_table,
+    measurements_table,
     metrics_table,
+    points_table,
+    sides_table,
 )
 from headct.reporting.words import count, sentence_case
 
@@ -63,6 +70,7 @@ class Calibration:
     bins: Sequence[Bin]
     before: Sequence[Bin] = ()
     coverage: Curve | None = None
+    coverage_by_ood: Curve | None = None  # the scans least like the training scans declined first
     overall_risk: Measured | None = None
     risk: str = "error rate"
 
@@ -132,8 +140,12 @@ class Report:
     calibrations: Mapping[str, Calibration] = field(default_factory=dict)
     subgroups: Mapping[str, Forest] = field(default_factory=dict)
     transfer: Mapping[str, Mapping[tuple[str, str], Measured]] = field(default_factory=dict)
+    points: Sequence[PointRow] = ()
+    measurements: Sequence[MeasurementRow] = ()
+    sides: Sequence[SideRow] = ()
     examples: Sequence[Example] = ()
     flow: Flow | None = None
+    intake: Intake | None = None  # whose rejections are listed, with the reasons that the flow links to
     checks: Sequence[Check] = ()
     notes: Sequence[str] = ()
     published: Sequence[Beside] = ()
@@ -164,8 +176,10 @@ def sections(report: Report) -> list[Section]:
         _calibration(report),
         _subgroups(report),
         _transfer(report),
+        _measurements(report),
         _examples(report),
         _flow(report),
+        _rejections(report),
         _checks(report),
         _published(report),
         _checklists(report),
@@ -202,10 +216,9 @@ def _rankings(report: Report) -> Section | None:
     body = Markup("<h3>ROC curves</h3>{}<h3>Precision-recall curves</h3>{}").format(
         small_multiples(rocs), small_multiples(recalls)
     )
-    lead = (
-        "What every threshold would give; bands are intervals, the open dot is the operating point, with its "
-        "intervals, that was chosen on other scans."
-    )
+    if report.points:
+        body += Markup("<h3>Operating points</h3>{}").format(points_table(report.points))
+    lead = "What every threshold would give; bands are intervals, the open dot is the operating point with its own."
     return Section(title="ROC and precision-recall", lead=lead, body=body)
 
 
@@ -231,8 +244,19 @@ def _calibration(report: Report) -> Section | None:
         if one.coverage is not None and one.overall_risk is not None
     ]
     if declined:
-        words = "What is gained when the detector may leave its least certain scans to a reader."
+        words = "What is gained when the detector may leave the scans nearest to its operating point to a reader."
         body += Markup("<h3>Abstention</h3><p>{}</p>{}").format(words, small_multiples(declined))
+    unlike = [
+        coverage_risk(called(name), one.coverage_by_ood, overall=one.overall_risk, risk=one.risk)
+        for name, one in report.calibrations.items()
+        if one.coverage_by_ood is not None and one.overall_risk is not None
+    ]
+    if unlike:
+        words = (
+            "The same, the scans least like the training scans first: a line that falls to the left says that this "
+            "distance knows where errors are."
+        )
+        body += Markup("<h3>Abstention by distance</h3><p>{}</p>{}").format(words, small_multiples(unlike))
     lead = "Of the scans that are given a probability, that share should have the finding; columns count the scans."
     return Section(title="Calibration", lead=lead, body=body)
 
@@ -256,10 +280,29 @@ def _transfer(report: Report) -> Section | None:
     return Section(title="Transfer between sites", lead=lead, body=body)
 
 
+def _measurements(report: Report) -> Section | None:
+    if not report.measurements and not report.sides:
+        return None
+    parts = [measurements_table(report.measurements)] if report.measurements else []
+    parts += [sides_table(row) for row in report.sides]
+    lead = "What was measured, or told as a side, against the truth; a mean error near zero may hide large ones."
+    return Section(title="Measurements", lead=lead, body=Markup("").join(parts))
+
+
+def _rejections(report: Report) -> Section | None:
+    if report.intake is None or report.intake.rejections.empty:
+        return None
+    lead = "Why scans never came to be tested, most frequent first; each line opens to all of its rejections."
+    return Section(title="What was rejected and why", lead=lead, body=rejections_by_reason(report.intake))
+
+
 def _examples(report: Report) -> Section | None:
     if not report.examples:
         return None
-    lead = "Some scans of the test split with what was said and what is true; errors come first."
+    lead = (
+        "Some tested scans with what was said and what is true; errors come first. A weight is the share of a slice's "
+        "part of the scan in all that the score loses when one part after the other is evened out."
+    )
     return Section(title="Hits and misses", lead=lead, body=hits_and_misses(report.examples))
 
 

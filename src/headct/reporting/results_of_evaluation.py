@@ -9,15 +9,18 @@ from typing import Any
 from headct.evaluation.comparison import Difference
 from headct.evaluation.evaluation import Evaluation, Finding
 from headct.evaluation.intervals import Estimate
-from headct.evaluation.leakage import SHUFFLED
+from headct.evaluation.leakage import COVERED_FROM, SHUFFLED
+from headct.evaluation.measurements import Measurements
 from headct.evaluation.metrics import Confusion as Counts
+from headct.evaluation.operating import Abstention
+from headct.evaluation.pairs import Pair
 from headct.evaluation.transfer import TransferMatrix
 from headct.reporting.findings import called
 from headct.reporting.measured import Measured
 from headct.reporting.result_comparisons import Compared, Subgroup
 from headct.reporting.result_curves import Bin, Curve, OperatingPoint
 from headct.reporting.result_flow import Confusion, Evaluated
-from headct.reporting.result_tables import ComparedRow, MetricRow
+from headct.reporting.result_tables import ComparedRow, MeasurementRow, MetricRow, PointRow, SideRow
 from headct.reporting.results import Calibration, Check, Forest, Ranking, Report
 from headct.reporting.words import count
 
@@ -35,6 +38,19 @@ METRICS: Mapping[str, str] = {
     "ece": "ECE",
 }
 """Keys of `metrics.json` that the table shows, in its order, with their headers."""
+DIVIDED_BY: Mapping[str, str] = {
+    "site": "site",
+    "manufacturer": "manufacturer",
+    "kernel": "kernel",
+    "thickness_mm": "slice thickness (mm)",
+    "tilt_deg": "gantry tilt (degrees)",
+    "age": "age (years)",
+    "sex": "sex",
+    "ml": "volume (ml)",
+    "midline_shift_mm": "midline shift (mm)",
+    "mm": "size (mm)",
+}
+"""Columns that divide scans into subgroups, as the page calls them."""
 BASELINES = {"always_positive": "always positive", "majority": "majority"}
 
 
@@ -51,11 +67,12 @@ def report_of(
 ) -> Report:
     """The report of an evaluation; `model` names what was evaluated, `others` baselines evaluated on the same scans.
 
-    `compared_with` names the other model of `evaluation.comparison`. `curves` are the ROC and the precision-recall
-    curve by finding, with their bands. `parts` are the fields of `Report` that no evaluation holds: `flow`, `examples`,
-    `few_shots`, `published`, `record`, `provenance`, `to_do`, `virtual`.
+    `compared_with` names the other model of `evaluation.comparison`. `curves` are other ROC and precision-recall
+    curves by finding than the evaluation's own. `parts` are the fields of `Report` that no evaluation holds: `flow`,
+    `intake`, `examples`, `few_shots`, `published`, `measurements`, `record`, `provenance`, `to_do`, `virtual`.
     """
     findings = evaluation.findings
+    forests = {name: forest_of(finding) for name, finding in findings.items() if finding.subgroups}
     return Report(
         title=title,
         answer=answer(evaluation),
@@ -65,12 +82,21 @@ def report_of(
             _compared(name, of_finding["auroc"], model, compared_with)
             for name, of_finding in evaluation.comparison.items()
         ],
-        rankings={name: ranking(findings[name], *both) for name, both in (curves or {}).items()},
+        rankings={name: ranking(finding, *_curves(finding, curves)) for name, finding in findings.items()},
+        points=[_point(finding) for finding in findings.values()],
         calibrations={name: calibration(finding) for name, finding in findings.items()},
-        subgroups={name: forest_of(finding) for name, finding in findings.items() if finding.subgroups},
+        subgroups={name: forest for name, forest in forests.items() if forest.groups},
         transfer={matrix.finding: _transfer(matrix) for matrix in transfer},
         checks=[_shuffled(finding) for finding in findings.values()],
-        notes=[*evaluation.notes, *(f"{called(name)} is left out: {why}" for name, why in evaluation.left_out.items())],
+        notes=[
+            *evaluation.notes,
+            *(f"{called(name)} is left out: {why}" for name, why in evaluation.left_out.items()),
+            *(
+                f"{called(name)} has no subgroup of enough patients with it and without"
+                for name, forest in forests.items()
+                if not forest.groups
+            ),
+        ],
         **parts,
     )
 
@@ -86,14 +112,38 @@ def answer(evaluation: Evaluation) -> list[str]:
     areas = {name: measured(finding.estimates["auroc"]) for name, finding in evaluation.findings.items()}
     ranked = sorted(areas, key=lambda name: -areas[name].value)
     tested = f"{count(evaluation.scans, 'scan')} of {count(evaluation.patients, 'patient')}"
+    few = _few(evaluation, areas)
     if len(ranked) == 1:
-        return [f"AUROC {areas[ranked[0]].written()} for {called(ranked[0])}, in {tested}."]
+        return [f"AUROC {areas[ranked[0]].written()} for {called(ranked[0])}, in {tested}.", *few]
     mean = measured(evaluation.macro["auroc"]).written()
     return [
         f"Mean AUROC {mean} over {len(ranked)} findings, in {tested}.",
         f"Highest for {called(ranked[0])}, {_of(areas[ranked[0]])}; "
         f"lowest for {called(ranked[-1])}, {_of(areas[ranked[-1]])}.",
+        *few,
     ]
+
+
+def _few(evaluation: Evaluation, areas: Mapping[str, Measured]) -> list[str]:
+    """What a number from few patients is worth: the least of the rarer class, and what a perfect one says."""
+    rarer = {name: min(finding.area.holders) for name, finding in evaluation.findings.items()}
+    scarce = [name for name, number in rarer.items() if number < COVERED_FROM]
+    if not scarce:
+        return []
+    least = min(scarce, key=lambda name: rarer[name])
+    have = "has" if len(scarce) == 1 else "have"
+    words = [
+        f"Few patients: {len(scarce)} of {count(len(rarer), 'finding')} {have} fewer than {COVERED_FROM} of the rarer "
+        f"kind ({called(least)}: {rarer[least]}), so read the intervals, not the values."
+    ]
+    perfect = [name for name in scarce if areas[name].value == 1]
+    if perfect:
+        lowest = min(perfect, key=lambda name: areas[name].low)
+        words.append(
+            f"An AUROC of 1.000 ({', '.join(called(name) for name in perfect)}) says that these few scans were ranked "
+            f"without a mistake; in other patients it may be as low as {areas[lowest].low:.2f}."
+        )
+    return words
 
 
 def _of(area: Measured) -> str:
@@ -166,7 +216,8 @@ def calibration(finding: Finding) -> Calibration:
     return Calibration(
         ece=measured(finding.estimates["ece"]),
         bins=[_bin(one.probability, measured(one.frequency)) for one in finding.curve],
-        coverage=Curve(x=abstention.coverage, y=abstention.risk, low=abstention.low, high=abstention.high),
+        coverage=_coverage(abstention),
+        coverage_by_ood=None if finding.abstention_by_ood is None else _coverage(finding.abstention_by_ood),
         overall_risk=Measured(
             value=float(abstention.risk[-1]),
             low=float(abstention.low[-1]),
@@ -177,24 +228,82 @@ def calibration(finding: Finding) -> Calibration:
     )
 
 
+def _coverage(abstention: Abstention) -> Curve:
+    return Curve(x=abstention.coverage, y=abstention.risk, low=abstention.low, high=abstention.high)
+
+
+def _curves(finding: Finding, given: Mapping[str, tuple[Curve, Curve]] | None) -> tuple[Curve, Curve]:
+    """The ROC and the precision-recall curve with their bands: those that were given, or the finding's own."""
+    if given is not None and finding.name in given:
+        return given[finding.name]
+    roc, recall = (
+        Curve(x=band.x, y=band.y, low=band.low, high=band.high) for band in (finding.roc, finding.precision_recall)
+    )
+    return roc, recall
+
+
+def _point(finding: Finding) -> PointRow:
+    point = finding.operating_point
+    return PointRow(finding=finding.name, threshold=point.threshold, origin=point.origin)
+
+
+def measurement_rows(found: Measurements) -> tuple[list[MeasurementRow], list[SideRow]]:
+    """Measurements as the page shows them: `Report.measurements` and `Report.sides`."""
+    rows = [
+        MeasurementRow(
+            measurement=name,
+            unit=one.unit,
+            bias=measured(one.bias),
+            absolute=measured(one.absolute),
+            within=measured(one.within),
+            tolerance=one.tolerance,
+            agreement=one.agreement,
+        )
+        for name, one in found.errors.items()
+    ]
+    sides = [
+        SideRow(
+            measurement=name,
+            sides=one.sides,
+            counts=one.counts.tolist(),
+            right=measured(one.right),
+            swapped=measured(one.swapped),
+        )
+        for name, one in found.sides.items()
+    ]
+    return rows, sides
+
+
+def pair_rows(pairs: Sequence[Pair]) -> list[ComparedRow]:
+    """Several models, each with each."""
+    return [_compared(pair.finding, pair.auroc, pair.first, pair.second) for pair in pairs]
+
+
 def _bin(probability: float, share: Measured) -> Bin:
     low, high = (share.low, share.high) if share.has_interval else (share.value, share.value)
     return Bin(predicted=probability, observed=share.value, low=low, high=high, n=share.n)
 
 
+def divided_by(column: str, finding: str) -> str:
+    """What divides scans, in words: a column of scans or of labels, which may be the lesion's own volume."""
+    own = column.removeprefix(f"{finding}_")
+    return DIVIDED_BY.get(own, DIVIDED_BY.get(column, column))
+
+
 def forest_of(finding: Finding) -> Forest:
-    """The subgroups of a finding by column; those without a number are named in the note."""
+    """The subgroups of a finding by column; those of too few patients for a number are named in the note."""
     groups: dict[str, list[Subgroup]] = {}
-    silent = []
+    silent: dict[str, list[str]] = {}
     for one in finding.subgroups:
         if one.area is None or one.area.value is None:
-            silent.append(f"{one.column} {one.group} ({one.reason})")
+            silent.setdefault(divided_by(one.column, finding.name), []).append(one.group)
             continue
         difference = None if one.difference is None else measured(one.difference.estimate)
-        groups.setdefault(one.column, []).append(
+        groups.setdefault(divided_by(one.column, finding.name), []).append(
             Subgroup(label=one.group, value=measured(one.area), difference=difference)
         )
-    note = f"not drawn: {'; '.join(silent)}" if silent else ""
+    named = "; ".join(f"{column} {', '.join(few)}" for column, few in silent.items())
+    note = f"not drawn, too few patients: {named}" if silent else ""
     return Forest(overall=measured(finding.estimates["auroc"]), groups=groups, note=note)
 
 

@@ -1,0 +1,295 @@
+"""Detectors on cohorts: predictions, labels, the checks that make numbers believable, and the numbers themselves.
+
+A scan is tested where it has a label and none of the detectors has learned from its patient, or validated on it: so all
+of them are tested on the same scans, and can be compared in pairs. Thresholds are those that the detectors chose on
+their own validation scans. What was predicted is kept beside the numbers, so a second call goes on from there.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from headct.cohort import Cohort
+from headct.detection.method import Progress, quiet
+from headct.embedding.machine import Machine
+from headct.evaluation import Area, Evaluation, EvaluationSettings, Patients, evaluate
+from headct.evaluation.leakage import enough, no_duplicates
+from headct.evaluation.measurements import Measurements, compare_tables, side_named
+from headct.evaluation.operating import OperatingPoint, Rule
+from headct.evaluation.pairs import Pair, compare_all
+from headct.evaluation.tables import labels_of
+from headct.evaluation.transfer import TransferMatrix
+from headct.failure import Failure, Misuse
+from headct.studies.evaluation_predictions import Vectors, baselines, predicted
+from headct.studies.evaluation_scans import Entry, Labelled, counted, names_of
+
+POINTS: Mapping[Rule, str] = {"youden": "balanced", "sensitivity": "sensitive", "specificity": "specific"}
+"""What a detector calls the threshold that a rule chose on its validation scans."""
+
+
+@dataclass(frozen=True)
+class Study:
+    """What came out. The first detector is the one that the page is about; all were tested on the same scans.
+
+    `evaluations` are by detector, `baselines` by their name, `predictions` by detector and of all labelled scans.
+    """
+
+    entries: Sequence[Entry]
+    cohorts: Sequence[Cohort]
+    labelled: Labelled
+    evaluations: Mapping[str, Evaluation]
+    baselines: Mapping[str, Evaluation]
+    pairs: Sequence[Pair]
+    transfer: Sequence[TransferMatrix]
+    measurements: Measurements | None
+    predictions: Mapping[str, pd.DataFrame]
+    machine: Machine
+    notes: tuple[str, ...]
+
+    @property
+    def rows(self) -> Mapping[str, str]:
+        """What detectors are called in the matrices of transfer."""
+        return called_by_home(self.entries, self.cohorts)
+
+    @property
+    def first(self) -> Evaluation:
+        """Of the first detector, with all that is to be known."""
+        main = self.evaluations[self.entries[0].name]
+        return replace(main, notes=tuple(dict.fromkeys([*self.notes, *main.notes])))
+
+    def tree(self) -> Mapping[str, Any]:
+        """What `metrics.json` holds: the tree of the first detector, and beside it what the others add."""
+        return {
+            **self.first.tree(),
+            "detectors": {
+                entry.name: {
+                    "sha256": entry.detector.sha256,
+                    "method": entry.detector.fitted.method,
+                    "findings": list(entry.detector.findings),
+                }
+                for entry in self.entries
+            },
+            "parts": dict(counted(self.labelled)),
+            "others": {name: one.tree() for name, one in list(self.evaluations.items())[1:]},
+            "beside": {name: one.tree() for name, one in self.baselines.items()},
+            "pairs": [pair.tree() for pair in self.pairs],
+            "transfer": {matrix.finding: matrix.tree() for matrix in self.transfer},
+            "measurements": None if self.measurements is None else self.measurements.tree(),
+        }
+
+
+def evaluate_detectors(
+    entries: Sequence[Entry],
+    cohorts: Sequence[Cohort],
+    labelled: Labelled,
+    out: Path,
+    cache: Path,
+    machine: Machine,
+    settings: EvaluationSettings,
+    *,
+    measured: pd.DataFrame | None = None,
+    beside: bool = True,
+    batch_size: int = 8,
+    workers: int = 1,
+    progress: Callable[[str], Progress] = lambda what: quiet,
+) -> Study:
+    """Evaluate detectors on the tested scans of cohorts; predictions and labels go to `out`, vectors to `cache`.
+
+    `measured` are measurements by scan_id to be compared with those of the labels, `beside` asks for baselines. The
+    groups of the settings come on top of those of the scans. Raises Failure where scans of different patients are the
+    same, or no finding can be evaluated; Misuse where a cohort has another recipe than a detector.
+    """
+    for entry in entries:
+        for cohort in cohorts:
+            cohort.expect(entry.detector.encoder.recipe)
+    points = {entry.name: points_of(entry, settings) for entry in entries}
+    vectors = Vectors(cohorts, labelled.scan_ids, cache, batch_size=batch_size, workers=workers, progress=progress)
+    everyone = vectors.by(entries[0].detector.encoder, machine)
+    patient_ids = [str(one) for one in labelled.table["patient_id"]]
+    no_duplicates(everyone.vectors(np.arange(len(everyone))), labelled.scan_ids, patient_ids)
+    tables = {entry.name: predicted(entry, labelled, vectors, machine, _place(out, entry.name)) for entry in entries}
+    labels = labelled.tested
+    _write_labels(labelled.table, out)
+    told = {name: _of_test(table, labelled) for name, table in tables.items()}
+    settings = replace(settings, groups=tuple(dict.fromkeys([*labelled.groups, *settings.groups])))
+    evaluations = {name: evaluate(table, labels, settings, points=points[name]) for name, table in told.items()}
+    plain, notes = replace(settings, groups=()), list(labelled.notes)
+    probed: dict[str, pd.DataFrame] = {}
+    if beside:
+        probed, why = baselines(entries[0], labelled, vectors, machine, settings.seed)
+        notes += [why] if why else []
+    return Study(
+        entries=entries,
+        cohorts=cohorts,
+        labelled=labelled,
+        evaluations=evaluations,
+        baselines=_evaluated(probed, labels, plain),
+        pairs=_pairs(told, probed, labels, plain),
+        transfer=transfer(entries, cohorts, told, labels),
+        measurements=_measurements(evaluations[entries[0].name], labels, measured),
+        predictions=tables,
+        machine=machine,
+        notes=tuple(notes),
+    )
+
+
+def points_of(entry: Entry, settings: EvaluationSettings) -> dict[str, OperatingPoint]:
+    """The thresholds of a detector by finding, as it chose them on its validation scans.
+
+    Raises Misuse for a rule by which detectors choose none.
+    """
+    if settings.rule not in POINTS:
+        raise Misuse(
+            f"detectors keep no threshold by the rule {settings.rule}",
+            do=f"take {', '.join(POINTS)}, or evaluate tables (--predictions)",
+        )
+    name = POINTS[settings.rule]
+    origin = f"{name}, chosen by {entry.name} on its own validation scans"
+    return {
+        finding: OperatingPoint(points[name], origin)
+        for finding, points in zip(entry.detector.findings, entry.detector.points, strict=True)
+        if name in points
+    }
+
+
+def _place(out: Path, name: str) -> Path:
+    return out / "predictions" / f"{name.replace('/', '-')}.parquet"
+
+
+def _write_labels(table: pd.DataFrame, out: Path) -> None:
+    """Beside the predictions, so that `headct evaluate --predictions` finds both."""
+    path = out / "labels.csv"
+    try:
+        path.write_text(table.to_csv(index=False), encoding="utf-8")
+    except OSError as error:
+        raise Failure(f"cannot write {path}", why=str(error), do="choose another place with --out") from error
+
+
+def _of_test(table: pd.DataFrame, labelled: Labelled) -> pd.DataFrame:
+    chosen = (table["split"] == "test") & table["finding"].isin(labelled.findings)
+    return table[chosen].reset_index(drop=True)
+
+
+def _evaluated(
+    probed: Mapping[str, pd.DataFrame], labels: pd.DataFrame, settings: EvaluationSettings
+) -> dict[str, Evaluation]:
+    """Baselines whose findings can be evaluated; what they lack, the detector lacks too, and its notes say so."""
+    found = {}
+    for name, table in probed.items():
+        try:
+            found[name] = evaluate(table, labels, settings)
+        except Failure:
+            continue
+    return found
+
+
+def _pairs(
+    told: Mapping[str, pd.DataFrame],
+    probed: Mapping[str, pd.DataFrame],
+    labels: pd.DataFrame,
+    settings: EvaluationSettings,
+) -> list[Pair]:
+    """Every two detectors, and the first one with each baseline, corrected together."""
+    first = next(iter(told))
+    names = list(told)
+    wanted = [(a, b) for index, a in enumerate(names) for b in names[index + 1 :]]
+    wanted += [(first, name) for name in probed]
+    return compare_all({**told, **probed}, labels, settings, wanted)
+
+
+def transfer(
+    entries: Sequence[Entry], cohorts: Sequence[Cohort], told: Mapping[str, pd.DataFrame], labels: pd.DataFrame
+) -> list[TransferMatrix]:
+    """By finding, detectors against cohorts, where there are several of either; without pairs of too few patients."""
+    if len(entries) < 2 and len(cohorts) < 2:
+        return []
+    rows = called_by_home(entries, cohorts)
+    matrices = []
+    for finding in dict.fromkeys(name for table in told.values() for name in table["finding"]):
+        areas: dict[tuple[str, str], Area] = {}
+        for entry in entries:
+            for cohort in dict.fromkeys(labels["cohort"]):
+                area = _area(told[entry.name], labels[labels["cohort"] == cohort], str(finding))
+                if area is not None:
+                    areas[rows[entry.name], str(cohort)] = area
+        if areas:
+            matrices.append(TransferMatrix.of(str(finding), areas))
+    return matrices
+
+
+def called_by_home(entries: Sequence[Entry], cohorts: Sequence[Cohort]) -> dict[str, str]:
+    """By name of a detector, the cohort that it alone learned from, or its name."""
+    homes = {entry.name: _home(entry, cohorts) for entry in entries}
+    times = Counter(homes.values())
+    return {name: home if home and times[home] == 1 else name for name, home in homes.items()}
+
+
+def _home(entry: Entry, cohorts: Sequence[Cohort]) -> str:
+    """The cohort that holds all scans that a detector learned from, or nothing."""
+    if entry.splits is None:
+        return ""
+    train = entry.splits["scan_id"][entry.splits["split"] == "train"]
+    for name, cohort in zip(names_of(cohorts), cohorts, strict=True):
+        if len(train) and all(scan_id in cohort for scan_id in train):
+            return name
+    return ""
+
+
+def _area(table: pd.DataFrame, labels: pd.DataFrame, finding: str) -> Area | None:
+    of_finding = table[table["finding"] == finding].set_index("scan_id")["probability"]
+    truth = labels_of(labels, finding)
+    scores = of_finding.reindex(labels["scan_id"]).to_numpy(dtype=float)
+    known = np.isfinite(truth) & np.isfinite(scores)
+    patients = Patients.of(labels["patient_id"].to_numpy()[known])
+    try:
+        enough(truth[known], patients, finding)
+    except Failure:
+        return None
+    return Area.of(truth[known], scores[known], patients)
+
+
+def _measurements(evaluation: Evaluation, labels: pd.DataFrame, measured: pd.DataFrame | None) -> Measurements | None:
+    """Measured columns against those of the labels, and sides where a finding is detected on either."""
+    found = None if measured is None else compare_tables(measured, labels)
+    told, truth = sides(evaluation)
+    if told.empty:
+        return found
+    known = labels[["scan_id", "patient_id"]].merge(truth, on="scan_id")
+    of_sides = compare_tables(told, known)
+    if found is None:
+        return of_sides
+    return Measurements(found.errors, {**found.sides, **of_sides.sides}, (*found.notes, *of_sides.notes))
+
+
+def sides(evaluation: Evaluation) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Sides as they were told and as they are, a column `FINDING_side` for each of `FINDING_left, FINDING_right`.
+
+    Of scans whose label is known on both sides; told is what lies at or above the operating point.
+    """
+    told: list[pd.Series] = []
+    truth: list[pd.Series] = []
+    for name, left in evaluation.findings.items():
+        right = evaluation.findings.get(f"{name.removesuffix('_left')}_right")
+        if not name.endswith("_left") or right is None:
+            continue
+        column = f"{name.removesuffix('_left')}_side"
+        both = pd.DataFrame({"left": left.labels, "said left": left.probabilities}, index=list(left.scan_ids)).join(
+            pd.DataFrame({"right": right.labels, "said right": right.probabilities}, index=list(right.scan_ids)),
+            how="inner",
+        )
+        said = side_named(
+            both["said left"] >= left.operating_point.threshold, both["said right"] >= right.operating_point.threshold
+        )
+        told.append(pd.Series(said, index=both.index, name=column))
+        truth.append(pd.Series(side_named(both["left"] == 1, both["right"] == 1), index=both.index, name=column))
+    empty = pd.DataFrame({"scan_id": pd.Series(dtype=str)})
+    if not told:
+        return empty, empty
+    return tuple(pd.concat(each, axis=1).rename_axis("scan_id").reset_index() for each in (told, truth))  # type: ignore[return-value]

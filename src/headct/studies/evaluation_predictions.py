@@ -1,0 +1,199 @@
+"""What detectors, and the baselines beside them, say of the scans of cohorts: tables that are kept and found again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from scipy.special import expit
+
+from headct import __version__
+from headct.checkpoints import PretrainedEncoder
+from headct.cohort import Cohort
+from headct.cohort.journal import refused
+from headct.detection.job import PREDICTIONS
+from headct.detection.linear import Linear
+from headct.detection.method import Progress, Scans, Task, quiet
+from headct.detection.reasons import undecided, unfamiliar
+from headct.detection.scans import Held, OfCohorts, scans_of
+from headct.embedding.embeddings import model_of, partial_of
+from headct.embedding.inputs import TRAITS
+from headct.embedding.machine import Machine
+from headct.embedding.vectors import about
+from headct.preparing.recipe import Frame
+from headct.studies.baselines import histograms, random_weights
+from headct.studies.evaluation_scans import Entry, Labelled
+
+SCHEMA = pa.schema([*PREDICTIONS, ("split", pa.string())])
+HISTOGRAM, RANDOM = "histogram probe", "random encoder"
+POINT = "balanced"
+REGIONS = 3
+"""Of the histograms, along each axis."""
+
+
+class Vectors:
+    """The labelled scans as each encoder sees them; every encoder looks once."""
+
+    def __init__(
+        self,
+        cohorts: Sequence[Cohort],
+        scan_ids: Sequence[str],
+        cache: Path,
+        *,
+        batch_size: int = 8,
+        workers: int = 1,
+        progress: Callable[[str], Progress] = lambda what: quiet,
+    ) -> None:
+        self.cohorts, self.scan_ids, self.cache = cohorts, list(scan_ids), cache
+        self._batch_size, self._workers, self._progress = batch_size, workers, progress
+        self._seen: dict[str, OfCohorts] = {}
+
+    def by(self, encoder: PretrainedEncoder, machine: Machine) -> OfCohorts:
+        """The scans with their vectors by this encoder, kept in the cache as `headct adapt` keeps them."""
+        key = f"{encoder.decisive_sha256} {machine}"
+        if key not in self._seen:
+            self._seen[key] = scans_of(
+                self.cohorts, self.scan_ids, encoder, machine, self.cache,
+                batch_size=self._batch_size, workers=self._workers, progress=self._progress("embedding"),
+            )  # fmt: skip
+        return self._seen[key]
+
+
+def predicted(entry: Entry, labelled: Labelled, vectors: Vectors, machine: Machine, out: Path) -> pd.DataFrame:
+    """What a detector says of all labelled scans, by `SCHEMA`; kept in `out`, and taken from there a second time.
+
+    The same numbers as `headct predict` gives, up to rounding: arrays meet the encoder in other batches.
+    """
+    detector = entry.detector.on(machine)
+    terms = {
+        "detector": detector.sha256,
+        **about(detector.encoder, machine),
+        "scans": hashlib.sha256(" ".join(labelled.scan_ids).encode()).hexdigest(),
+        "splits": hashlib.sha256(" ".join(labelled.parts).encode()).hexdigest(),
+        "headct": __version__,
+    }
+    if out.is_file() and model_of(out) == terms:
+        return pq.read_table(out).to_pandas()
+    scans = vectors.by(detector.encoder, machine)
+    rows = np.arange(len(scans))
+    middle, low, high = detector.probabilities(detector.fitted.scores(scans, rows))
+    far = detector.familiar(scans.vectors(rows))
+    traits = _traits(vectors.cohorts, labelled.scan_ids)
+    table = [
+        {
+            "scan_id": scan_id,
+            "finding": finding,
+            "probability": float(middle[row, column]),
+            "low": float(low[row, column]),
+            "high": float(high[row, column]),
+            "ood": float(far[row]),
+            "reasons": [
+                *undecided(low[row, column], high[row, column], detector.points[column].get(POINT)),
+                *unfamiliar(far[row], len(detector.familiar.validation)),
+                *detector.met.doubts(traits[row]),
+            ],
+            "split": str(labelled.parts[row]),
+        }
+        for row, scan_id in enumerate(labelled.scan_ids)
+        for column, finding in enumerate(detector.findings)
+    ]
+    _write(out, table, terms)
+    return pd.DataFrame(table, columns=SCHEMA.names)
+
+
+def _traits(cohorts: Sequence[Cohort], scan_ids: Sequence[str]) -> list[dict[str, object]]:
+    scans = pd.concat([cohort.scans for cohort in cohorts], ignore_index=True).drop_duplicates("scan_id")
+    known = scans.set_index("scan_id")[list(TRAITS)].loc[list(scan_ids)]
+    return [{str(name): value for name, value in row.items()} for row in known.to_dict("records")]
+
+
+def _write(out: Path, rows: list[dict[str, object]], terms: dict[str, str]) -> None:
+    table = pa.Table.from_pylist(rows, SCHEMA.with_metadata({"headct": json.dumps(terms)}))
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(table, partial_of(out))
+        os.replace(partial_of(out), out)
+    except OSError as error:
+        raise refused(out, error) from error
+
+
+def baselines(
+    entry: Entry, labelled: Labelled, vectors: Vectors, machine: Machine, seed: int
+) -> tuple[dict[str, pd.DataFrame], str]:
+    """Probes of histograms and of the same encoder with random weights, learned from the detector's own scans.
+
+    Predictions of the tested scans by name; and, where there are none, why.
+    """
+    train = np.flatnonzero(_own(entry, labelled, "train"))
+    findings = [name for name in entry.detector.findings if name in labelled.findings]
+    truth = labelled.table[findings].to_numpy(dtype=float)
+    if entry.shots is not None:
+        truth = _drawn(entry.shots, labelled, findings, truth)
+    learned = [column for column in range(len(findings)) if {0.0, 1.0} <= set(truth[train, column])]
+    if not learned:
+        return {}, (
+            f"no baselines stand beside {entry.name}: the scans that it learned from, with labels of both kinds, are "
+            "not in the cohorts that were named"
+        )
+    encoder = entry.detector.encoder
+    rows = np.concatenate([train, np.flatnonzero(labelled.parts == "test")])
+    tested, scan_ids = np.arange(len(train), len(rows)), labelled.table["scan_id"].to_numpy()[rows]
+    everyone = vectors.by(encoder, machine)
+    task = Task(
+        encoder=encoder,
+        scans=OfCohorts(everyone.vectors(rows), [everyone.places[row] for row in rows]),
+        findings=tuple(findings[column] for column in learned),
+        labels=truth[rows][:, learned],
+        patients=labelled.table["patient_id"].to_numpy(dtype=object)[rows],
+        train=np.arange(len(train)),
+        validation=np.zeros(0, dtype=int),  # the penalty is chosen among the training patients
+        seed=seed,
+        machine=machine,
+    )
+    found = {}
+    if encoder.recipe.step(Frame) is not None:  # else its arrays are no HU on one grid
+        found[HISTOGRAM] = _probed(task, Held(histograms(task.scans, REGIONS)), tested, scan_ids)
+    if encoder.runtime is None:
+        windows, own = list(encoder.card.windows.values()), asdict(encoder.settings)
+        unlearned = random_weights(encoder.architecture, own, windows, task.scans, machine, seed)
+        found[RANDOM] = _probed(task, Held(unlearned), tested, scan_ids)
+    return found, ""
+
+
+def _own(entry: Entry, labelled: Labelled, part: str) -> np.ndarray:
+    """Which labelled scans (n,) this detector has in a part of its own."""
+    if entry.splits is None:
+        return np.zeros(len(labelled.table), dtype=bool)
+    own = entry.splits["scan_id"][entry.splits["split"] == part]
+    found: np.ndarray = labelled.table["scan_id"].isin(own).to_numpy()
+    return found
+
+
+def _drawn(shots: pd.DataFrame, labelled: Labelled, findings: Sequence[str], truth: np.ndarray) -> np.ndarray:
+    """The labels (n, f) that were learned from, of those few that were drawn."""
+    kept = np.full(truth.shape, np.nan)
+    for column, finding in enumerate(findings):
+        drawn = labelled.table["scan_id"].isin(shots["scan_id"][shots["finding"] == finding]).to_numpy()
+        kept[drawn, column] = truth[drawn, column]
+    return kept
+
+
+def _probed(task: Task, scans: Scans, tested: np.ndarray, scan_ids: np.ndarray) -> pd.DataFrame:
+    """Predictions of the tested rows by a linear probe, not calibrated: for measures of order alone."""
+    told = expit(Linear().fit(replace(task, scans=scans)).scores(scans, tested))
+    return pd.DataFrame(
+        {
+            "scan_id": np.repeat(scan_ids[tested], len(task.findings)),
+            "finding": np.tile(np.array(task.findings, dtype=object), len(tested)),
+            "probability": told.reshape(-1),
+            "split": "test",
+        }
+    )

@@ -1,0 +1,208 @@
+"""Which scans detectors are tested on: labelled, and of patients that none of them has learned from or validated on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from headct.cohort import Cohort
+from headct.cohort.labels import MEASURES, Account, Readers, read_labels, read_table
+from headct.detection import Detector
+from headct.evaluation import subgroups
+from headct.evaluation.tables import named
+from headct.failure import Failure, Misuse
+
+GROUPS = ("site", "manufacturer", "kernel", "thickness_mm", "tilt_deg", "age", "sex")
+"""Columns of `scans.parquet` by which every evaluation is divided, where they tell scans apart."""
+USED = ("train", "validation")
+"""Splits whose patients a detector has seen, the one that taught it most first."""
+SPLITS, SHOTS = "splits.csv", "shots.csv"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A detector under the name that tables and pages call it by, with the tables beside it, where they are there.
+
+    `splits` have scan_id, patient_id, split; `shots` the scans that were drawn, where few were learned from.
+    """
+
+    name: str
+    detector: Detector
+    splits: pd.DataFrame | None
+    shots: pd.DataFrame | None
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """All labelled scans of the cohorts.
+
+    `table` has a row for each: scan_id, patient_id, cohort, a column of 1, 0 or NaN for each of `findings`, what scans
+    are grouped by, and measurements. `parts` (n,) are train, validation or test.
+    """
+
+    table: pd.DataFrame
+    findings: tuple[str, ...]
+    groups: tuple[str, ...]
+    parts: np.ndarray
+    accounts: Sequence[Account]
+    notes: tuple[str, ...]
+
+    @property
+    def scan_ids(self) -> list[str]:
+        """In the order of the table."""
+        return [str(one) for one in self.table["scan_id"]]
+
+    @property
+    def tested(self) -> pd.DataFrame:
+        """The rows that are tested."""
+        return self.table[self.parts == "test"].reset_index(drop=True)
+
+
+def open_detectors(folders: Sequence[Path], model: str | None = None) -> list[Entry]:
+    """Detectors called by their folders; by the folder above too, where two are called alike."""
+    alike = len({folder.resolve().name for folder in folders}) < len(folders)
+    entries = []
+    for folder in folders:
+        place = folder.resolve()
+        name = f"{place.parent.name}/{place.name}" if alike else place.name
+        tables = [pd.read_csv(place / one, dtype=str) if (place / one).is_file() else None for one in (SPLITS, SHOTS)]
+        entries.append(Entry(name, Detector.load(folder, model=model), *tables))
+    if len({entry.name for entry in entries}) < len(entries):
+        raise Misuse("a detector is named twice", do="name each folder once")
+    return entries
+
+
+def labelled_scans(
+    entries: Sequence[Entry],
+    cohorts: Sequence[Cohort],
+    tables: Sequence[Path],
+    *,
+    readers: Readers = "majority",
+    key: bytes | None = None,
+) -> Labelled:
+    """The labelled scans of the cohorts, and which of them may be tested.
+
+    Each table is matched to all cohorts as `headct adapt` does it. Raises Misuse where a table does not fit, two of
+    them label a scan, or none has a finding of the detectors; Failure where no scan is left to test.
+    """
+    read = [read_labels(table, cohorts, readers=readers, key=key) for table in tables]
+    values = pd.concat([one.values for one in read])
+    twice = values.index[values.index.duplicated()]
+    if len(twice):
+        raise Misuse(f"several tables label the same scans: {named(list(twice))}", do="label each scan in one table")
+    patients = pd.concat([one.patients for one in read]).astype(str)
+    predicted = list(dict.fromkeys(name for entry in entries for name in entry.detector.findings))
+    findings = tuple(name for name in predicted if name in values)
+    if not findings:
+        raise Misuse(
+            f"the labels have none of the findings that are detected: {', '.join(predicted)}",
+            why=f"they have {', '.join(map(str, values.columns))}",
+            do="call them alike, or name the labels of these findings",
+        )
+    values = values[values[list(findings)].notna().any(axis=1)]
+    if values.empty:
+        raise Failure(f"every label of {', '.join(findings)} is unknown", do="fill in 1 or 0 where it is known")
+    table = _table(values[list(findings)], patients.loc[values.index], cohorts)
+    table = table.merge(_measures(tables, [one.account for one in read]), on="scan_id", how="left")
+    parts, notes = _parts(table, entries)
+    missing = [name for name in predicted if name not in findings]
+    if missing:
+        notes.append(f"detected, but without labels: {', '.join(missing)}")
+    if not (parts == "test").any():
+        raise Failure(
+            f"no labelled scan is left to test: all {len(table):,} are of patients that "
+            f"{named([entry.name for entry in entries])} learned from or validated on",
+            why="a detector knows its own patients, and the numbers would tell how well",
+            do="keep patients out of it (`headct adapt --test 0.2`), or name a cohort that it has not seen",
+        )
+    groups = tuple(_telling(table[parts == "test"], (*GROUPS, *(f"{name}_ml" for name in findings))))
+    return Labelled(table, findings, groups, parts, [one.account for one in read], tuple(notes))
+
+
+def _table(values: pd.DataFrame, patients: pd.Series, cohorts: Sequence[Cohort]) -> pd.DataFrame:
+    scans = pd.concat(
+        [
+            cohort.scans[["scan_id", *GROUPS]].assign(cohort=name)
+            for name, cohort in zip(names_of(cohorts), cohorts, strict=True)
+        ],
+        ignore_index=True,
+    ).drop_duplicates("scan_id")
+    known = scans.set_index("scan_id").loc[values.index]
+    table = pd.concat([patients.rename("patient_id"), known["cohort"], values, known[list(GROUPS)]], axis=1)
+    return table.rename_axis("scan_id").reset_index()
+
+
+def names_of(cohorts: Sequence[Cohort]) -> list[str]:
+    """What cohorts are called: by their folder, and by the one above where two are called alike."""
+    places = [cohort.path.resolve() for cohort in cohorts]
+    alike = len({place.name for place in places}) < len(places)
+    names = [f"{place.parent.name}/{place.name}" if alike else place.name for place in places]
+    if len(set(names)) < len(names):
+        raise Misuse("a cohort is named twice", do="name each folder once")
+    return names
+
+
+def _measures(tables: Sequence[Path], accounts: Sequence[Account]) -> pd.DataFrame:
+    """Measurements that stand beside labels, of the tables that name scans as the cohorts do."""
+    found = []
+    for path, account in zip(tables, accounts, strict=True):
+        if account.matched_as == "scan_id" and not account.pseudonymised:
+            table = read_table(path)
+            columns = [name for name in table if str(name).endswith((*MEASURES, "_side"))]
+            found.append(table[[account.column, *columns]].rename(columns={account.column: "scan_id"}))
+    return pd.concat(found, ignore_index=True) if found else pd.DataFrame({"scan_id": pd.Series(dtype=str)})
+
+
+def _parts(table: pd.DataFrame, entries: Sequence[Entry]) -> tuple[np.ndarray, list[str]]:
+    """The part (n,) of each scan, the strictest of all detectors'; sentences on patients that turn up again."""
+    parts = np.full(len(table), "test", dtype=object)
+    notes = []
+    for entry in entries:
+        if entry.splits is None:
+            notes.append(
+                f"{entry.name} has no {SPLITS} beside it: whether it was made from these patients cannot be known"
+            )
+            continue
+        own = _part_of(entry.splits, "scan_id")
+        of_patient = _part_of(entry.splits, "patient_id")
+        again = []
+        for row, (scan_id, patient) in enumerate(zip(table["scan_id"], table["patient_id"], strict=True)):
+            part = of_patient.get(patient, "test")
+            if part == "test":
+                continue
+            if scan_id not in own:
+                again.append(f"{patient} ({scan_id})")
+            if part == USED[0] or parts[row] == "test":
+                parts[row] = part
+        if again:
+            notes.append(
+                f"left out, as {entry.name} knows their patients from other scans: {len(again):,} scans, {named(again)}"
+            )
+    return parts, notes
+
+
+def _part_of(splits: pd.DataFrame, column: str) -> dict[str, str]:
+    """By identifier, the split among `USED` that it is in, or nothing."""
+    found: dict[str, str] = {}
+    for part in reversed(USED):
+        found.update(dict.fromkeys(splits[column][splits["split"] == part].astype(str), part))
+    return found
+
+
+def _telling(tested: pd.DataFrame, columns: Iterable[str]) -> Iterable[str]:
+    """The columns that divide the tested scans into at least two groups."""
+    for name in columns:
+        if name in tested:
+            column = tested[name].rename("volume_ml") if name.endswith("_ml") else tested[name]
+            groups = subgroups.groups_of(column)
+            if groups[groups != ""].nunique() > 1:
+                yield name
+
+
+def counted(labelled: Labelled) -> Mapping[str, int]:
+    """How many labelled scans play which part."""
+    return {part: int((labelled.parts == part).sum()) for part in (*USED, "test")}

@@ -1,0 +1,336 @@
+"""Detectors on cohorts of painted blocks. Oracles: scikit-learn on the tables that are written, and their splits."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from detection import made
+from sklearn.metrics import confusion_matrix, roc_auc_score
+
+from headct import encoders
+from headct.checkpoints import Card, PretrainedEncoder, load, save
+from headct.cohort import Cohort
+from headct.cohort.labels import read_labels
+from headct.detection import AdaptSettings, Detector, adapt
+from headct.embedding.machine import choose
+from headct.evaluation import EvaluationSettings, evaluate
+from headct.failure import Failure, Misuse
+from headct.preparing import recipes
+from headct.preparing.windows import WINDOWS
+from headct.studies import evaluation_predictions
+from headct.studies.evaluation import Study, evaluate_detectors, points_of, sides
+from headct.studies.evaluation_report import report_of_study
+from headct.studies.evaluation_scans import Labelled, labelled_scans, open_detectors
+
+MACHINE = choose("fp32", "cpu")
+SETTINGS = EvaluationSettings(draws=100)
+LEAF = {"value", "low", "high", "n", "positives", "method"}
+
+
+@dataclass(frozen=True)
+class Place:
+    """A folder with cohorts, their labels and detectors that were learned from the first cohort."""
+
+    folder: Path
+    encoder: PretrainedEncoder
+
+    def cohort(self, name: str) -> Cohort:
+        return Cohort(self.folder / name)
+
+    def labelled(self, detectors: list[str], cohorts: list[str], tables: list[str]) -> Labelled:
+        return labelled_scans(
+            open_detectors([self.folder / one for one in detectors]),
+            [self.cohort(one) for one in cohorts],
+            [self.folder / one for one in tables],
+        )
+
+    def study(self, out: Path, detectors: list[str], cohorts: list[str], tables: list[str], **more: Any) -> Study:
+        return evaluate_detectors(
+            open_detectors([self.folder / one for one in detectors]),
+            [self.cohort(one) for one in cohorts],
+            self.labelled(detectors, cohorts, tables),
+            out,
+            self.folder / "cache",
+            MACHINE,
+            SETTINGS,
+            **more,
+        )
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
+    """`night`, of which a third is kept for a test, and `day` of other patients; detectors `linear` and `knn`."""
+    folder = tmp_path_factory.mktemp("study")
+    torch.manual_seed(0)
+    shape = {"depth": 1, "width": 24, "heads": 2, "mlp_width": 32, "patch": (8, 8, 8), "grid": (6, 7, 6)}
+    save(
+        folder / "model",
+        encoders.build("vit-tiny", **shape, pooling="class+mean"),
+        Card(recipe=recipes["head"], windows=WINDOWS),
+    )
+    encoder = load(folder / "model")
+    night = made.make(folder / "night", 48, seed=1, noise_hu=20)
+    made.truth(night).to_csv(folder / "night.csv", index=False)
+    day = made.make(folder / "day", 24, seed=2, noise_hu=40, key=bytes(32), manufacturer="OTHER")
+    truth = day.scans[["scan_id", "patient_id"]].copy()
+    found = pd.DataFrame([made.labels_of(number) for number in range(24)], index=truth.index)
+    truth[["ich", "sdh"]] = found.astype(str)
+    truth["sdh_ml"] = np.where(found["sdh"] == 1, np.linspace(0.5, 80, 24), 0).round(2)
+    truth.loc[truth.index[:3], "ich"] = ""
+    truth.to_csv(folder / "day.csv", index=False)
+    labels = read_labels(folder / "night.csv", [night])
+    for method in ("linear", "knn"):
+        settings = AdaptSettings(method=method, test=0.4)
+        adapt([night], labels, encoder, MACHINE, folder / "cache", settings).save(folder / method)
+    return Place(folder, encoder)
+
+
+@pytest.fixture(scope="module")
+def two_by_two(place: Place, tmp_path_factory: pytest.TempPathFactory) -> tuple[Study, Path]:
+    out = tmp_path_factory.mktemp("out")
+    return place.study(out, ["linear", "knn"], ["night", "day"], ["night.csv", "day.csv"]), out
+
+
+def leaves(tree: Any) -> Iterator[Mapping[str, Any]]:
+    if isinstance(tree, dict) and tree.keys() >= LEAF:
+        yield tree
+    elif isinstance(tree, dict):
+        for value in tree.values():
+            yield from leaves(value)
+    elif isinstance(tree, list):
+        for value in tree:
+            yield from leaves(value)
+
+
+def test_numbers_are_those_of_scikit_learn_on_the_tables_beside_them(two_by_two: tuple[Study, Path]) -> None:
+    study, out = two_by_two
+    told = pd.read_parquet(out / "predictions" / "linear.parquet")
+    told = told[(told["finding"] == "ich") & (told["split"] == "test")]
+    both = told.merge(pd.read_csv(out / "labels.csv"), on="scan_id").dropna(subset=["ich"])
+    finding = study.first.findings["ich"]
+    assert finding.estimates["auroc"].value == pytest.approx(roc_auc_score(both["ich"], both["probability"]))
+    point = finding.operating_point.threshold
+    (tn, fp), (fn, tp) = confusion_matrix(both["ich"], both["probability"] >= point)
+    assert finding.estimates["sensitivity"].value == pytest.approx(tp / (tp + fn))
+    assert finding.estimates["specificity"].value == pytest.approx(tn / (tn + fp))
+
+
+def test_thresholds_are_those_of_the_detector(place: Place, two_by_two: tuple[Study, Path]) -> None:
+    study, _ = two_by_two
+    detector = Detector.load(place.folder / "linear")
+    for name, points in zip(detector.findings, detector.points, strict=True):
+        point = study.first.findings[name].operating_point
+        assert point.threshold == points["balanced"]
+        assert point.origin == "balanced, chosen by linear on its own validation scans"
+    with pytest.raises(Misuse, match="no threshold by the rule f1"):
+        points_of(study.entries[0], EvaluationSettings(rule="f1"))
+
+
+def test_patients_that_a_detector_has_seen_are_not_tested(place: Place, two_by_two: tuple[Study, Path]) -> None:
+    study, _ = two_by_two
+    splits = pd.read_csv(place.folder / "linear" / "splits.csv")
+    seen = set(splits["patient_id"][splits["split"].isin(["train", "validation"])])
+    tested = study.labelled.tested
+    assert not seen & set(tested["patient_id"])
+    assert set(splits["scan_id"][splits["split"] == "test"]) == set(tested["scan_id"][tested["cohort"] == "night"])
+    assert (tested["cohort"] == "day").sum() == 24
+
+
+def test_a_known_patient_in_another_cohort_is_named_and_left_out(place: Place, tmp_path: Path) -> None:
+    other = made.make(tmp_path / "other", 48, seed=9)  # patients p000, ... again, other scans
+    made.truth(other).to_csv(tmp_path / "other.csv", index=False)
+    found = labelled_scans(open_detectors([place.folder / "linear"]), [other], [tmp_path / "other.csv"])
+    splits = pd.read_csv(place.folder / "linear" / "splits.csv")
+    seen = set(splits["patient_id"][splits["split"] != "test"])
+    assert not seen & set(found.tested["patient_id"])
+    (note,) = found.notes
+    first = min(seen)
+    assert note.startswith(f"left out, as linear knows their patients from other scans: {len(seen)} scans, {first} (")
+
+
+def test_nothing_left_to_test_is_said(place: Place, tmp_path: Path) -> None:
+    splits = pd.read_csv(place.folder / "linear" / "splits.csv")
+    table = pd.read_csv(place.folder / "night.csv")
+    table[table["scan_id"].isin(splits["scan_id"][splits["split"] == "train"])].to_csv(tmp_path / "l.csv", index=False)
+    with pytest.raises(Failure, match=r"no labelled scan is left to test: all .* linear learned from"):
+        labelled_scans(open_detectors([place.folder / "linear"]), [place.cohort("night")], [tmp_path / "l.csv"])
+
+
+def test_a_detector_without_splits_fails_a_check(place: Place, tmp_path: Path) -> None:
+    study = place.study(tmp_path / "a", ["linear"], ["day"], ["day.csv"], beside=False)
+    assert all(check.passed for check in report_of_study(study, files={}, examples=False).checks)
+    shutil.copytree(place.folder / "linear", tmp_path / "bare")
+    (tmp_path / "bare" / "splits.csv").unlink()
+    shutil.copytree(place.folder / "model", tmp_path / "model")
+    entries = open_detectors([tmp_path / "bare"], str(tmp_path / "model"))
+    found = labelled_scans(entries, [place.cohort("day")], [place.folder / "day.csv"])
+    assert "bare has no splits.csv beside it" in found.notes[0]
+
+
+def test_the_same_scan_of_two_patients_ends_it(place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    array_of = made.array_of
+    monkeypatch.setattr(made, "array_of", lambda number, *rest: array_of(0 if number == 4 else number, *rest))
+    copied = made.make(tmp_path / "copied", 24, seed=5, key=bytes(32))
+    truth = copied.scans[["scan_id"]].assign(ich=[number % 2 for number in range(24)])
+    truth.to_csv(tmp_path / "l.csv", index=False)
+    entries = open_detectors([place.folder / "linear"])
+    labelled = labelled_scans(entries, [copied], [tmp_path / "l.csv"])
+    with pytest.raises(
+        Failure, match=r"1 pairs of scans of different patients have the same vector: 0{7}50{8} and 0{7}50{7}4"
+    ):
+        evaluate_detectors(entries, [copied], labelled, tmp_path, tmp_path / "cache", MACHINE, SETTINGS)
+
+
+def test_labels_of_another_cohort_are_refused(place: Place, tmp_path: Path) -> None:
+    (tmp_path / "other.csv").write_text("patient_id,ich\nq1,1\nq2,0\n")
+    with pytest.raises(Misuse, match=r"other\.csv matches no scan of the cohort"):
+        labelled_scans(open_detectors([place.folder / "linear"]), [place.cohort("day")], [tmp_path / "other.csv"])
+    with pytest.raises(Misuse, match="several tables label the same scans"):
+        place.labelled(["linear"], ["day"], ["day.csv", "day.csv"])
+
+
+def test_findings_that_are_called_otherwise_are_refused(place: Place, tmp_path: Path) -> None:
+    table = pd.read_csv(place.folder / "day.csv").rename(columns={"ich": "bleed", "sdh": "subdural"})
+    table.to_csv(tmp_path / "l.csv", index=False)
+    with pytest.raises(Misuse, match="none of the findings that are detected: ich, sdh"):
+        labelled_scans(open_detectors([place.folder / "linear"]), [place.cohort("day")], [tmp_path / "l.csv"])
+
+
+@pytest.mark.parametrize(
+    ("rows", "why"),
+    [
+        (slice(0, 3), "sdh in 3 scans of known label: 1 patients with the finding, 2 without"),
+        (slice(0, 24, 4), "ich in 6 scans of known label: all 6 known labels are 0"),
+    ],
+)
+def test_too_few_patients_or_a_single_class_end_it(place: Place, tmp_path: Path, rows: slice, why: str) -> None:
+    table = pd.read_csv(place.folder / "day.csv", dtype=str).iloc[rows]
+    table["ich"] = table["ich"].fillna("0")
+    table.to_csv(tmp_path / "l.csv", index=False)
+    entries = open_detectors([place.folder / "linear"])
+    labelled = labelled_scans(entries, [place.cohort("day")], [tmp_path / "l.csv"])
+    with pytest.raises(Failure, match="no finding can be evaluated") as caught:
+        evaluate_detectors(
+            entries, [place.cohort("day")], labelled, tmp_path, place.folder / "cache", MACHINE, SETTINGS
+        )
+    assert why in caught.value.why
+
+
+def test_labels_that_are_all_unknown_end_it(place: Place, tmp_path: Path) -> None:
+    table = pd.read_csv(place.folder / "day.csv", dtype=str)
+    table[["ich", "sdh"]], table["other"] = "", "1"
+    table.to_csv(tmp_path / "l.csv", index=False)
+    with pytest.raises((Failure, Misuse), match="ich"):
+        labelled_scans(open_detectors([place.folder / "linear"]), [place.cohort("day")], [tmp_path / "l.csv"])
+
+
+def test_baselines_stand_beside_and_all_are_compared(two_by_two: tuple[Study, Path]) -> None:
+    study, _ = two_by_two
+    assert set(study.baselines) == {"histogram probe", "random encoder"}
+    pairs = {(pair.first, pair.second) for pair in study.pairs}
+    assert pairs == {("linear", "knn"), ("linear", "histogram probe"), ("linear", "random encoder")}
+    assert len(study.pairs) == 6
+    assert all(pair.auroc.corrected >= pair.auroc.p for pair in study.pairs)
+
+
+def test_without_the_scans_it_learned_from_there_are_no_baselines_and_it_is_said(place: Place, tmp_path: Path) -> None:
+    study = place.study(tmp_path, ["linear"], ["day"], ["day.csv"])
+    assert study.baselines == {}
+    assert any(note.startswith("no baselines stand beside linear") for note in study.first.notes)
+
+
+def test_transfer_is_by_detector_and_cohort(two_by_two: tuple[Study, Path]) -> None:
+    study, out = two_by_two
+    matrix = {one.finding: one for one in study.transfer}["sdh"]
+    assert set(matrix.cells) == {(a, b) for a in ("linear", "knn") for b in ("night", "day")}
+    told = pd.read_parquet(out / "predictions" / "knn.parquet")
+    told = told[(told["finding"] == "sdh") & (told["split"] == "test")]
+    both = told.merge(pd.read_csv(out / "labels.csv"), on="scan_id")
+    both = both[both["cohort"] == "day"]
+    wanted = roc_auc_score(both["sdh"], both["probability"])
+    assert matrix.cells["knn", "day"].area.value == pytest.approx(wanted)
+
+
+def test_one_detector_is_called_by_its_home(place: Place, tmp_path: Path) -> None:
+    study = place.study(tmp_path, ["linear"], ["night", "day"], ["night.csv", "day.csv"], beside=False)
+    assert study.rows == {"linear": "night"}
+    assert study.transfer[0].cells["night", "day"].drop is not None
+
+
+def test_every_number_of_the_tree_is_whole_and_on_the_page(two_by_two: tuple[Study, Path]) -> None:
+    study, _ = two_by_two
+    tree = json.loads(json.dumps(study.tree(), allow_nan=False))
+    found = list(leaves(tree))
+    assert len(found) > 100
+    assert all(leaf["method"] for leaf in found)
+    assert all(leaf["n"] > 0 and leaf["positives"] >= 0 for leaf in found)
+    assert {"auroc", "average_precision", "sensitivity", "specificity", "f1", "balanced_accuracy", "ppv", "npv",
+            "brier", "ece"} <= set(tree["findings"]["ich"])  # fmt: skip
+    html = report_of_study(study, files={"night.csv": study.cohorts[0].path.parent / "night.csv"}).page().html()
+    for finding in tree["findings"].values():
+        for key in ("auroc", "sensitivity", "brier"):
+            leaf = finding[key]
+            assert f"{leaf['value']:.3f} ({leaf['low']:.3f} to {leaf['high']:.3f})" in html
+    assert tree["transfer"]["ich"].keys() == {"linear", "knn"}
+    for words in ("Cohort by cohort", "Flow of scans", "kept out:", "random encoder",
+                  "volume (ml)", "Hits and misses", "manufacturer"):  # fmt: skip
+        assert words in html
+    assert "Every patient on this page is virtual" not in html
+
+
+def test_the_flow_adds_up(two_by_two: tuple[Study, Path]) -> None:
+    study, _ = two_by_two
+    flow = report_of_study(study, files={}, examples=False).flow
+    assert sum(flow.splits.values()) == flow.stages[-1].count == 72
+    for one in flow.findings:
+        assert one.positive + one.negative + one.unknown == flow.splits["test"]
+
+
+def test_what_was_predicted_is_taken_again(place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = place.study(tmp_path, ["linear"], ["day"], ["day.csv"], beside=False)
+
+    def never(*_: object) -> None:
+        raise AssertionError("predicted again")
+
+    monkeypatch.setattr(evaluation_predictions, "_write", never)
+    second = place.study(tmp_path, ["linear"], ["day"], ["day.csv"], beside=False)
+    assert json.dumps(first.tree()) == json.dumps(second.tree())
+
+
+def test_predictions_are_those_of_the_detector(place: Place, two_by_two: tuple[Study, Path]) -> None:
+    _, out = two_by_two
+    table = pd.read_parquet(out / "predictions" / "linear.parquet").set_index(["scan_id", "finding"])
+    wanted = Detector.load(place.folder / "linear").predict([place.folder / "day"]).set_index(["scan_id", "finding"])
+    both = table.join(wanted.add_suffix(" wanted"), how="inner")
+    assert len(both) == 48
+    for name in ("probability", "low", "high", "ood"):
+        np.testing.assert_allclose(both[name], both[f"{name} wanted"], atol=1e-4)
+    assert both["reasons"].map(list).tolist() == both["reasons wanted"].map(list).tolist()
+    assert any("scanner of OTHER" in reason for reasons in both["reasons"] for reason in reasons)
+
+
+def test_sides_are_told_from_findings_on_either_side() -> None:
+    rng = np.random.default_rng(0)
+    number = 60
+    labels = pd.DataFrame({"scan_id": [f"s{n}" for n in range(number)], "patient_id": [f"p{n}" for n in range(number)]})
+    labels["sdh_left"], labels["sdh_right"] = np.arange(number) % 2, (np.arange(number) // 2) % 2
+    told = pd.concat(
+        [
+            labels[["scan_id"]].assign(
+                finding=name, probability=np.clip(labels[name] + rng.normal(0, 0.1, number), 0, 1)
+            )
+            for name in ("sdh_left", "sdh_right")
+        ]
+    )
+    said, truth = sides(evaluate(told, labels, SETTINGS))
+    assert said["sdh_side"].tolist() == truth["sdh_side"].tolist()
+    assert truth["sdh_side"].tolist()[:4] == ["none", "left", "right", "both"]

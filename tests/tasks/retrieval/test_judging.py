@@ -1,0 +1,116 @@
+"""Numbers of neighbours. Oracles: scikit-learn's average precision, and chance by trying every order."""
+
+from __future__ import annotations
+
+from itertools import combinations
+
+import numpy as np
+import pytest
+from sklearn.metrics import average_precision_score
+
+from headct.failure import Misuse
+from headct.tasks.retrieval.judging import (
+    Judging,
+    Labelled,
+    average_precision,
+    average_precision_by_chance,
+    hit_rate_by_chance,
+    judge,
+    precision,
+)
+
+
+def test_the_whole_order_as_scikit_learn_has_it() -> None:
+    rng = np.random.default_rng(0)
+    hits = rng.random((30, 40)) < 0.3
+    expected = [average_precision_score(line, -np.arange(40)) for line in hits]
+    np.testing.assert_allclose(average_precision(hits, hits.sum(axis=1)), expected, atol=1e-12)
+
+
+@pytest.mark.parametrize(("size", "relevant"), [(6, 1), (6, 2), (6, 4), (5, 5), (1, 1)])
+@pytest.mark.parametrize("k", [1, 2, 4, 9, None])
+def test_chance_is_the_mean_over_all_orders(size: int, relevant: int, k: int | None) -> None:
+    orders = []
+    for places in combinations(range(size), relevant):
+        line = np.zeros(size, bool)
+        line[list(places)] = True
+        orders.append(line)
+    hits = np.array(orders)
+    of_each = np.full(len(hits), relevant)
+    one = np.array([size]), np.array([relevant])
+    mean = average_precision(hits, of_each, k).mean()
+    assert average_precision_by_chance(*one, k)[0] == pytest.approx(mean, abs=1e-12)
+    if k is not None:
+        assert hit_rate_by_chance(*one, k)[0] == pytest.approx(hits[:, :k].any(axis=1).mean(), abs=1e-12)
+
+
+def world(patients: int = 80, scans_each: int = 2, signal: float = 0.0, seed: int = 0) -> Labelled:
+    rng = np.random.default_rng(seed)
+    who = np.repeat(np.arange(patients), scans_each)
+    labels = np.repeat(rng.random(patients) < 0.3, scans_each).astype(float)
+    vectors = np.repeat(rng.normal(size=(patients, 16)), scans_each, axis=0)  # scans of a patient are alike
+    vectors += 0.05 * rng.normal(size=vectors.shape)
+    vectors[:, 0] += signal * labels
+    return Labelled(vectors.astype(np.float32), labels, who.astype(str))
+
+
+def test_without_signal_there_is_no_gain() -> None:
+    """Scans of a patient are near copies with one label: were they looked at, precision at 1 would be 1."""
+    gains = [judge(world(seed=seed)).gain["precision_at_1"] for seed in range(20)]
+    assert abs(np.mean([gain.value for gain in gains])) < 0.05
+    covered = np.mean([gain.low <= 0 <= gain.high for gain in gains])
+    assert covered >= 0.75
+    signal = judge(world(signal=6.0))
+    assert signal.gain["average_precision"].low > 0.3
+    assert signal.chance["precision_at_5"] == pytest.approx(0.3, abs=0.1)
+
+
+def test_two_scans_of_each_patient_add_no_certainty() -> None:
+    once, twice = world(scans_each=1), world(scans_each=1)
+    doubled = Labelled(*(np.repeat(part, 2, axis=0) for part in (twice.vectors, twice.labels, twice.patients)))
+    single, pair = judge(once), judge(doubled)
+    width = [one.estimates["average_precision"].high - one.estimates["average_precision"].low for one in (single, pair)]
+    assert width[1] == pytest.approx(width[0], rel=0.15)
+
+
+def test_by_hand() -> None:
+    """Four patients on a line; the second scan of the first patient lies closest to it and is passed over."""
+    angles = np.radians([0, 1, 10, 20, 40])
+    vectors = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    labels, patients = np.array([1.0, 1, 0, 1, np.nan]), np.array(["a", "a", "b", "c", "d"])
+    found = judge(Labelled(vectors, labels, patients), Judging(ks=(1, 2)))
+    # queries a, a: b (miss), c (hit); query c: b (miss), a (hit), a (hit)
+    assert found.estimates["precision_at_1"].value == 0
+    assert found.estimates["precision_at_2"].value == pytest.approx(0.5)
+    assert found.estimates["average_precision_at_2"].value == pytest.approx((0.5 + 0.5 + 0.25) / 3)
+    assert found.estimates["average_precision"].value == pytest.approx((0.5 + 0.5 + (1 / 2 + 2 / 3) / 2) / 3)
+    assert found.as_published["average_precision_of_hits_at_2"] == pytest.approx(0.5)
+    assert (found.queries, found.gallery, found.unknown, found.alone) == (3, 4, 1, 0)
+
+
+def test_order_of_scans_is_of_no_matter() -> None:
+    given = world(signal=2.0)
+    order = np.random.default_rng(1).permutation(len(given.labels))
+    mixed = Labelled(given.vectors[order], given.labels[order], given.patients[order])
+    first, second = judge(given), judge(mixed)
+    for name, estimate in first.estimates.items():
+        assert second.estimates[name].value == pytest.approx(estimate.value, abs=1e-12)
+
+
+def test_labels_that_nothing_can_be_judged_by() -> None:
+    given = world()
+    none = Labelled(given.vectors, np.full(len(given.labels), np.nan), given.patients)
+    with pytest.raises(Misuse, match="0 queries have a relevant scan of another patient"):
+        judge(none)
+    alone = Labelled(given.vectors, (given.patients == "3").astype(float), given.patients)
+    with pytest.raises(Misuse, match="0 queries have a relevant scan of another patient") as caught:
+        judge(alone)
+    assert "2 queries" in caught.value.why
+    with pytest.raises(Misuse, match="queries have vectors of 4 numbers, the index of 16"):
+        judge(given, queries=Labelled(given.vectors[:, :4], given.labels, given.patients))
+    with pytest.raises(Misuse, match="k must be at least 1"):
+        Judging(ks=(0, 5))
+
+
+def test_a_missing_kth_is_a_miss() -> None:
+    assert precision(np.array([[True, True]]), 5)[0] == pytest.approx(0.4)

@@ -1,0 +1,219 @@
+"""What each defect of FM-HCT's published downstream changes, on virtual patients, beside the protocol of this package.
+
+    headct simulate --patients 600 --seed 12 --out LABELLED
+    python benchmarks/defects.py LABELLED --model RUN [--findings iph sdh] [--shots 16] [--draws 5] [--epochs 10]
+
+All patients are virtual: nothing here says anything about real ones. COHORT is a folder of `headct simulate` whose
+recipe is the model's. Patients are shared out to training, validation and test. `as published` is
+`headct.detection.training.published.Published`: few-shot scans drawn with replacement, a head in training mode for
+ever, flips whatever side a label has, all weights trained although a probe was asked for. Each row below it switches
+one of these off and leaves the rest; then all of them; then the package's own methods on nested draws without
+replacement. Without --shots all labels are learned from: 500 draws an epoch as published, and as many as there are
+training scans in the row that switches this off.
+
+Every draw is tested on the same scans. Areas are means over findings and draws, their differences from `as published`
+are paired by draw, finding and patient, with 95 % intervals over patients and draws. Draws of the package's own methods
+are others than those of the published code, so there the pairs are of patients alone. The last line says what the order
+of the test scans does to the published numbers: nothing else is changed between its rows.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from threadpoolctl import threadpool_limits
+
+from headct import checkpoints
+from headct.cohort import Cohort
+from headct.cohort.labels import read_labels
+from headct.detection.curves import by_shots
+from headct.detection.method import Method, Task
+from headct.detection.methods import method
+from headct.detection.scans import scans_of
+from headct.detection.shots import draw_shots
+from headct.detection.splits import split
+from headct.detection.training.published import Published
+from headct.embedding.machine import choose
+from headct.evaluation import Area, Patients
+from headct.evaluation.leakage import LEAST_PATIENTS
+from headct.evaluation.repeated import Areas, difference_over_draws, macro_over_draws
+from headct.failure import Misuse
+
+SHARES = {"train": 0.5, "validation": 0.15, "test": 0.35}
+ORDERS = 5  # of the test scans
+AS_PUBLISHED = "as published"
+
+
+def without_defects(shots: int | None, scans: int) -> Mapping[str, dict[str, object]]:
+    """Settings that differ from the published ones, by what they switch off."""
+    one_by_one: dict[str, dict[str, object]] = {
+        "head in evaluation mode": {"evaluation_mode": True},
+        "no flips": {"flips": False},
+        "the probe's flag heeded": {"locked": True},
+    }
+    if shots is None:
+        one_by_one["an epoch sees as many scans as there are"] = {"draws": scans}
+    else:
+        one_by_one["drawn without replacement"] = {"replacement": False}
+    together = {name: value for settings in one_by_one.values() for name, value in settings.items()}
+    return {**one_by_one, "all of these": together}
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What is learned, and the rows that are tested."""
+
+    task: Task
+    test: np.ndarray
+    scan_ids: Sequence[str]
+    sites: Sequence[str]
+    draws: int
+
+    def areas(self, task: Task, scores: np.ndarray) -> dict[str, Area]:
+        """By finding, of scores (tests, findings of the task)."""
+        found = {}
+        patients = Patients.of(self.task.patients)
+        for column, finding in enumerate(task.findings):
+            truth = task.labels[self.test, column]
+            known = np.isfinite(truth)
+            found[finding] = Area.of(truth[known], scores[known, column], patients.only(self.test[known]))
+        return found
+
+    def published(self, how: Published) -> list[Areas]:
+        """A run of the published code for each draw, with a seed of its own."""
+        found: list[Areas] = []
+        for draw in range(self.draws):
+            task = replace(self.task, seed=draw)
+            found.append(self.areas(task, how.fit(task).scores(task.scans, self.test)))
+        return found
+
+    def ours(self, how: Method, shots: int | None) -> list[Areas]:
+        """The package's own way: the same scans for every method, nested, none twice."""
+        found: list[Areas] = []
+        for task in self._few(shots):
+            found.append(self.areas(task, how.fit(task).scores(task.scans, self.test)))
+        return found
+
+    def _few(self, shots: int | None) -> Iterator[Task]:
+        if shots is None:
+            yield from (replace(self.task, seed=draw) for draw in range(self.draws))
+            return
+        train = self.task.train
+        may = pd.DataFrame(
+            self.task.labels[train], columns=list(self.task.findings), index=[self.scan_ids[row] for row in train]
+        )
+        patients = self.task.patients[train].tolist()
+        sites = [self.sites[row] for row in train]
+        drawn = draw_shots(may, patients, seed=0, ks=(shots,), draws=self.draws, sites=sites)
+        if drawn.left_out:
+            raise Misuse(f"{shots} shots cannot be drawn: {'; '.join(drawn.left_out)}", do="name fewer, or others")
+        yield from (few.task for few in by_shots(self.task, self.scan_ids, drawn))
+
+    def orders(self, how: Published) -> np.ndarray:
+        """Mean area of one published network for so many orders of the same test scans."""
+        fitted, means = how.fit(self.task), []
+        for number in range(ORDERS):
+            order = np.random.default_rng(number).permutation(len(self.test)) if number else np.arange(len(self.test))
+            scores = fitted.scores(self.task.scans, self.test[order])
+            back = np.empty_like(scores)
+            back[order] = scores
+            means.append(np.mean([area.value for area in self.areas(self.task, back).values()]))
+        return np.array(means)
+
+
+def bench(options: argparse.Namespace) -> Bench:
+    cohort = Cohort(options.cohort)
+    encoder = checkpoints.load(options.model)
+    labels = read_labels(options.cohort / "labels.csv", [cohort], findings=options.findings)
+    patients = labels.patients.astype(str).tolist()
+    parts = split(labels.values.to_numpy(dtype=float), patients, SHARES, 0)
+    kept = [name for name in labels.findings if _testable(labels.values[name].to_numpy(float), parts, patients)]
+    if not kept:
+        raise Misuse(f"none of {', '.join(labels.findings)} has {LEAST_PATIENTS} test patients of either kind")
+    ids = labels.values.index.astype(str).tolist()
+    machine = choose(options.precision, options.device)
+    cache = options.cache or options.cohort.parent / ".headct-vectors"
+    site_of = dict(zip(cohort.scans["scan_id"], cohort.scans["site"].fillna(""), strict=True))
+    task = Task(
+        encoder=encoder,
+        scans=scans_of([cohort], ids, encoder, machine, cache),
+        findings=tuple(kept),
+        labels=labels.values[kept].to_numpy(dtype=float),
+        patients=np.array(patients),
+        train=np.flatnonzero(parts == "train"),
+        validation=np.flatnonzero(parts == "validation"),
+        seed=0,
+        machine=machine,
+    )
+    return Bench(task, np.flatnonzero(parts == "test"), ids, [str(site_of[one]) for one in ids], options.draws)
+
+
+def _testable(values: np.ndarray, parts: np.ndarray, patients: Sequence[str]) -> bool:
+    named = np.array(patients)
+    both = all(((values == value) & (parts == part)).any() for value in (0, 1) for part in ("train", "validation"))
+    tested = [len(np.unique(named[(values == value) & (parts == "test")])) for value in (0, 1)]
+    return both and min(tested) >= LEAST_PATIENTS
+
+
+def show(name: str, found: Sequence[Areas], published: Sequence[Areas]) -> None:
+    area = macro_over_draws(found)
+    line = f"{name:42s} {area.value:.3f} ({area.low:.3f} to {area.high:.3f})"
+    if found is not published:
+        less = difference_over_draws(found, published)
+        told, each = less.estimate, [difference_over_draws(*_one(found, published, one)) for one in found[0]]
+        line += f"   {told.value:+.3f} ({told.low:+.3f} to {told.high:+.3f}), p {less.p:.3f}   "
+        line += " ".join(f"{one} {of.estimate.value:+.3f}" for one, of in zip(found[0], each, strict=True))
+    print(line, flush=True)
+
+
+def _one(found: Sequence[Areas], published: Sequence[Areas], finding: str) -> tuple[list[Areas], list[Areas]]:
+    return [{finding: areas[finding]} for areas in found], [{finding: areas[finding]} for areas in published]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("cohort", type=Path)
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--findings", nargs="+", default=["iph", "ivh", "sah", "sdh", "edh", "hydrocephalus"])
+    parser.add_argument("--shots", type=int, help="of each class; all labels if not given")
+    parser.add_argument("--draws", type=int, default=5)
+    parser.add_argument("--epochs", type=int, default=10, help="of the published code; its own is 10")
+    parser.add_argument("--batch", type=int, default=64, help="of the published code; its own is 64")
+    parser.add_argument("--methods", nargs="+", default=["linear", "full"], help="the package's own")
+    parser.add_argument("--precision", default="fp32")
+    parser.add_argument("--device")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--cache", type=Path, help="where vectors are kept; beside the cohort")
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(options.threads)
+    with threadpool_limits(options.threads):
+        run(bench(options), options)
+
+
+def run(made: Bench, options: argparse.Namespace) -> None:
+    positives = [int((made.task.labels[made.test, column] == 1).sum()) for column in range(len(made.task.findings))]
+    told = ", ".join(f"{name} {number}" for name, number in zip(made.task.findings, positives, strict=True))
+    print(f"{len(made.task.train)} training, {len(made.task.validation)} validation, {len(made.test)} test scans")
+    print(f"test positives: {told}; {made.draws} draws, {options.shots or 'all'} labels of each class\n")
+    print(f"{'':42s} {'macro AUROC':23s}   less as published")
+    as_published = Published(shots=options.shots, epochs=options.epochs, batch=options.batch)
+    published = made.published(as_published)
+    show(AS_PUBLISHED, published, published)
+    for name, settings in without_defects(options.shots, len(made.task.train)).items():
+        show(name, made.published(replace(as_published, **settings)), published)  # type: ignore[arg-type]
+    for name in options.methods:
+        show(f"this package, {name}", made.ours(method(name), options.shots), published)
+    means = made.orders(as_published)
+    print(f"\n{ORDERS} orders of the test scans, {AS_PUBLISHED}: macro AUROC {means.min():.3f} to {means.max():.3f}")
+    means = made.orders(replace(as_published, evaluation_mode=True))
+    print(f"{ORDERS} orders of the test scans, head in evaluation mode: {means.min():.3f} to {means.max():.3f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -25,7 +25,7 @@ setup: .venv/ready
 	  echo "error: $(PYTHON) is older than Python 3.11, or missing" >&2; \
 	  echo "  do:  name a newer one, e.g. make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 2; }
 	@test -x $(BIN)/python || { echo "making the environment in .venv (once, some minutes)"; $(PYTHON) -m venv .venv; }
-	@$(BIN)/python -m pip install -qq --constraint constraints.txt --editable '.[dev,docs,cluster,export,tensorboard]'
+	@$(BIN)/python -m pip install -qq --constraint constraints.txt --editable '.[dev,docs,cluster,export,tensorboard,retrieval,map]'
 	@touch $@
 
 demo: setup

@@ -6,10 +6,11 @@
     headct simulate --patients 300 --seed 24 --site site-c --out OUTSIDE
     python benchmarks/objectives.py PRETRAIN --pairs PAIRS --inside INSIDE --outside OUTSIDE [--budget 120]
 
-Every run has the same budget of seconds, the same views of whole heads and the same windows. Probes are those of
-`few_labels.py`: K positives and K negatives of a finding, drawn several times among the patients of INSIDE; tested on
-others of INSIDE, and on OUTSIDE, whose scanners no probe has seen. kNN: mean label of the 10 nearest of all labelled
-patients, by cosine. All patients are virtual: nothing here says anything about real ones.
+Every run has the same budget of seconds, the same views of whole heads and the same windows. Who is learned from and
+who is tested is as in `few_labels.py` (`headct.studies.few_labels`): K positives and K negatives of a finding, drawn
+several times among patients of INSIDE; tested on others of INSIDE, and on OUTSIDE, whose scanners no probe has seen.
+Two probes on the same vectors: logistic regression, and the 10 nearest by cosine. Macro AUROC with its interval over
+test patients and draws. All patients are virtual: nothing here says anything about real ones.
 """
 
 from __future__ import annotations
@@ -17,22 +18,31 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import torch
-from few_labels import Protocol, auroc, histograms
-from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits
 
 from headct import checkpoints, pretraining
 from headct.cohort import Cohort
-from headct.encoders import Encoder, apply_windows
+from headct.detection.knn import Knn
+from headct.embedding.machine import Machine, choose
 from headct.failure import Failure
 from headct.pretraining import PretrainSettings, objective_settings
 from headct.pretraining.step import new_objective
+from headct.studies import baselines
+from headct.studies.few_labels import (
+    Contestant,
+    Study,
+    StudySettings,
+    of_encoder,
+    of_vectors,
+    predicted,
+    results_of,
+    study_of,
+)
 
 VIT = {"depth": 6, "pooling": "class+mean"}
 MODELS = {"vit-tiny": VIT, "segresenc": {"init_filters": 8}, "slices-tiny": {}, "conv-tiny": {}}
@@ -50,25 +60,8 @@ PLANS: Sequence[tuple[str, Sequence[str]]] = (
     ("insert", tuple(ANATOMY)),
     ("dense-insert", tuple(ANATOMY)),
 )
-NEIGHBOURS = 10
-
-
-@dataclass(frozen=True)
-class Cases:
-    """A labelled cohort in memory."""
-
-    hu: np.ndarray  # (n, x, y, z)
-    labels: pd.DataFrame
-    spacing_mm: tuple[float, float, float]
-
-
-def cases_of(path: Path) -> Cases:
-    """Raises where the cohort has no labels beside it."""
-    cohort = Cohort(path)
-    ids = list(cohort.scans["scan_id"])
-    labels = pd.read_csv(path / "labels.csv").set_index("scan_id").loc[ids].reset_index()
-    x_mm, y_mm, z_mm = np.linalg.norm(cohort.affine(ids[0])[:3, :3], axis=0).tolist()
-    return Cases(np.stack([cohort.array(scan_id) for scan_id in ids]), labels, (x_mm, y_mm, z_mm))
+PROBES = ("linear", "knn")
+PLACES = ("inside", "outside")
 
 
 def settings(objective: str, encoder: str, budget_s: float, seed: int) -> PretrainSettings:
@@ -86,96 +79,72 @@ def settings(objective: str, encoder: str, budget_s: float, seed: int) -> Pretra
     )
 
 
-def vectors(encoder: Encoder, cases: Cases, windows: Sequence[tuple[float, float]]) -> np.ndarray:
-    encoder.eval()
-    found = []
-    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
-        for start in range(0, len(cases.hu), 8):
-            x = apply_windows(torch.from_numpy(cases.hu[start : start + 8]), windows)
-            found.append(encoder(x, torch.tensor([cases.spacing_mm] * len(x))).scan.float().numpy())
-    return np.concatenate(found)
+def untrained(told: PretrainSettings, like: Contestant, machine: Machine) -> np.ndarray:
+    """Vectors of the encoder as a run begins with it, with BatchNorm statistics of scans."""
+    encoder, windows = new_objective(told).encoder, list(told.windows.values())
+    baselines.settle(encoder, windows, like.scans, machine)
+    return baselines.seen_by(encoder, windows, like.scans, machine)
 
 
-def untrained(told: PretrainSettings, hu: np.ndarray) -> Encoder:
-    """The encoder as a run begins with it, with BatchNorm statistics of scans."""
-    encoder = new_objective(told).encoder.train()
-    for module in encoder.modules():
-        if isinstance(module, torch.nn.BatchNorm3d | torch.nn.BatchNorm2d):
-            module.momentum = None
-    with torch.no_grad():
-        for start in range(0, 48, 8):
-            x = apply_windows(torch.from_numpy(hu[start : start + 8]), list(told.windows.values()))
-            encoder(x, torch.full((len(x), 3), 2.0))
-    return encoder
+def measured(study: Study, one: Contestant, machine: Machine, k: int) -> dict[str, str]:
+    """Macro AUROC of both probes at both places."""
+    tables = {
+        "linear": predicted(study, one, machine),
+        "knn": predicted(study, replace(one, method=Knn()), machine),
+    }
+    results = results_of(study, tables)
+    cells = {}
+    for probe in PROBES:
+        for place in PLACES:
+            found = results.macro(probe, place, k)
+            told = "" if found is None else f"{found.value:.3f} ({found.low:.3f} to {found.high:.3f})"
+            cells[f"{probe} {place}"] = told
+    return cells
 
 
-def measured(inside: np.ndarray, outside: np.ndarray, protocol: Protocol, others: Cases, k: int) -> dict[str, str]:
-    """Macro AUROC of both probes on both cohorts."""
-    mean, scale = inside[protocol.pool].mean(0), inside[protocol.pool].std(0) + 1e-6
-    near, far = (np.clip((one - mean) / scale, -6, 6) / one.shape[1] ** 0.5 for one in (inside, outside))
-    cells: dict[str, list[list[float]]] = {"linear in": [], "linear out": [], "knn in": [], "knn out": []}
-    for finding in protocol.findings(k):
-        rows, positive = protocol.tested(finding)
-        known = np.flatnonzero(others.labels[finding].notna())
-        truth = others.labels[finding].to_numpy()[known] == 1
-        places = (near[rows], positive), (far[known], truth)
-        found: dict[str, list[float]] = {name: [] for name in cells}
-        for draw in range(protocol.draws):
-            model = LogisticRegression(C=10.0, max_iter=2000)
-            model.fit(near[protocol.drawn(finding, k, draw)], np.repeat([1, 0], k))
-            for name, (features, label) in zip(("linear in", "linear out"), places, strict=True):
-                found[name].append(auroc(model.decision_function(features), label))
-        labelled = np.concatenate([protocol.rows(finding, protocol.pool, value) for value in (1, 0)])
-        label = protocol.labels[finding].to_numpy()[labelled]
-        for name, (features, wanted) in zip(("knn in", "knn out"), places, strict=True):
-            found[name] = [auroc(neighbours(near[labelled], label, features), wanted)]
-        for name, values in found.items():
-            cells[name].append(values)
-    return {name: summary(values) for name, values in cells.items()}
-
-
-def summary(of_findings: list[list[float]]) -> str:
-    macro = np.mean(of_findings, axis=0)
-    return f"{macro.mean():.3f}" + (f" ± {macro.std(ddof=1):.3f}" if len(macro) > 1 else "")
-
-
-def neighbours(seen: np.ndarray, labels: np.ndarray, asked: np.ndarray) -> np.ndarray:
-    unit, other = (one / (np.linalg.norm(one, axis=1, keepdims=True) + 1e-9) for one in (seen, asked))
-    nearest = np.argsort(-(other @ unit.T), axis=1)[:, :NEIGHBOURS]
-    scores: np.ndarray = labels[nearest].mean(axis=1)
-    return scores
-
-
-def rows_of(options: argparse.Namespace, inside: Cases, outside: Cases, protocol: Protocol) -> Iterator[dict[str, str]]:
-    """Baselines, then every plan."""
-
-    def row(name: str, model: str, said: str, near: np.ndarray, far: np.ndarray) -> dict[str, str]:
-        found = measured(near, far, protocol, outside, options.positives)
-        return {"objective": name, "encoder": model, **found, "run": said}
-
-    for parts, name in ((1, "HU histogram"), (3, "HU histogram of 27 regions")):
-        yield row(name, "", "", histograms(inside.hu, parts), histograms(outside.hu, parts))
-    for model in MODELS:
-        told = settings("dino", model, 1.0, options.seed)
-        encoder, windows = untrained(told, inside.hu), list(told.windows.values())
-        yield row("none", model, "random", vectors(encoder, inside, windows), vectors(encoder, outside, windows))
+def rows_of(
+    study: Study, cohorts: Sequence[Cohort], options: argparse.Namespace, machine: Machine
+) -> Iterator[dict[str, str]]:
+    """Every plan, and after the first run, whose scans they share, the baselines."""
+    like: Contestant | None = None
     for objective, models in PLANS:
         if options.only and objective not in options.only:
             continue
         for model in models:
             told = settings(objective, model, options.budget, options.seed)
-            cohorts = [options.pairs] if objective in ("rescan", "twin") else [options.pretrain]
+            trained_on = [options.pairs] if objective in ("rescan", "twin") else [options.pretrain]
             begun_s = time.process_time()
             try:
-                run = pretraining.pretrain(cohorts, options.runs / f"{objective}-{model}", replace(told))
+                run = pretraining.pretrain(trained_on, options.runs / f"{objective}-{model}", told)
             except Failure as failure:  # a run that diverges is a result too
                 print(f"{objective} {model}: {failure}", flush=True)
                 continue
-            said = f"{len(run.history)} steps, {time.process_time() - begun_s:.0f} s{', ' if run.stopped else ''}"
-            encoder = checkpoints.load(run.checkpoint).encoder
-            windows = list(told.windows.values())
-            near, far = vectors(encoder, inside, windows), vectors(encoder, outside, windows)
-            yield row(objective, model, said + run.stopped, near, far)
+            seconds = time.process_time() - begun_s
+            encoder = checkpoints.load(run.checkpoint)
+            one = of_encoder(objective, encoder, study, cohorts, machine, options.runs / "vectors")
+            if like is None:
+                like = one
+                yield from baseline_rows(study, like, options, machine)
+            said = f"{len(run.history)} steps, {seconds:.0f} s{', ' + run.stopped if run.stopped else ''}"
+            cells = measured(study, one, machine, options.positives)
+            yield {"objective": objective, "encoder": model, **cells, "run": said}
+
+
+def baseline_rows(
+    study: Study, like: Contestant, options: argparse.Namespace, machine: Machine
+) -> Iterator[dict[str, str]]:
+    """Histograms and random weights on the same scans."""
+    vectors = {
+        ("HU histogram", ""): baselines.histograms(like.scans),
+        ("HU histogram of 27 regions", ""): baselines.histograms(like.scans, 3),
+    }
+    for (name, model), found in vectors.items():
+        cells = measured(study, of_vectors(name, found, like), machine, options.positives)
+        yield {"objective": name, "encoder": model, **cells, "run": ""}
+    for model in MODELS:
+        found = untrained(settings("dino", model, 1.0, options.seed), like, machine)
+        cells = measured(study, of_vectors(model, found, like), machine, options.positives)
+        yield {"objective": "none", "encoder": model, **cells, "run": "random"}
 
 
 def main() -> None:
@@ -194,17 +163,16 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     threadpool_limits(options.threads)
-    inside, outside = cases_of(options.inside), cases_of(options.outside)
-    protocol = Protocol(inside.labels, options.draws)
-    for finding in protocol.findings(options.positives):
-        rows, positive = protocol.tested(finding)
-        known = outside.labels[finding].dropna()
-        print(
-            f"{finding}: inside {len(rows)} tested, {positive.sum()} positive; outside {len(known)}, {known.sum():.0f}"
-        )
-    print("\n| objective | encoder | linear in | linear out | knn in | knn out | run |\n|---|---|---|---|---|---|---|")
-    for row in rows_of(options, inside, outside, protocol):
-        print(f"| {' | '.join(row.values())} |", flush=True)
+    paths = {"inside": options.inside, "outside": options.outside}
+    sites = {place: (Cohort(path), path / "labels.csv") for place, path in paths.items()}
+    study = study_of(sites, StudySettings(ks=(options.positives,), draws=options.draws, seed=options.seed))
+    for row in study.counts().to_dict("records"):
+        print(f"{row['place']}: {row['finding']} {row['positives']} of {row['n']}")
+    cohorts, machine = [cohort for cohort, _ in sites.values()], choose("auto")
+    columns = ["objective", "encoder", *(f"{probe} {place}" for probe in PROBES for place in PLACES), "run"]
+    print(f"\n| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
+    for found in rows_of(study, cohorts, options, machine):
+        print(f"| {' | '.join(found[column] for column in columns)} |", flush=True)
 
 
 if __name__ == "__main__":

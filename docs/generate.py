@@ -56,6 +56,7 @@ ABOUT_RECIPES = {
     "head": "The default: the whole head at 2 mm.",
     "head-axial": "Keeps the detail in the plane that thin subdural and subarachnoid blood need.",
     "head-fine": "The whole head at 1 mm.",
+    "head-coarse": "The whole head at 4 mm: what the demo and experiments on a processor can afford.",
     "fm-hct": "What FM-HCT's encoder was trained on (arXiv 2502.02779).",
     "fm-hct-notebook": "FM-HCT's notebook for extracting features, which resizes before it windows.",
     "ct-fm-pretrain": "What CT-FM's encoder was trained on (arXiv 2501.09001).",

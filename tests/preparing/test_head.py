@@ -229,7 +229,7 @@ def test_from_vertex_to_skull_base_and_ear_to_ear_it_is_in_the_box(seed):
 def test_all_our_recipes_frame_the_same_box():
     head = Head((1.3, -20.7), 66.1, 1.0)
     boxes = set()
-    for name in ("head", "head-axial", "head-fine"):
+    for name in ("head", "head-axial", "head-fine", "head-coarse"):
         grid = frame_head(head, recipes[name].step(Frame))
         low = np.array(grid.first_mm) - np.array(grid.spacing_mm) / 2
         boxes.add((*low, *(low + np.array(grid.shape) * grid.spacing_mm)))

@@ -50,6 +50,19 @@ COMMANDS: Mapping[str, Command] = MappingProxyType(
         "adapt": Command("headct.cli.adapt:adapt", "Few labels to a detector."),
         "predict": Command("headct.cli.predict:predict", "Scans to probabilities of findings, with reasons to doubt."),
         "evaluate": Command("headct.cli.evaluate:evaluate", "Predictions and labels to numbers with intervals."),
+        "protocol": Command("headct.cli.protocol:protocol", "A public set as downloaded to a table to compare by."),
+        "retrieve": Command(
+            "headct.cli.retrieve:retrieve",
+            "Scans like this one: an index of a cohort.",
+            parts={
+                "build": Command("headct.cli.retrieve:build", "A cohort, or its vectors, to an index."),
+                "query": Command("headct.cli.retrieve:query", "The scans that are most like a scan."),
+                "evaluate": Command("headct.cli.retrieve:evaluate", "Do neighbours share a finding?"),
+            },
+        ),
+        "search": Command("headct.cli.search:search", "A place in one scan, and the same place in others."),
+        "robustness": Command("headct.cli.robustness:robustness", "What a re-scan changes."),
+        "map": Command("headct.cli.map:map_cohort", "Where scans and places lie in the features, by site and finding."),
         "export": Command("headct.cli.export:export", "A model for the Hub, or as a graph that is faster on a CPU."),
     }
 )

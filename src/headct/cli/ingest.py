@@ -45,7 +45,7 @@ def ingest(
     dates or free text; its bytes depend on the input only, not on the number of workers.
 
     \b
-    Recipes: head (2 mm), head-axial (finer in the plane), head-fine (1 mm);
+    Recipes: head (2 mm), head-axial (finer in the plane), head-fine (1 mm), head-coarse (4 mm);
     as published: fm-hct, fm-hct-notebook, ct-fm-pretrain, ct-fm-hub, ct-fm-head.
 
     Examples:

@@ -1,120 +1,360 @@
-"""The whole way once: files, cohort, a short pre-training without labels, vectors, and a page to look at."""
+"""The mission once: files, cohorts, pre-training without labels, few labels, a test inside and outside, and a page.
+
+All patients are virtual and come from four sites. Some enter as DICOM through the front door, as a hospital's would;
+the others are made as prepared arrays, because a few hundred of them are needed to measure anything.
+
+    out/
+      virtual-patients/  DICOM            cohort/         what was accepted of it, 4 mm
+      unlabelled/        to learn from    site-a/         those with labels: some are drawn, some are held out
+      site-b/ ...        other sites, which are tested only
+      run/               the pre-training and its checkpoint
+      few-labels/        splits, draws, and what each contestant said of every test scan
+      detector/          made with all labels of site-a that are not held out
+      results.csv        the table of the page
+      report.html        the page
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-from markupsafe import Markup
 
-from headct import embedding, pretraining
+from headct import checkpoints, pretraining
 from headct.cohort import Cohort
 from headct.cohort.ingest import ingest
-from headct.cohort.quality import NAMED_WINDOWS, acquisition, scans_table, write_page
-from headct.embedding import Embeddings
+from headct.cohort.labels import read_labels
+from headct.cohort.quality import write_page
+from headct.detection import AdaptSettings, Detector, adapt
+from headct.embedding.machine import Machine, choose
 from headct.failure import Failure, Misuse
 from headct.pretraining import PretrainSettings, Run
-from headct.pretraining.objectives.dino import DinoSettings
-from headct.pretraining.views import Crops, ViewSettings
-from headct.reporting.charts import curves
-from headct.reporting.intake import Intake, flow_of_files, rejections_by_reason, what_to_do, what_was_found
-from headct.reporting.neighbours import Neighbour, neighbour_strip
-from headct.reporting.page import Page, Provenance, Section, software_versions
-from headct.reporting.pictures import View, montage
-from headct.reporting.words import count, visible
+from headct.pretraining.objectives.dense import DenseInsertSettings
+from headct.pretraining.views import ViewSettings
+from headct.reporting.words import count
+from headct.studies import baselines
+from headct.studies.few_labels import (
+    FINDINGS,
+    Contestant,
+    Results,
+    Study,
+    StudySettings,
+    from_scratch,
+    kept,
+    of_encoder,
+    of_vectors,
+    results_of,
+    study_of,
+)
+from headct.studies.own_scans import own_scans
 from headct.virtual.demonstration import write_demonstration
+from headct.virtual.findings.mixture import PREVALENCE
+from headct.virtual.job import Job
+from headct.virtual.job import run as simulate
+from headct.virtual.simulated import Simulation
+
+if TYPE_CHECKING:
+    from headct.cohort.rounds import Progress
 
 Say = Callable[[str], None]
 
+RECIPE = "head-coarse"
+"""4 mm: an eighth of the voxels of the usual recipe, so that a training of two minutes is one."""
+HOME = "site-a"
+WINDOWS = {"brain": (40.0, 80.0), "soft": (100.0, 500.0), "all": (250.0, 2500.0)}
+"""Level and width in HU."""
 VIRTUAL = "virtual-patients"
-BRAIN = NAMED_WINDOWS[0]
-SHOWN = 12
-"""Scans whose slices the page shows; the quality page beside it shows all."""
-QUERIES, NEIGHBOURS = 4, 3
-ALIKE = 0.95
-"""A median cosine above it is worth a word."""
-LEAST_SCANS = 2
-"""A contrast between scans needs two of them."""
+CONVOLUTIONS = "conv-tiny"
+"""The network that is pre-trained, without the maps that pre-training teaches it: random, and from scratch."""
+SEED_UNLABELLED, SEED_LABELLED = 101, 102
+
+PRETRAINED, LONGER = "pre-trained here", "pre-trained longer"
+REGIONAL, HISTOGRAM, HEIGHT = "regional histogram", "histogram", "height of the head"
+RANDOM, SCRATCH = "random weights", "from scratch"
+SHIPPED = Path(__file__).with_name("checkpoint")
+"""Where a package that brings a checkpoint keeps it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Length:
     """How much of everything a demo does."""
 
-    patients: int
+    files: int  # patients that come as DICOM
+    unlabelled: int  # patients that are learned from without labels
+    labelled: int  # patients of the first site
+    validation: float  # share of these
+    test: float
+    elsewhere: int  # patients of each other site
+    sites: tuple[str, ...]  # the others
+    findings: tuple[str, ...]
+    prevalence: float  # of each finding among patients with labels
     budget_s: float  # of the pre-training
+    ks: tuple[int, ...]
+    draws: int
+    steps: int  # of a network from scratch
+    own_budget_s: float  # of the pre-training on scans of one's own
+    workers: int | None = None  # that make patients; None: one a core. Each costs some seconds to begin
 
 
-FULL = Length(patients=16, budget_s=60.0)
-QUICK = Length(patients=8, budget_s=15.0)
+FULL = Length(
+    files=12,
+    unlabelled=120,
+    labelled=180,
+    validation=0.15,
+    test=0.35,
+    elsewhere=36,
+    sites=("site-b", "site-c", "site-d"),
+    findings=FINDINGS,
+    prevalence=0.2,
+    budget_s=140.0,
+    ks=(4, 8, 16),
+    draws=10,
+    steps=90,
+    own_budget_s=60.0,
+)
+QUICK = Length(
+    files=2,
+    unlabelled=4,
+    labelled=28,
+    validation=0.15,
+    test=0.5,
+    elsewhere=12,
+    sites=("site-b",),
+    findings=("iph", "hydrocephalus"),
+    prevalence=0.6,
+    budget_s=5.0,
+    ks=(2, 4),
+    draws=2,
+    steps=4,
+    own_budget_s=15.0,
+    workers=1,
+)
 
 
-def demo(out: Path, data: Path | None = None, *, quick: bool = False, say: Say = lambda line: None) -> Path:
+@dataclass(frozen=True)
+class Walked:
+    """What the page is written from."""
+
+    length: Length
+    files: Cohort  # what came through the front door
+    unlabelled: Cohort
+    sites: Mapping[str, Cohort]
+    study: Study
+    results: Results
+    scans: Contestant  # ours, with the vectors of the encoder that was pre-trained here
+    run: Run
+    detector: Detector
+    said: pd.DataFrame  # of the detector on the patients of the first site: scan_id, finding, probability, split
+    at_the_door: pd.DataFrame  # of the detector on what came through the front door
+    labels: Path  # of the first site
+    longer: str  # where the encoder of a longer run came from, if there was one
+
+
+def demo(
+    out: Path,
+    data: Path | None = None,
+    *,
+    quick: bool = False,
+    checkpoint: Path | None = None,
+    say: Say = lambda line: None,
+) -> Path:
     """Walk the whole way into the folder `out` and return the path of the page.
 
-    `data` None: virtual patients are written as DICOM first. Called again it goes on where it stopped. Raises Failure
-    where no scan is accepted; the page of the cohort then says why.
+    `data`: scans of one's own, which have no labels; nothing is then tested. `checkpoint` is one from a longer run of
+    the same pre-training, to stand beside the short one. Called again it goes on where it stopped. Raises Failure where
+    no scan is accepted, Misuse where `out` holds another demo.
     """
     length = QUICK if quick else FULL
-    _hold_to(out, f"{VIRTUAL if data is None else data.resolve()}{', quick' if quick else ''}")
-    if data is None:
-        data = out / VIRTUAL
-        if not data.exists():
-            say(f"writing {length.patients} virtual patients as DICOM")
-            _write_virtual(data, length.patients)
-    say(f"reading {data}")
-    ingest([data], out / "cohort")
-    cohort = Cohort(out / "cohort")
-    say(f"{count(len(cohort), 'scan')} accepted, {count(len(cohort.rejections), 'rejection')}")
-    write_page(cohort, out / "quality.html", virtual=_is_virtual(data, out))
-    if len(cohort) == 0:
-        raise Failure("no usable head CT was found", do=f"open {out / 'quality.html'}: it says why for every file")
+    longer = checkpoint or (SHIPPED if SHIPPED.is_dir() else None)
+    with_it = f", beside {checkpoint.resolve()}" if checkpoint else ""
+    _hold_to(out, f"{VIRTUAL if data is None else data.resolve()}{', quick' if quick else ''}{with_it}")
+    if data is not None:
+        return own_scans(out, data, length.own_budget_s, say)
+    from headct.studies.demo_page import page_of
+
     page = out / "report.html"
-    if len(cohort) < LEAST_SCANS:
-        say("one scan cannot be told apart from others: nothing is trained")
-        _page(out, cohort, data, None, None).write(page)
-        return page
-    run = pretraining.pretrain([cohort], out / "run", settings(length.budget_s), progress=say)
-    say("embedding")
-    found = embedding.embed(cohort, run.checkpoint)
-    found.write(out / "embeddings.parquet")
-    _page(out, cohort, data, run, found).write(page)
+    page_of(_walk(out, length, longer, say)).write(page)
     return page
 
 
+def _walk(out: Path, length: Length, longer: Path | None, say: Say) -> Walked:
+    files = _front_door(out, length.files, say)
+    unlabelled = _simulated(out / "unlabelled", _job(HOME, length.unlabelled, SEED_UNLABELLED, truth=True), length, say)
+    often = {**PREVALENCE, **dict.fromkeys(length.findings, length.prevalence)}
+    sites = {
+        site: _simulated(out / site, _job(site, number, SEED_LABELLED, prevalence=often), length, say)
+        for site, number in ((HOME, length.labelled), *((site, length.elsewhere) for site in length.sites))
+    }
+    study = study_of(
+        {site: (cohort, out / site / "labels.csv") for site, cohort in sites.items()},
+        StudySettings(
+            findings=length.findings,
+            ks=length.ks,
+            draws=length.draws,
+            validation=length.validation,
+            test=length.test,
+        ),
+    )
+    study.write(out / "few-labels")
+    run = pretraining.pretrain([unlabelled], out / "run", settings(length.budget_s), progress=say)
+    machine = choose("auto")
+    encoder = checkpoints.load(run.checkpoint)
+    ours = of_encoder(PRETRAINED, encoder, study, list(sites.values()), machine, out / "vectors")
+    contestants = [ours, *_beside(ours, longer, study, list(sites.values()), length, machine, out)]
+    tables = {}
+    for one in contestants:
+        say(f"few labels: {one.name}")
+        tables[one.name] = kept(out / "few-labels", study, one, machine)
+    results = results_of(study, tables)
+    results.table(PRETRAINED).to_csv(out / "results.csv", index=False)
+    detector = _detector(out, sites[HOME], encoder, length, machine, say)
+    return Walked(
+        length=length,
+        files=files,
+        unlabelled=unlabelled,
+        sites=sites,
+        study=study,
+        results=results,
+        scans=ours,
+        run=run,
+        detector=detector,
+        said=_said(detector, study, ours),
+        at_the_door=detector.predict(files),
+        labels=out / HOME / "labels.csv",
+        longer="" if longer is None else str(longer),
+    )
+
+
+# The steps, each of which goes on where it was stopped
+
+
+def _front_door(out: Path, patients: int, say: Say) -> Cohort:
+    """Patients as DICOM, read as a hospital's would be."""
+    data = out / VIRTUAL
+    if not data.exists():
+        say(f"writing {patients} virtual patients as DICOM")
+        draft = data.with_name(data.name + ".partial")
+        write_demonstration(draft, patients=patients)
+        draft.rename(data)  # whole or not at all: a demo that was killed does not go on with half of its patients
+    say(f"reading {data}")
+    ingest([data], out / "cohort", RECIPE)
+    cohort = Cohort(out / "cohort")
+    say(f"{count(len(cohort), 'scan')} accepted, {count(len(cohort.rejections), 'rejection')}")
+    write_page(cohort, out / "quality.html", virtual=True)
+    if len(cohort) == 0:
+        raise Failure("no usable head CT was found", do=f"open {out / 'quality.html'}: it says why for every file")
+    return cohort
+
+
+def _job(
+    site: str, patients: int, seed: int, *, truth: bool = False, prevalence: Mapping[str, float] = PREVALENCE
+) -> Job:
+    return Job(
+        simulation=Simulation(seed=seed, site=site, prevalence=dict(prevalence)),
+        patients=patients,
+        recipe=RECIPE,
+        masks=truth,
+        deformation=truth,
+    )
+
+
+def _simulated(place: Path, job: Job, length: Length, say: Say) -> Cohort:
+    """Virtual patients as prepared arrays."""
+    if not (place / "cohort.json").exists():
+        say(f"making {job.patients} virtual patients of {job.simulation.site} ({place.name})")
+        simulate(job, place, workers=length.workers, progress=_now_and_then(say, job.patients))
+    return Cohort(place)
+
+
+def _now_and_then(say: Say, patients: int, parts: int = 4) -> Progress:
+    """Says how many are made, a few times."""
+    every = max(1, patients // parts)
+
+    def progress(what: str, done: int, total: int | None) -> None:
+        if done and done % every == 0:
+            say(f"  {done} of {patients} {what}")
+
+    return progress
+
+
 def settings(budget_s: float) -> PretrainSettings:
-    """DINO on a shallow transformer, with views small enough that two cores make some steps a second.
+    """Tissues, template coordinates and changes that were put in, on a small network of convolutions.
 
-    The views differ little in scale and pose: among so few heads wider ones hide which head it is, and the teacher's
-    targets then drift to uniform within a minute.
+    Of so short trainings it is the one that beat a histogram. It is told which tissue virtual patients have where, and
+    which place of a template; of their findings nothing: neither labels nor masks.
     """
-    dino = DinoSettings(
-        global_crops=Crops(views=2, shape=(64, 80, 64), edge_mm=(158.0, 168.0), overhang=0.03),
-        local_crops=Crops(views=2, shape=(32, 32, 32), edge_mm=(80.0, 100.0), overhang=0.0),
-    )
     return PretrainSettings(
-        objectives={"dino": dino},
-        encoder="vit-tiny",
-        encoder_settings={"depth": 6},
-        views=ViewSettings(rotation_deg=3.0),
+        objectives={"dense-insert": DenseInsertSettings()},
+        encoder="anatomy-conv",
+        windows=WINDOWS,
+        views=ViewSettings(rotation_deg=4.0, mirror=0.5, scale_hu=0.04, shift_hu=2.5, noise_hu=2.0),
         budget_s=budget_s,
-        batch=8,
+        batch=4,
+        precision=choose("auto").precision,
+        lr=3e-3,
+        warmup=0.03,
+        decay=(0.02, 0.02),
     )
 
 
-def _write_virtual(folder: Path, patients: int) -> None:
-    """Whole or not at all, so that a demo that was killed does not go on with half of its patients."""
-    draft = folder.with_name(folder.name + ".partial")
-    write_demonstration(draft, patients=patients)
-    draft.rename(folder)
+def _beside(
+    ours: Contestant,
+    longer: Path | None,
+    study: Study,
+    cohorts: list[Cohort],
+    length: Length,
+    machine: Machine,
+    out: Path,
+) -> list[Contestant]:
+    """What the encoder is compared with, on the same scans."""
+    scans, windows = ours.scans, list(WINDOWS.values())
+    beside = []
+    if longer is not None:
+        beside.append(of_encoder(LONGER, checkpoints.load(longer), study, cohorts, machine, out / "vectors"))
+    return [
+        *beside,
+        of_vectors(REGIONAL, baselines.histograms(scans, 3), ours),
+        of_vectors(HISTOGRAM, baselines.histograms(scans), ours),
+        of_vectors(HEIGHT, baselines.heights(scans), ours),
+        of_vectors(RANDOM, baselines.random_weights(CONVOLUTIONS, {}, windows, scans, machine), ours),
+        from_scratch(SCRATCH, ours, CONVOLUTIONS, steps=length.steps, lr=2e-3, draws=1, looks=5),
+    ]
 
 
-def _is_virtual(data: Path, out: Path) -> bool:
-    return data == out / VIRTUAL
+def _detector(
+    out: Path, home: Cohort, encoder: checkpoints.PretrainedEncoder, length: Length, machine: Machine, say: Say
+) -> Detector:
+    """A detector from all labels of the first site that are not held out."""
+    place = out / "detector"
+    if not place.exists():
+        say("adapting a detector")
+        labels = read_labels(out / HOME / "labels.csv", [home], findings=length.findings)
+        made = adapt(
+            [home],
+            labels,
+            encoder,
+            machine,
+            out / "vectors",
+            AdaptSettings(method="linear"),
+            splits=out / "few-labels" / "splits.csv",
+        )
+        made.save(place)
+    return Detector.load(place)
+
+
+def _said(detector: Detector, study: Study, ours: Contestant) -> pd.DataFrame:
+    """Probabilities of the validation and test patients of the first site."""
+    chosen = (study.sites == study.home) & (study.parts != "train")
+    rows = np.flatnonzero(chosen)
+    told = detector.probabilities(detector.fitted.scores(ours.scans, rows))[0]
+    table = pd.DataFrame(told, columns=list(detector.findings)).assign(
+        scan_id=[study.scan_ids[int(row)] for row in rows], split=study.parts[rows].astype(str)
+    )
+    return table.melt(["scan_id", "split"], var_name="finding", value_name="probability")
 
 
 def _hold_to(out: Path, what: str) -> None:
@@ -127,166 +367,3 @@ def _hold_to(out: Path, what: str) -> None:
         )
     out.mkdir(parents=True, exist_ok=True)
     note.write_text(what + "\n", encoding="utf-8")
-
-
-# The page
-
-
-def _page(out: Path, cohort: Cohort, data: Path, run: Run | None, found: Embeddings | None) -> Page:
-    intake = Intake(cohort.scans, cohort.rejections, cohort.files)
-    return Page(
-        title="From head CT files to features",
-        kind="demo",
-        answer=[*what_was_found(intake), *_what_was_learned(run, found)],
-        to_do=what_to_do(intake),
-        sections=[
-            *_of_features(cohort, run, found),
-            Section(
-                title="Where the files went",
-                lead="Each file counts once, at the first step that stopped it. A reason leads to its list.",
-                body=flow_of_files(intake),
-            ),
-            Section(
-                title="What was rejected and why",
-                lead="Most frequent first; each line opens to all its rejections with what was seen.",
-                body=rejections_by_reason(intake),
-            ),
-            Section(
-                title="How the scans look",
-                lead=_slices_lead(len(cohort)),
-                body=_slices(cohort),
-            ),
-            Section(
-                title="All accepted scans",
-                lead="One row a scan, as in the cohort's own table. Select a header to sort by it.",
-                body=scans_table(cohort.scans),
-            ),
-        ],
-        provenance=_provenance(cohort, run),
-        virtual=_is_virtual(data, out),
-    )
-
-
-def _what_was_learned(run: Run | None, found: Embeddings | None) -> Iterator[str]:
-    if run is None or found is None:
-        yield "Nothing was trained: a contrast between scans needs at least two of them."
-        return
-    loss = run.history["loss"].to_numpy()
-    first, last = _ends(loss)
-    yield (
-        f"In {count(len(loss), 'step')} of self-distillation without labels the loss went from {first:.2f} to "
-        f"{last:.2f}; this shows that the way works, not that the features are good, which is not measured here."
-    )
-    if (cosine := _usual_cosine(found.vectors)) > ALIKE:
-        yield (
-            f"The features hardly tell these scans apart: half of all pairs have a cosine above {cosine:.3f}. "
-            "It takes more scans and a longer training."
-        )
-    if run.stopped:
-        yield f"The training was stopped: {run.stopped}."
-
-
-def _usual_cosine(vectors: np.ndarray) -> float:
-    """The median cosine of two different scans."""
-    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-    return float(np.median((unit @ unit.T)[np.triu_indices(len(unit), k=1)]))
-
-
-def _ends(loss: np.ndarray) -> tuple[float, float]:
-    """Mean loss of the first and of the last tenth of the steps."""
-    tenth = max(1, len(loss) // 10)
-    return float(loss[:tenth].mean()), float(loss[-tenth:].mean())
-
-
-def _of_features(cohort: Cohort, run: Run | None, found: Embeddings | None) -> Iterator[Section]:
-    """The sections that need a trained encoder."""
-    if run is None or found is None:
-        return
-    yield Section(
-        title="What was learned",
-        lead="The student is asked to say of a part of a head what the teacher says of another part.",
-        body=_learning_curves(run.history),
-    )
-    yield Section(
-        title="Which scans are alike",
-        lead=f"A query and the {count(min(NEIGHBOURS, len(cohort) - 1), 'scan')} whose vectors have the largest "
-        "cosine with its own. Expect a likeness of size, tilt and noise from so short a training, not of disease.",
-        body=_neighbours(cohort, found),
-    )
-
-
-def _learning_curves(history: pd.DataFrame) -> Markup:
-    steps = history["step"].to_numpy()
-    loss = curves(
-        {"loss": (steps, history["loss"].to_numpy())},
-        title="Loss",
-        x_label="step",
-        y_label="loss",
-        caption="cross-entropy between teacher and student, mean over pairs of views",
-    )
-    spread = curves(
-        {"spread": (steps, history["spread"].to_numpy())},
-        title="Spread of features",
-        x_label="step",
-        y_label="spread",
-        caption="how far the scans of a batch lie apart; near zero, all look the same to the encoder",
-    )
-    return Markup('<div class="plots">{}{}</div>').format(loss, spread)
-
-
-def _neighbours(cohort: Cohort, found: Embeddings) -> Markup:
-    ids = found.table["scan_id"].tolist()
-    nearest, cosine = embedding.neighbours(found.vectors, k=min(NEIGHBOURS, len(ids) - 1))
-    queries = np.unique(np.linspace(0, len(ids) - 1, min(QUERIES, len(ids))).round().astype(int))
-    strips = [
-        neighbour_strip(
-            _shown(cohort, ids[query]),
-            [_shown(cohort, ids[other], float(c)) for other, c in zip(nearest[query], cosine[query], strict=True)],
-            BRAIN,
-        )
-        for query in queries
-    ]
-    return Markup("").join(strips)
-
-
-def _shown(cohort: Cohort, scan_id: str, similarity: float | None = None) -> Neighbour:
-    spacing_mm = np.linalg.norm(cohort.affine(scan_id)[:3, :3], axis=0)
-    x, y, z = (float(mm) for mm in spacing_mm)
-    return Neighbour(scan_id=scan_id, array=cohort.array(scan_id), spacing_mm=(x, y, z), similarity=similarity)
-
-
-def _slices_lead(scans: int) -> str:
-    which = "every accepted scan" if scans <= SHOWN else f"the first {SHOWN} of {scans} accepted scans"
-    return (
-        f"Three middle slices of {which}, in three windows and at one scale. The patient's right is on your left in "
-        "axial and coronal slices. All of them are in quality.html beside this page."
-    )
-
-
-def _slices(cohort: Cohort) -> Markup:
-    rows = cohort.scans.head(SHOWN).to_dict("records")
-    return Markup('<ol class="scans">{}</ol>').format(Markup("").join(_card(cohort, row) for row in rows))
-
-
-def _card(cohort: Cohort, row: dict[Any, Any]) -> Markup:
-    scan = _shown(cohort, str(row["scan_id"]))
-    pictures = montage(
-        [View(window, scan.array) for window in NAMED_WINDOWS],
-        scan.spacing_mm,
-        subject=f"scan {visible(scan.scan_id)}",
-        mm_per_pixel=2.0,
-        limit_bytes=30_000,
-    )
-    return Markup('<li class="scan"><h3><span class="id">{}</span></h3><p>{}</p>{}</li>').format(
-        visible(scan.scan_id), acquisition(row), pictures
-    )
-
-
-def _provenance(cohort: Cohort, run: Run | None) -> Provenance:
-    hashes = {f"{name}.parquet": entry["sha256"] for name, entry in cohort.about["tables"].items()}
-    trained = {} if run is None else pretraining.to_pairs(run.settings)
-    return Provenance(
-        settings={"recipe": cohort.recipe.name, "recipe id": cohort.recipe.id, **trained},
-        hashes=hashes,
-        versions=software_versions("headct", "torch", "numpy", "pydicom", "blosc2"),
-    )

@@ -349,7 +349,10 @@ def arrays(
     recipe = named(recipe)
     frame = recipe.step(Frame)
     if frame is None:
-        raise Misuse("virtual patients are prepared by our own recipes only", do="name head, head-axial or head-fine")
+        raise Misuse(
+            "virtual patients are prepared by our own recipes only",
+            do="name head, head-axial, head-fine or head-coarse",
+        )
     simulation = replace(simulation, spacing_mm=float(min(frame.spacing_mm)))
     index = start
     while True:

@@ -22,7 +22,8 @@ from headct.failure import Failure, Misuse
 SMALL_SHARD_BYTES = 1_000_000  # two scans, so that kills meet shards at every stage
 
 COMMAND = (
-    "import sys, headct.cohort.commit as commit; commit.SHARD_BYTES = " + str(SMALL_SHARD_BYTES) + "\n"
+    "import signal, sys, headct.cohort.commit as commit; commit.SHARD_BYTES = " + str(SMALL_SHARD_BYTES) + "\n"
+    "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background jobs ignore it
     "from headct.cli import main; main()"
 )
 

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from inputs.walls import WALL, namespace
 from pretraining.memory_cohort import MemoryCohort, heads
-from test_zero_egress import WALL, namespace
 
 from headct import encoders
 from headct.checkpoints import Card, load, save

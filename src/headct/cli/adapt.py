@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from headct.cli.options import Json, Key
+from headct.cli.options import Batch, Device, Json, Key, Model, Precision, Threads
 from headct.cli.progress import progress_of
 from headct.cli.talk import Talk
 
@@ -20,12 +20,7 @@ def adapt(
     labels: Annotated[
         Path, typer.Option("--labels", metavar="TABLE", help="CSV, Parquet or Excel: who, and 1, 0 or nothing.")
     ],
-    model: Annotated[
-        str,
-        typer.Option(
-            "--model", metavar="MODEL", help="A checkpoint folder, a finished run, or a name (headct models)."
-        ),
-    ],
+    model: Model,
     out: Annotated[Path, typer.Option("--out", metavar="DETECTOR", help="The folder to make.")],
     method: Annotated[
         str, typer.Option("--method", metavar="NAME", help="auto, knn, linear, attentive, lora or full.")
@@ -55,16 +50,10 @@ def adapt(
     cache: Annotated[
         Path | None, typer.Option("--cache", metavar="DIR", help="Where vectors are kept; beside DETECTOR.")
     ] = None,
-    precision: Annotated[
-        str, typer.Option("--precision", metavar="NAME", help="fp32, bf16, or auto: bf16 where the machine has units.")
-    ] = "auto",
-    device: Annotated[
-        str | None, typer.Option("--device", metavar="NAME", help="cpu or cuda; a GPU if there is one.")
-    ] = None,
-    batch: Annotated[int, typer.Option("--batch", min=1, metavar="N", help="Scans that are looked at together.")] = 8,
-    workers: Annotated[
-        int, typer.Option("--workers", min=1, metavar="N", help="Threads that read scans meanwhile.")
-    ] = 1,
+    precision: Precision = "auto",
+    device: Device = None,
+    batch: Batch = 8,
+    workers: Threads = 1,
     as_json: Json = False,
 ) -> None:
     """Learn findings from labels: a detector that gives calibrated probabilities, and says when to doubt them.

@@ -7,7 +7,19 @@ from typing import Annotated
 
 import typer
 
-from headct.cli.options import CriteriaName, Inputs, Key, criteria_of, tell_new_key
+from headct.cli.options import (
+    Batch,
+    CriteriaName,
+    Device,
+    Inputs,
+    KeepIds,
+    Key,
+    Model,
+    Precision,
+    Threads,
+    criteria_of,
+    tell_new_key,
+)
 from headct.cli.talk import Talk
 
 
@@ -15,28 +27,17 @@ def embed(
     talk: Talk,
     inputs: Inputs,
     *,
-    model: Annotated[
-        str,
-        typer.Option(
-            "--model", metavar="MODEL", help="A checkpoint folder, a finished run, or a name (headct models)."
-        ),
-    ],
+    model: Model,
     out: Annotated[Path, typer.Option("--out", metavar="FILE.parquet", help="Where the vectors go.")],
     tokens: Annotated[
         Path | None, typer.Option("--tokens", metavar="DIR", help="Write a vector for each place of a scan there too.")
     ] = None,
-    precision: Annotated[
-        str, typer.Option("--precision", metavar="NAME", help="fp32, bf16, or auto: bf16 where the machine has units.")
-    ] = "auto",
-    device: Annotated[
-        str | None, typer.Option("--device", metavar="NAME", help="cpu or cuda; a GPU if there is one.")
-    ] = None,
-    batch: Annotated[int, typer.Option("--batch", min=1, metavar="N", help="Scans that are looked at together.")] = 8,
-    workers: Annotated[
-        int, typer.Option("--workers", min=1, metavar="N", help="Threads that prepare scans meanwhile.")
-    ] = 1,
+    precision: Precision = "auto",
+    device: Device = None,
+    batch: Batch = 8,
+    workers: Threads = 1,
     criteria: CriteriaName = "default",
-    keep_ids: Annotated[bool, typer.Option("--keep-ids", help="Keep identifiers instead of pseudonyms.")] = False,
+    keep_ids: KeepIds = False,
     key: Key = None,
 ) -> None:
     """Turn scans, or the scans of a cohort, into vectors: a table with a row for each scan.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from headct.cli.options import Json, Key
+from headct.cli.options import Batch, Device, Json, Key, Precision, Threads
 from headct.cli.progress import progress_of
 from headct.cli.talk import Talk
 from headct.failure import Misuse
@@ -95,16 +95,10 @@ def evaluate(
         Path | None,
         typer.Option("--cache", metavar="DIR", help="Where vectors are kept; beside --out if not given."),
     ] = None,
-    precision: Annotated[
-        str, typer.Option("--precision", metavar="NAME", help="fp32, bf16, or auto: bf16 where the machine has units.")
-    ] = "auto",
-    device: Annotated[
-        str | None, typer.Option("--device", metavar="NAME", help="cpu or cuda; a GPU if there is one.")
-    ] = None,
-    batch: Annotated[int, typer.Option("--batch", min=1, metavar="N", help="Scans that are looked at together.")] = 8,
-    workers: Annotated[
-        int, typer.Option("--workers", min=1, metavar="N", help="Threads that read scans meanwhile.")
-    ] = 1,
+    precision: Precision = "auto",
+    device: Device = None,
+    batch: Batch = 8,
+    workers: Threads = 1,
     as_json: Json = False,
 ) -> None:
     """Judge detectors on cohorts, or predictions by labels: every number with an interval that counts patients.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from headct.cli.options import CriteriaName, Inputs, Json, Key, Workers, criteria_of, tell_new_key
+from headct.cli.options import CriteriaName, Inputs, Json, KeepIds, Key, Workers, criteria_of, tell_new_key
 from headct.cli.progress import progress_of
 from headct.cli.talk import Talk
 
@@ -34,7 +34,7 @@ def ingest(
         str,
         typer.Option("--site", metavar="NAME", help="Written into the column `site` of new scans; others keep theirs."),
     ] = "",
-    keep_ids: Annotated[bool, typer.Option("--keep-ids", help="Keep identifiers instead of pseudonyms.")] = False,
+    keep_ids: KeepIds = False,
     key: Key = None,
     hash_paths: Annotated[bool, typer.Option("--hash-paths", help="Write hashes of paths into the tables.")] = False,
     as_json: Json = False,

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from headct.cli.options import Json, Key
+from headct.cli.options import Batch, Device, Json, Key, Model, Precision, Threads
 from headct.cli.progress import progress_of
 from headct.cli.talk import Talk
 
@@ -17,12 +17,7 @@ def map_cohort(
     talk: Talk,
     cohorts: Annotated[list[Path], typer.Argument(metavar="COHORT", help="Cohorts of the model's recipe.")],
     *,
-    model: Annotated[
-        str,
-        typer.Option(
-            "--model", metavar="MODEL", help="A checkpoint folder, a finished run, or a name (headct models)."
-        ),
-    ],
+    model: Model,
     out: Annotated[Path, typer.Option("--out", metavar="PAGE.html", help="The page to write.")],
     labels: Annotated[
         Path | None, typer.Option("--labels", metavar="TABLE", help="CSV, Parquet or Excel: who, and 1, 0 or nothing.")
@@ -37,16 +32,10 @@ def map_cohort(
     place_scans: Annotated[
         int, typer.Option("--place-scans", min=0, metavar="N", help="Scans whose places are mapped too; 0 for none.")
     ] = 40,
-    precision: Annotated[
-        str, typer.Option("--precision", metavar="NAME", help="fp32, bf16, or auto: bf16 where the machine has units.")
-    ] = "auto",
-    device: Annotated[
-        str | None, typer.Option("--device", metavar="NAME", help="cpu or cuda; a GPU if there is one.")
-    ] = None,
-    batch: Annotated[int, typer.Option("--batch", min=1, metavar="N", help="Scans that are looked at together.")] = 8,
-    workers: Annotated[
-        int, typer.Option("--workers", min=1, metavar="N", help="Threads that prepare scans meanwhile.")
-    ] = 1,
+    precision: Precision = "auto",
+    device: Device = None,
+    batch: Batch = 8,
+    workers: Threads = 1,
     cache: Annotated[
         Path | None, typer.Option("--cache", metavar="DIR", help="Where vectors are kept; beside PAGE if not given.")
     ] = None,

@@ -30,6 +30,17 @@ Key = Annotated[
 Workers = Annotated[
     int | None, typer.Option("--workers", min=1, metavar="N", help="Processes; all cores if not given.")
 ]
+Model = Annotated[
+    str,
+    typer.Option("--model", metavar="MODEL", help="A checkpoint folder, a finished run, or a name (headct models)."),
+]
+Precision = Annotated[
+    str, typer.Option("--precision", metavar="NAME", help="fp32, bf16, or auto: bf16 where the machine has units.")
+]
+Device = Annotated[str | None, typer.Option("--device", metavar="NAME", help="cpu or cuda; a GPU if there is one.")]
+Batch = Annotated[int, typer.Option("--batch", min=1, metavar="N", help="Scans that are looked at together.")]
+Threads = Annotated[int, typer.Option("--workers", min=1, metavar="N", help="Threads that prepare scans meanwhile.")]
+KeepIds = Annotated[bool, typer.Option("--keep-ids", help="Keep identifiers instead of pseudonyms.")]
 
 
 def tell_new_key(talk: Talk, key: Path | None) -> None:

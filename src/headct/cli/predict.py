@@ -7,7 +7,19 @@ from typing import Annotated
 
 import typer
 
-from headct.cli.options import CriteriaName, Inputs, Json, Key, criteria_of, tell_new_key
+from headct.cli.options import (
+    Batch,
+    CriteriaName,
+    Device,
+    Inputs,
+    Json,
+    KeepIds,
+    Key,
+    Precision,
+    Threads,
+    criteria_of,
+    tell_new_key,
+)
 from headct.cli.talk import Talk
 
 SHOWN = 20
@@ -31,18 +43,12 @@ def predict(
     model: Annotated[
         str | None, typer.Option("--model", metavar="MODEL", help="The detector's encoder, where it has moved.")
     ] = None,
-    precision: Annotated[
-        str, typer.Option("--precision", metavar="NAME", help="fp32, bf16, or auto: bf16 where the machine has units.")
-    ] = "auto",
-    device: Annotated[
-        str | None, typer.Option("--device", metavar="NAME", help="cpu or cuda; a GPU if there is one.")
-    ] = None,
-    batch: Annotated[int, typer.Option("--batch", min=1, metavar="N", help="Scans that are looked at together.")] = 8,
-    workers: Annotated[
-        int, typer.Option("--workers", min=1, metavar="N", help="Threads that prepare scans meanwhile.")
-    ] = 1,
+    precision: Precision = "auto",
+    device: Device = None,
+    batch: Batch = 8,
+    workers: Threads = 1,
     criteria: CriteriaName = "default",
-    keep_ids: Annotated[bool, typer.Option("--keep-ids", help="Keep identifiers instead of pseudonyms.")] = False,
+    keep_ids: KeepIds = False,
     key: Key = None,
     as_json: Json = False,
 ) -> None:
@@ -66,7 +72,7 @@ def predict(
     from headct.reading.pseudonyms import user_key
     from headct.reporting.page import check_place
     from headct.reporting.words import count
-    from headct.studies.evaluation_prediction import write_pages
+    from headct.studies.prediction_pages import write_pages
 
     check(out, inputs)
     if page is not None:

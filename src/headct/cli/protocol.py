@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from headct.cli.options import Json, Key, Workers, tell_new_key
+from headct.cli.options import Batch, Device, Json, Key, Precision, Workers, tell_new_key
 from headct.cli.progress import progress_of
 from headct.cli.talk import Talk
 from headct.failure import Misuse
@@ -41,13 +41,9 @@ def protocol(
         Path | None,
         typer.Option("--prepared", metavar="DIR", help="Where cohort, labels and splits are kept; OUT/set."),
     ] = None,
-    precision: Annotated[
-        str, typer.Option("--precision", metavar="NAME", help="fp32, bf16, or auto: bf16 where the machine has units.")
-    ] = "auto",
-    device: Annotated[
-        str | None, typer.Option("--device", metavar="NAME", help="cpu or cuda; a GPU if there is one.")
-    ] = None,
-    batch: Annotated[int, typer.Option("--batch", min=1, metavar="N", help="Scans that are looked at together.")] = 8,
+    precision: Precision = "auto",
+    device: Device = None,
+    batch: Batch = 8,
     workers: Workers = None,
     key: Key = None,
     as_json: Json = False,

@@ -9,7 +9,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from headct.cli.options import CriteriaName, Json, Key, criteria_of, tell_new_key
+from headct.cli.options import (
+    Batch,
+    CriteriaName,
+    Device,
+    Json,
+    KeepIds,
+    Key,
+    Precision,
+    Threads,
+    criteria_of,
+    tell_new_key,
+)
 from headct.cli.talk import Talk
 
 if TYPE_CHECKING:
@@ -23,10 +34,8 @@ CohortPlace = Annotated[
     Path | None,
     typer.Option("--cohort", metavar="COHORT", help="The cohort of the vectors, if not where it was."),
 ]
-Precision = Annotated[
-    str, typer.Option("--precision", metavar="NAME", help="fp32, bf16, or auto: bf16 where the machine has units.")
-]
-Device = Annotated[str | None, typer.Option("--device", metavar="NAME", help="cpu or cuda; a GPU if there is one.")]
+Precision = Precision
+Device = Device
 
 
 def retrieve(talk: Talk) -> None:
@@ -57,10 +66,8 @@ def build(
     ] = "auto",
     precision: Precision = "auto",
     device: Device = None,
-    batch: Annotated[int, typer.Option("--batch", min=1, metavar="N", help="Scans that are looked at together.")] = 8,
-    workers: Annotated[
-        int, typer.Option("--workers", min=1, metavar="N", help="Threads that prepare scans meanwhile.")
-    ] = 1,
+    batch: Batch = 8,
+    workers: Threads = 1,
     cache: Annotated[
         Path | None, typer.Option("--cache", metavar="DIR", help="Where vectors are kept; beside INDEX if not given.")
     ] = None,
@@ -177,7 +184,7 @@ def query(
     precision: Precision = "auto",
     device: Device = None,
     criteria: CriteriaName = "default",
-    keep_ids: Annotated[bool, typer.Option("--keep-ids", help="Keep identifiers instead of pseudonyms.")] = False,
+    keep_ids: KeepIds = False,
     key: Key = None,
     as_json: Json = False,
 ) -> None:

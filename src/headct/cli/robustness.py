@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from headct.cli.options import Json
+from headct.cli.options import Batch, Device, Json, Precision
 from headct.cli.talk import Talk
 from headct.failure import Misuse
 
@@ -40,13 +40,9 @@ def robustness(
         ),
     ] = None,
     seed: Annotated[int, typer.Option("--seed", metavar="S", help="Of noise and directions.")] = 0,
-    precision: Annotated[
-        str, typer.Option("--precision", metavar="NAME", help="fp32, bf16, or auto: bf16 where the machine has units.")
-    ] = "fp32",
-    device: Annotated[
-        str | None, typer.Option("--device", metavar="NAME", help="cpu or cuda; a GPU if there is one.")
-    ] = None,
-    batch: Annotated[int, typer.Option("--batch", min=1, metavar="N", help="Scans that are looked at together.")] = 8,
+    precision: Precision = "fp32",
+    device: Device = None,
+    batch: Batch = 8,
     as_json: Json = False,
 ) -> None:
     """What a re-scan changes: vectors and predictions of the same head, seen twice.

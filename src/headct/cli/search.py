@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from headct.cli.options import Json
+from headct.cli.options import Device, Json, Model, Precision, Threads
 from headct.cli.talk import Talk
 from headct.failure import Misuse
 
@@ -20,9 +20,7 @@ def search(
     *,
     from_: Annotated[str, typer.Option("--from", metavar="SCAN", help="A file or folder of one scan, or a scan id.")],
     within: Annotated[Path, typer.Option("--in", metavar="COHORT", help="Where the place is looked for.")],
-    model: Annotated[
-        str, typer.Option("--model", metavar="MODEL", help="Registered name, folder, file or hub:owner/name@revision.")
-    ],
+    model: Model,
     point: Annotated[
         str, typer.Option("--point", metavar="R,A,S", help="Right, anterior, superior in mm of the scan's own space.")
     ] = "",
@@ -38,15 +36,9 @@ def search(
     patch: Annotated[
         float, typer.Option("--patch", metavar="MM", help="Compare patches with this edge, slowly; 0: the tokens.")
     ] = 0.0,
-    precision: Annotated[
-        str, typer.Option("--precision", metavar="NAME", help="fp32, bf16, or auto: bf16 where the machine has units.")
-    ] = "fp32",
-    device: Annotated[
-        str | None, typer.Option("--device", metavar="NAME", help="cpu or cuda; a GPU if there is one.")
-    ] = None,
-    workers: Annotated[
-        int, typer.Option("--workers", min=1, metavar="N", help="Threads that read scans meanwhile.")
-    ] = 1,
+    precision: Precision = "fp32",
+    device: Device = None,
+    workers: Threads = 1,
     as_json: Json = False,
 ) -> None:
     """A point or a box in one scan, and the same place in every scan of a cohort.

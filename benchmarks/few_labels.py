@@ -3,15 +3,15 @@
     for site in site-b site-c site-d; do
       headct simulate --recipe head-coarse --patients 200 --seed 13 --site $site $OFTEN --out $site; done
     headct simulate --recipe head-coarse --patients 900 --seed 12 $OFTEN --out site-a
-    headct simulate --recipe head-coarse --patients 400 --seed 11 --masks --deformation --out unlabelled
-    python benchmarks/few_labels.py unlabelled site-a site-b site-c site-d --run run [--steps 2500]
+    headct simulate --recipe head-coarse --patients 600 --seed 11 --masks --deformation --out unlabelled
+    python benchmarks/few_labels.py unlabelled site-a site-b site-c site-d --run run [--steps 3000]
         [--positives 8 16 32 64] [--draws 10] [--scratch-steps 600] [--scratch-draws 3] [--threads 2]
 
-with OFTEN="--prevalence edh=0.2 --prevalence ivh=0.15" and the like, as 64 positives of a finding need so many
-patients. The command takes some hours of two cores, most of them for the networks from scratch; `--scratch-draws 0`
-leaves these out. `--run` keeps the run, and goes on with it; its checkpoint is what `headct demo --checkpoint
-run/checkpoint` puts beside its own. `--model` takes another checkpoint instead. What every contestant said is kept in
-`--out`, so a killed command goes on, with the draws, the split and `results.csv`.
+with OFTEN="--prevalence F=0.2" for each finding F of `headct.studies.few_labels.FINDINGS`, as 64 positives of a finding
+need so many patients. The command takes some hours of two cores, most of them for the networks from scratch;
+`--scratch-draws 0` leaves these out. `--run` keeps the run, and goes on with it; its checkpoint is the one that comes
+with the package as `virtual-coarse`. `--model` takes another checkpoint instead, `--beside` compares with more of them.
+What every contestant said is kept in `--out`, so a killed command goes on, with the draws, the split and `results.csv`.
 
 All patients are virtual: nothing here says anything about real ones. The encoder learns tissues, template coordinates
 and changes that were put in (`dense-insert`); it never sees a label, nor the mask of a finding. How patients are
@@ -27,6 +27,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
 from threadpoolctl import threadpool_limits
@@ -59,7 +60,7 @@ def pretrained(options: argparse.Namespace) -> checkpoints.PretrainedEncoder:
     """The checkpoint that was named, or that of a run, which is made or gone on with."""
     if options.model is not None:
         return checkpoints.load(options.model)
-    told = replace(settings(1.0), budget_s=None, steps=options.steps, seed=options.seed)
+    told = replace(settings(1.0), budget_s=None, steps=options.steps, seed=options.seed, licence="apache-2.0")
     begun_s = time.process_time()
     run = pretraining.pretrain([options.unlabelled], options.run, told, progress=print)
     print(
@@ -84,9 +85,13 @@ def contestants(
             other = encoders.build(encoder.architecture, **{**vars(encoder.settings), "pooling": pooling})
             other.load_state_dict(encoder.encoder.state_dict())
             yield of_vectors(f"pooling {pooling}", baselines.seen_by(other, windows, scans, machine), ours)
+    for named in options.beside:
+        name, _, model = named.partition("=")
+        yield of_encoder(name, checkpoints.load(model), study, cohorts, machine, options.out / "vectors")
     for seed in SEEDS:
-        vectors = baselines.random_weights(CONVOLUTIONS, {}, windows, scans, machine, seed)
-        yield of_vectors(f"random weights {seed}", vectors, ours)
+        train = np.flatnonzero(study.parts == "train")
+        random = baselines.random_encoder(encoder, scans, train, machine, seed, CONVOLUTIONS)
+        yield of_vectors(f"random weights {seed}", baselines.seen_by(random, windows, scans, machine), ours)
     yield of_vectors(HISTOGRAM, baselines.histograms(scans), ours)
     yield of_vectors(REGIONAL, baselines.histograms(scans, 3), ours)
     yield of_vectors(HEIGHT, baselines.heights(scans), ours)
@@ -127,7 +132,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("few-labels"))
     parser.add_argument("--run", type=Path, default=Path("run-of-few-labels"))
     parser.add_argument("--model", type=Path, help="a checkpoint instead of a run")
-    parser.add_argument("--steps", type=int, default=2500)
+    parser.add_argument("--beside", nargs="*", default=[], metavar="NAME=MODEL", help="checkpoints to compare with")
+    parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--scratch", nargs="+", default=[CONVOLUTIONS], help="encoders by name")
     parser.add_argument("--scratch-steps", type=int, default=600)
     parser.add_argument("--scratch-draws", type=int, default=3)

@@ -79,10 +79,10 @@ def settings(objective: str, encoder: str, budget_s: float, seed: int) -> Pretra
     )
 
 
-def untrained(told: PretrainSettings, like: Contestant, machine: Machine) -> np.ndarray:
+def untrained(told: PretrainSettings, like: Contestant, train: np.ndarray, machine: Machine) -> np.ndarray:
     """Vectors of the encoder as a run begins with it, with BatchNorm statistics of scans."""
     encoder, windows = new_objective(told).encoder, list(told.windows.values())
-    baselines.settle(encoder, windows, like.scans, machine)
+    baselines.settle(encoder, windows, like.scans, train, machine)
     return baselines.seen_by(encoder, windows, like.scans, machine)
 
 
@@ -142,7 +142,8 @@ def baseline_rows(
         cells = measured(study, of_vectors(name, found, like), machine, options.positives)
         yield {"objective": name, "encoder": model, **cells, "run": ""}
     for model in MODELS:
-        found = untrained(settings("dino", model, 1.0, options.seed), like, machine)
+        train = np.flatnonzero(study.parts == "train")
+        found = untrained(settings("dino", model, 1.0, options.seed), like, train, machine)
         cells = measured(study, of_vectors(model, found, like), machine, options.positives)
         yield {"objective": "none", "encoder": model, **cells, "run": "random"}
 

@@ -46,6 +46,9 @@ def test_metrics_are_written_and_told(files: dict[str, Path], capsys: pytest.Cap
     assert "warning: sah is left out: sah in 80 scans of known label: 1 patients with the finding" in said.err
     assert f"ich: shuffled labels give {tree['findings']['ich']['shuffled_labels']['mean']:.3f}" in said.err
     assert "80 scans of 40 patients" in said.err
+    assert "l.csv: 80 of 80 rows of labels match by scan_id" in said.err
+    assert f"l.csv: ich by their labels: {area['positives']} with it" in said.err
+    assert tree["notes"][0] == "l.csv: 80 of 80 rows of labels match by scan_id"
     assert tree["settings"]["groups"] == ["site"]
     assert tree["comparison"]["ich"]["auroc"]["p"] == 1
     html = (files["out"] / "report.html").read_text()
@@ -67,7 +70,7 @@ def test_json_is_the_tree(files: dict[str, Path], capsys: pytest.CaptureFixture[
         (["--group", "kernel"], 2, "the labels have no column kernel"),
         (["--detector", "d"], 2, "--predictions stand instead of --detector and --cohort"),
         (["--labels", "second.csv"], 2, "with --predictions there is one table of labels"),
-        (["--measured", "none.csv"], 2, "there is no file none.csv"),
+        (["--measured", "none.csv"], 2, "there is no table none.csv"),
     ],
 )
 def test_what_cannot_work_ends_with_2(

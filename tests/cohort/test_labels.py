@@ -275,7 +275,7 @@ def test_excel_without_its_reader_says_what_to_install(
     cohort: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "openpyxl", None)
-    monkeypatch.setattr("headct.cohort.labels.find_spec", lambda name: None)
+    monkeypatch.setattr("headct.evaluation.cells.find_spec", lambda name: None)
     with pytest.raises(Misuse, match="pip install openpyxl"):
         read_labels(tmp_path / "labels.xlsx", [cohort])
 
@@ -289,7 +289,7 @@ def test_a_sheet_is_read_as_text_with_its_names(
     def cells(path: Path, *, header: None, dtype: type, keep_default_na: bool) -> pd.DataFrame:
         return pd.DataFrame([["patient_id", "ich"], ["p000", "1"], ["p001", ""]])
 
-    monkeypatch.setattr("headct.cohort.labels.find_spec", lambda name: name)
+    monkeypatch.setattr("headct.evaluation.cells.find_spec", lambda name: name)
     monkeypatch.setattr(pd, "read_excel", cells)
     labels = read_labels(tmp_path / "labels.xlsx", [cohort])
     assert labels.account.counts == {"ich": (2, 0, 6)}

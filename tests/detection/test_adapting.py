@@ -17,7 +17,7 @@ from headct.detection import Adapted, AdaptSettings, adapt
 from headct.detection.scans import scans_of
 from headct.embedding import embed
 from headct.embedding.machine import choose
-from headct.failure import Misuse
+from headct.failure import Failure, Misuse
 from headct.preparing import recipes
 
 MACHINE = choose("fp32", "cpu")
@@ -76,6 +76,11 @@ def test_shots_leave_few_labels_in_training_and_are_written(
     found = adapt([cohort], labels, encoder, MACHINE, cache, AdaptSettings(method="linear", shots=4))
     assert [row["train"] for row in found.rows] == ["4 / 4", "4 / 4"]
     assert [row["validation"] for row in found.rows] == ["12 / 12", "12 / 12"]
+    ids = labels.values.index.tolist()
+    drawn = scans_of([cohort], ids, encoder, MACHINE, cache).vectors(
+        np.flatnonzero(np.isin(ids, found.tables["shots"]["scan_id"]))
+    )
+    np.testing.assert_allclose(found.detector.familiar.scaling.mean, drawn.mean(axis=0), rtol=1e-5, atol=1e-6)
     shots = found.tables["shots"]
     assert len(shots) == 2 * 8
     part = found.tables["splits"].set_index("scan_id")["split"]
@@ -114,6 +119,25 @@ def test_splits_of_the_user_are_kept(
     rows.to_csv(tmp_path / "torn.csv", index=False)
     with pytest.raises(Misuse, match="has patients in several splits: p000 in train and validation"):
         adapt([cohort], labels, encoder, MACHINE, cache, settings, splits=tmp_path / "torn.csv")
+
+
+def test_one_scan_of_two_patients_ends_it_unless_the_labels_make_them_one(
+    encoder: PretrainedEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Learned from and validated on under two names, it would make the numbers too good; `headct evaluate` ends too."""
+    array_of = made.array_of
+    monkeypatch.setattr(made, "array_of", lambda number, *rest: array_of(0 if number == 4 else number, *rest))
+    cohort = made.make(tmp_path / "copied", 24)
+    truth, settings = made.truth(cohort), AdaptSettings(method="linear")
+    alike = rf"1 pairs of scans of different patients have the same vector: {truth['scan_id'][0]} and"
+    with pytest.raises(Failure, match=alike) as failure:
+        adapt([cohort], labels_from(truth, cohort, tmp_path), encoder, MACHINE, tmp_path / "cache", settings)
+    assert truth["scan_id"][4] in str(failure.value)
+    assert "give both the same patient_id" in str(failure.value)
+    one = truth.assign(patient_id=truth["patient_id"].replace("p004", "p000"))
+    found = adapt([cohort], labels_from(one, cohort, tmp_path), encoder, MACHINE, tmp_path / "cache", settings)
+    part = found.tables["splits"].set_index("scan_id")["split"]
+    assert part[truth["scan_id"][0]] == part[truth["scan_id"][4]]
 
 
 def test_unknown_labels_teach_nothing(cohort: Cohort, encoder: PretrainedEncoder, cache: Path, tmp_path: Path) -> None:

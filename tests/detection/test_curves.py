@@ -95,6 +95,16 @@ def test_every_draw_is_learned_with_a_seed_of_its_own(task: Task) -> None:
     assert all(0 <= seed < 2**32 for seed in seeds)
 
 
+def test_the_seed_is_that_of_the_draw_whatever_is_learned_from_it(task: Task) -> None:
+    shots = draw_shots(frame(task), IDS[:150], seed=1, ks=(4, 8), draws=2)
+    seeds = {(one.size, one.draw): one.task.seed for one in by_shots(task, IDS, shots)}
+    assert seeds[4, 0] == seeds[8, 0] != seeds[4, 1] == seeds[8, 1]
+    again = {(one.size, one.draw): one.task.seed for one in by_shots(task, IDS, shots)}
+    assert seeds == again
+    fractions = draw_fractions(frame(task), IDS[:150], seed=1, shares=(0.5,), draws=2)
+    assert [one.task.seed for one in by_fractions(task, fractions)] == [seeds[4, 0], seeds[4, 1]]
+
+
 def test_a_curve_tells_over_how_many_findings_its_mean_is(task: Task) -> None:
     """The rare finding cannot be drawn at 32, where the mean is the other's area alone."""
     shots = draw_shots(frame(task), IDS[:150], seed=1, ks=(8, 32), draws=2)

@@ -8,7 +8,7 @@ import pytest
 from sklearn.covariance import LedoitWolf
 from sklearn.preprocessing import StandardScaler
 
-from headct.detection.ood import Familiar
+from headct.detection.ood import DOUBT, Familiar
 from headct.detection.reasons import TELLING, Met, undecided, unfamiliar
 from headct.scan import FLAGS
 
@@ -34,6 +34,16 @@ def test_the_score_is_a_rank_among_validation_scans() -> None:
     np.testing.assert_array_equal(again(held), found(held))
     with pytest.raises(ValueError, match="does not fit vectors of 4"):
         Familiar.restore(found.tensors(), 4)
+
+
+@pytest.mark.parametrize("validation", [7, 150, 1000])
+def test_what_lies_beyond_the_usual_distance_is_what_is_doubted(validation: int) -> None:
+    rng = np.random.default_rng(3)
+    found = Familiar.of(rng.normal(size=(90, 5)), rng.normal(size=(validation, 5)), seed=0)
+    scans = np.concatenate([rng.normal(size=(300, 5)), rng.normal(size=(300, 5)) * 1.6])
+    beyond = found.distances(scans) > found.usual
+    assert 0 < beyond.mean() < 1
+    np.testing.assert_array_equal(beyond, found(scans) >= DOUBT)
 
 
 def test_more_numbers_than_scans_and_constant_ones_are_no_trouble() -> None:

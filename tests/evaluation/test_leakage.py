@@ -67,6 +67,22 @@ def test_duplicates_are_found_across_blocks() -> None:
     assert [(pair.first, pair.second) for pair in near_duplicates(vectors, names)] == [("5", "2099")]
 
 
+@pytest.mark.parametrize(("alike", "width"), [(0.9999, 3), (0.99, 3), (0.9, 12)])
+def test_neighbours_on_a_line_are_all_that_a_slow_search_finds(alike: float, width: int) -> None:
+    """Oracle: every cosine, one by one."""
+    rng = np.random.default_rng(1)
+    vectors = rng.normal(size=(1500, width)) * np.linspace(3, 1, width) + 2
+    unit = vectors - vectors.mean(axis=0)
+    unit /= np.linalg.norm(unit, axis=1, keepdims=True)
+    names = [f"{index:04d}" for index in range(1500)]
+    rows, columns = np.nonzero(np.triu(unit @ unit.T >= alike, k=1))
+    wanted = {(names[row], names[column]) for row, column in zip(rows, columns, strict=True)}
+    found = near_duplicates(vectors, names, alike)
+    assert len(wanted) > 5
+    assert {(pair.first, pair.second) for pair in found} == wanted
+    assert [pair.cosine for pair in found] == sorted((pair.cosine for pair in found), reverse=True)
+
+
 def test_vectors_without_a_name_are_refused() -> None:
     with pytest.raises(Misuse, match="for 2 scans"):
         near_duplicates(np.zeros((3, 4)), ["a", "b"])

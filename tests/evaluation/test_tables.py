@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 
 from headct.evaluation import read_labels, read_predictions
-from headct.evaluation.tables import join, labels_of
+from headct.evaluation.cells import POSITIVE
+from headct.evaluation.tables import agreed, join, labels_of, match
 from headct.failure import Misuse
 
 PREDICTIONS = "scan_id,finding,probability\n007,ich,0.9\n8,ich,0.2\n9,ich,0.4\n"
@@ -58,7 +59,8 @@ def test_parquet_says_the_same_as_csv(tmp_path: Path) -> None:
         ("scan_id,finding,probability\na,ich,0.1\na,ich,0.2\n", "a: predicted more than once for ich"),
         ("scan_id,finding,probability\na,ich,0.1\n,ich,0.2\n", "row 3: the scan_id is empty"),
         ("scan_id,finding,probability,split\na,ich,0.1,tset\n", "'tset' is no split"),
-        ('scan_id,finding,probability\n"a,ich\n', "is not a table"),
+        ('scan_id,finding,probability\n"a,ich\n', "is no table"),
+        ("scan_id,finding,probability,finding\na,ich,0.1,sah\n", "two columns called 'finding'"),
     ],
 )
 def test_predictions_that_cannot_be_meant(tmp_path: Path, text: str, says: str) -> None:
@@ -80,15 +82,57 @@ def test_labels_that_cannot_be_meant(tmp_path: Path, text: str, says: str) -> No
 
 
 def test_a_label_that_is_none_is_named(tmp_path: Path) -> None:
-    labels = read_labels(written(tmp_path, "l.csv", "scan_id,patient_id,ich\na,1,yes\nb,2,0\n"))
-    with pytest.raises(Misuse, match="labels of ich: a: 'yes' is no label"):
+    labels = read_labels(written(tmp_path, "l.csv", "scan_id,patient_id,ich\na,1,perhaps\nb,2,0\n"))
+    with pytest.raises(Misuse, match="labels of ich: a: 'perhaps' is no label"):
         labels_of(labels, "ich")
 
 
+@pytest.mark.parametrize("yes", sorted(POSITIVE))
+def test_the_spellings_are_those_of_adapting(tmp_path: Path, yes: str) -> None:
+    text = f"scan_id;patient_id;ich\na;1;{yes.upper()}\nb;2;no\nc;3;n/a\n"
+    labels = read_labels(written(tmp_path, "l.csv", text))
+    np.testing.assert_array_equal(labels_of(labels, "ich"), [1, 0, np.nan])
+
+
+def test_a_sheet_is_read_as_adapting_reads_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the package that opens Excel files is not here to be asked, what it would give stands for it."""
+
+    def cells(path: Path, *, header: None, dtype: type, keep_default_na: bool) -> pd.DataFrame:
+        return pd.DataFrame([["scan_id", "patient_id", "ich"], ["007", "1", "yes"], ["8", "2", ""]])
+
+    monkeypatch.setattr("headct.evaluation.cells.find_spec", lambda name: name)
+    monkeypatch.setattr(pd, "read_excel", cells)
+    labels = read_labels(written(tmp_path, "l.xlsx", "a sheet"))
+    assert labels["scan_id"].tolist() == ["007", "8"]
+    np.testing.assert_array_equal(labels_of(labels, "ich"), [1, np.nan])
+
+
+def test_readers_become_one_label_unless_there_is_one_and_the_match_is_told(tmp_path: Path) -> None:
+    text = (
+        "scan_id,patient_id,ich_r1,ich_r2,ich_r3,sah,sah_r1,sah_r2\n007,1,yes,1,0,0,1,1\n8,2,0,,1,1,1,1\n9,3,0,0,0,,,\n"
+    )
+    read = read_labels(written(tmp_path, "l.csv", text))
+    labels, lines = agreed(read, ["ich", "sah"])
+    np.testing.assert_array_equal(labels_of(labels, "ich"), [1, np.nan, 0])
+    np.testing.assert_array_equal(labels_of(agreed(read, ["ich"], "any")[0], "ich"), [1, 1, 0])
+    np.testing.assert_array_equal(labels_of(labels, "sah"), [0, 1, np.nan])
+    assert lines == [
+        "ich is the majority rule over ich_r1, ich_r2, ich_r3",
+        "no finding (a reader's, and there is sah itself): sah_r1, sah_r2",
+    ]
+    predictions = read_predictions(written(tmp_path, "p.csv", PREDICTIONS.replace("9,ich", "10,ich")))
+    assert match(predictions, labels) == [
+        "2 of 3 rows of labels match by scan_id",
+        "ich by their labels: 1 with it, 0 without, 1 unknown",
+    ]
+    with pytest.raises(Misuse, match="labels of ich_r1: 007, 8, 9: 'maybe' is no label"):
+        agreed(read.assign(ich_r1="maybe"), ["ich"])
+
+
 def test_a_file_that_is_not_there_or_no_table(tmp_path: Path) -> None:
-    with pytest.raises(Misuse, match="there is no file"):
+    with pytest.raises(Misuse, match="there is no table"):
         read_labels(tmp_path / "nothing.csv")
-    with pytest.raises(Misuse, match="is not a table"):
+    with pytest.raises(Misuse, match="is no table"):
         read_labels(written(tmp_path, "l.parquet", "text"))
 
 

@@ -10,12 +10,16 @@ import torch
 from pretraining.test_loop import SMALL, cohort
 from torch import nn
 
+from headct.encoders.vit import Block
 from headct.failure import Misuse
 from headct.pretraining import plan_of, pretrain
 from headct.pretraining.memory import LiveBytes, peak_bytes
-from headct.pretraining.plan import duration, growth_of, made_to_fit
+from headct.pretraining.objectives.twin import TwinSettings
+from headct.pretraining.plan import _bytes, duration, growth_of, made_to_fit
 from headct.pretraining.processes import Processes
 from headct.pretraining.scans import Scans
+from headct.pretraining.sharding import bytes_saved
+from headct.pretraining.step import new_objective
 
 ALONE = Processes("cpu")
 
@@ -45,8 +49,6 @@ def test_a_peak_holds_weights_gradients_and_activations() -> None:
 def test_memory_grows_in_proportion_to_scans() -> None:
     scans = Scans([cohort()])
     growth = growth_of(SMALL, scans, ALONE)
-    from headct.pretraining.plan import _bytes
-
     assert growth(12) == pytest.approx(_bytes(SMALL, scans, ALONE, 12), rel=0.15)
 
 
@@ -70,6 +72,46 @@ def test_activations_that_are_worked_out_twice_take_less_and_change_nothing(tmp_
     plain = pretrain([cohort()], tmp_path / "plain", deep)
     twice = pretrain([cohort()], tmp_path / "twice", replace(deep, recompute=True))
     assert twice.history["loss"].tolist() == pytest.approx(plain.history["loss"].tolist(), rel=1e-5)
+
+
+class Toy(nn.Module):
+    """Four blocks of which two are trained, and a layer in none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(Block(16, 2, 32) for _ in range(4))
+        self.blocks[2:].requires_grad_(False)
+        self.head = nn.Linear(16, 10, bias=False)
+
+
+def test_shards_save_what_a_process_does_not_keep() -> None:
+    """Oracle: the definition, with numbers of weights from PyTorch's own count of each part."""
+    toy = Toy()
+    block, head = (sum(one.numel() for one in part.parameters()) for part in (toy.blocks[0], toy.head))
+    for ranks in (2, 8):
+        weights, gradients, moments = 4 * block + head, 2 * block + head, 2 * (2 * block + head)
+        whole = 4 * (weights + gradients + moments)
+        share = whole / ranks
+        for_a_time = 4 * (head + head + 2 * block + block)  # loose weights and gradients; two blocks, gradients of one
+        assert bytes_saved(toy, ranks) == pytest.approx(whole - share - for_a_time, abs=1)
+    assert bytes_saved(toy, 1) == 0
+    assert bytes_saved(nn.Linear(4, 4), 2) == pytest.approx(4 * 20 * 4 / 2 - 2 * 4 * 20, abs=1)
+
+
+def test_a_plan_of_shards_is_smaller_and_says_so_and_one_that_cannot_be_is_refused() -> None:
+    scans, two = Scans([cohort()]), Processes("cpu", 0, 2)
+    dino = replace(SMALL.objectives["dino"], batch_norm=False)
+    deep = replace(SMALL, encoder_settings={**SMALL.encoder_settings, "depth": 8}, objectives={"dino": dino})
+    in_shards = replace(deep, shard=True)
+    saved = bytes_saved(new_objective(deep), 2)
+    assert saved > 0
+    assert _bytes(deep, scans, two, 2) - _bytes(in_shards, scans, two, 2) == pytest.approx(saved, rel=0.05)
+    assert _bytes(in_shards, scans, ALONE, 2) == pytest.approx(_bytes(deep, scans, ALONE, 2), rel=0.01)
+    with pytest.raises(Misuse, match="twin cannot be sharded"):
+        _bytes(replace(in_shards, objectives={"twin": TwinSettings()}), scans, two, 2)
+    plan = plan_of([cohort()], in_shards)
+    assert "shard changes nothing in one process: plan it under torchrun, as the run will be started" in plan.lines()
+    assert any(line.startswith("in shards over 2 processes") for line in replace(plan, processes=2).lines())
 
 
 def test_a_plan_counts_tokens_and_operations() -> None:

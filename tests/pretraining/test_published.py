@@ -101,6 +101,16 @@ def test_a_smoothed_view_is_smoothed_after_flips_and_offset() -> None:
     torch.testing.assert_close(filled(image, view, (12, 12, 12)).double(), expected, atol=1e-6, rtol=1e-5)
 
 
+@pytest.mark.parametrize(("name", "sigma"), [("sigma0.9", (0.9, 0.9, 0.9)), ("sigma_0.5_1.0_1.5", (0.5, 1.0, 1.5))])
+def test_smoothing_is_the_other_published_one_too(shared: Path, name: str, sigma: tuple[float, float, float]) -> None:
+    """CT-FM smooths its views by the same kernel, with another sigma along each axis."""
+    arrays = np.load(shared / "fixtures" / "ct-fm" / "tasks.npz")
+    seen = arrays["aug/input"][0].astype(float)
+    for axis, one in enumerate(sigma):
+        seen = np.moveaxis(np.tensordot(smoothing(one, seen.shape[axis]), seen, axes=(1, axis)), 0, axis)
+    assert_allclose(seen, arrays[f"aug/gaussian_smooth_{name}"][0], atol=1e-6)
+
+
 def test_draws_have_the_published_ranges_and_shares() -> None:
     rng = np.random.default_rng(1)
     first = [draw_global(rng, 0) for _ in range(4000)]

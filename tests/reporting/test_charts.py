@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headct.reporting.charts import Interval, curves, histogram, intervals, tallies
+from headct.reporting.findings import NAMES, called
 
 NASTY = '</svg><script>alert("x")</script>'
 
@@ -120,7 +121,13 @@ def test_intervals_are_drawn_to_scale_with_chance_and_n() -> None:
     ours, theirs = lines["curve mark"], lines["curve rest"]
     per_unit = (float(ours.get("x2")) - float(ours.get("x1"))) / 0.2
     assert float(theirs.get("x1")) - chance == pytest.approx(0.1 * per_unit, abs=0.3)
-    assert {"n = 420", "n = 1,420"} <= {text.text for text in drawing.findall("text")}
+    assert {"n = 420", "n = 1,420", "ours", "theirs"} <= {text.text for text in drawing.findall("text")}
+
+
+def test_the_names_of_findings_are_written_whole_beside_their_intervals() -> None:
+    rows = [Interval(label=called(name), value=0.9, low=0.8, high=1.0, n=12_345) for name in NAMES]
+    drawing = svg(intervals(rows, title="AUROC", x_label="AUROC", caption="", low=0.5, high=1.0))
+    assert {row.label for row in rows} <= {text.text for text in drawing.findall("text")}
 
 
 def test_hostile_words_stay_words() -> None:

@@ -7,6 +7,8 @@ from xml.etree import ElementTree
 import pytest
 from inputs.sample_results import predicted_scan
 
+from headct.reporting.drawing import LETTER, WIDTH
+from headct.reporting.findings import NAMES, called
 from headct.reporting.page import Provenance
 from headct.reporting.result_scan import Familiarity, Found, PredictedScan, probabilities, scan_page
 
@@ -30,7 +32,7 @@ def test_no_finding_is_an_answer_too() -> None:
 def test_reasons_to_doubt_stand_before_the_numbers() -> None:
     page = html(predicted_scan())
     assert page.index("unlike the scans the detector was trained on; the kernel is sharper") < page.index("<table")
-    calm = html(replace(predicted_scan(), reasons=(), familiarity=Familiarity(distance=1.0, usual=2.0)))
+    calm = html(replace(predicted_scan(), reasons=(), familiarity=Familiarity(distance=1.0, usual=2.0, share=0.99)))
     assert "Nothing about this scan speaks against" in calm
     assert "As near as most" in calm
 
@@ -52,6 +54,22 @@ def test_probabilities_are_drawn_on_an_axis_from_0_to_1() -> None:
     per_unit = (dots[0] - dots[3]) / (0.91 - 0.02)
     assert bars[0] - dots[3] == pytest.approx((0.31 - 0.02) * per_unit, abs=0.15)
     assert "subdural hematoma 0.91 (0.84 to 0.96), yes" in drawing.find("desc").text
+
+
+@pytest.mark.parametrize("answer", [0.1, 0.5])
+def test_names_are_whole_and_fit(answer: float) -> None:
+    """The longest name that findings have here, and a user's own that no phone could hold in one line."""
+    findings = [
+        Found(finding=name, probability=answer, low=0.05, high=0.6, threshold=0.3) for name in (*NAMES, "x" * 90)
+    ]
+    drawing = ElementTree.fromstring(re.search(r"<svg.*</svg>", probabilities(findings), re.DOTALL)[0])
+    words = [text.text for text in drawing.findall("text")]
+    assert {called(name) for name in NAMES} <= set(words)
+    answers = [word for word in words if word.endswith(", close")]
+    assert len(answers) == len(findings)
+    longest = max((word for word in words if word not in answers), key=len)
+    assert longest.endswith("x…")
+    assert LETTER * (len(longest) + len(answers[0])) < WIDTH
 
 
 def test_slices_of_positive_findings_are_shown_with_their_weights() -> None:

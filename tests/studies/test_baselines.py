@@ -8,11 +8,14 @@ import torch
 from torch import nn
 
 from headct import encoders
+from headct.checkpoints import Card, PretrainedEncoder
 from headct.detection.scans import Held
 from headct.embedding.machine import choose
 from headct.encoders import as_input
+from headct.preparing import recipes
 from headct.studies import baselines
 
+MACHINE = choose("fp32", "cpu")
 WINDOWS = [(40.0, 80.0), (100.0, 500.0)]
 SHAPE = (48, 56, 48)
 
@@ -55,27 +58,53 @@ def test_the_height_is_that_of_the_slices_with_a_head():
     np.testing.assert_array_equal(baselines.heights(held(array)), [[60.0], [160.0]])
 
 
-def test_random_weights_are_those_of_their_seed_and_leave_the_generator_alone(noise):
-    machine = choose("fp32", "cpu")
+@pytest.fixture(scope="module")
+def like() -> PretrainedEncoder:
+    card = Card(recipe=recipes["head-coarse"], windows={"brain": (40.0, 80.0), "soft": (100.0, 500.0)})
+    return PretrainedEncoder(encoders.build("conv-tiny", channels=2), card, "0" * 64)
+
+
+def test_random_weights_are_those_of_their_seed_and_leave_the_generator_alone(like, noise):
     before = torch.get_rng_state()
-    first, again, other = (baselines.random_weights("conv-tiny", {}, WINDOWS, noise, machine, s) for s in (0, 0, 1))
-    np.testing.assert_array_equal(first, again)
-    assert np.abs(first - other).max() > 1e-3
-    assert first.shape[0] == len(noise)
+    rows = np.arange(len(noise))
+    first, again, other = (baselines.random_encoder(like, noise, rows, MACHINE, seed) for seed in (0, 0, 1))
+    assert first.sha256 == again.sha256 != other.sha256
+    assert first.sha256 != like.sha256
+    assert not first.training
     assert torch.equal(before, torch.get_rng_state())
+    vectors = [baselines.seen_by(one, WINDOWS, noise, MACHINE) for one in (first, again, other)]
+    np.testing.assert_array_equal(vectors[0], vectors[1])
+    assert np.abs(vectors[0] - vectors[2]).max() > 1e-3
+    assert vectors[0].shape[0] == len(noise)
+
+
+def test_random_weights_of_another_architecture_have_the_windows_and_the_recipe_of_the_first(like, noise):
+    other = baselines.random_encoder(like, noise, np.arange(4), MACHINE, 0, "slices-tiny")
+    assert other.architecture == "slices-tiny"
+    assert (other.channels, other.recipe, other.card.windows) == (2, like.recipe, like.card.windows)
+
+
+def test_random_weights_know_nothing_of_scans_that_are_tested(like, noise):
+    changed = noise.held_arrays.copy()
+    changed[6:] = 500
+    train = np.arange(6)
+    ours, theirs = (baselines.random_encoder(like, scans, train, MACHINE, 0) for scans in (noise, held(changed)))
+    assert ours.sha256 == theirs.sha256
+    assert baselines.random_encoder(like, noise, np.arange(10), MACHINE, 0).sha256 != ours.sha256
 
 
 def test_settled_statistics_are_means_over_batches(noise):
     encoder = encoders.build("conv-tiny", channels=2)
     first = next(module for module in encoder.modules() if isinstance(module, nn.BatchNorm3d))
+    usual = first.momentum
     seen: list[torch.Tensor] = []
     first.register_forward_hook(lambda module, given, out: seen.append(given[0].mean(dim=(0, 2, 3, 4))))
-    baselines.settle(encoder, WINDOWS, noise, choose("fp32", "cpu"))
+    baselines.settle(encoder, WINDOWS, noise, np.arange(len(noise)), MACHINE)
     assert len(seen) == 2
+    assert first.momentum == usual
     torch.testing.assert_close(first.running_mean, torch.stack(seen).mean(dim=0), rtol=1e-4, atol=1e-5)
     with torch.inference_mode():
         x = as_input(torch.from_numpy(noise.arrays(np.arange(3))), WINDOWS)
         expected = encoder(x, torch.full((3, 3), 4.0)).scan.numpy()
-    np.testing.assert_allclose(
-        baselines.seen_by(encoder, WINDOWS, noise, choose("fp32", "cpu"))[:3], expected, rtol=1e-4, atol=1e-5
-    )
+    found = baselines.seen_by(encoder, WINDOWS, noise, MACHINE)[:3]
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from headct.preparing import recipes
 from headct.preparing.windows import WINDOWS
 from headct.studies import evaluation_predictions
 from headct.studies.evaluation import Study, evaluate_detectors, points_of, sides
-from headct.studies.evaluation_report import report_of_study
+from headct.studies.evaluation_report import mean_areas, report_of_study
 from headct.studies.evaluation_scans import Labelled, labelled_scans, open_detectors
 
 MACHINE = choose("fp32", "cpu")
@@ -176,6 +176,16 @@ def test_a_detector_without_splits_fails_a_check(place: Place, tmp_path: Path) -
     assert "bare has no splits.csv beside it" in found.notes[0]
 
 
+def test_scans_that_a_detector_learned_from_are_known_whatever_their_patients_are_called_now(place: Place) -> None:
+    """The labels that it learned from may have joined scans under another name: by that alone all would be tested."""
+    (entry,) = open_detectors([place.folder / "linear"])
+    assert entry.splits is not None
+    renamed = replace(entry, splits=entry.splits.assign(patient_id="z" + entry.splits["patient_id"]))
+    of_two = [labelled_scans([one], [place.cohort("night")], [place.folder / "night.csv"]) for one in (entry, renamed)]
+    assert set(of_two[0].parts) == {"train", "validation", "test"}
+    assert of_two[1].parts.tolist() == of_two[0].parts.tolist()
+
+
 def test_the_same_scan_of_two_patients_ends_it(place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     array_of = made.array_of
     monkeypatch.setattr(made, "array_of", lambda number, *rest: array_of(0 if number == 4 else number, *rest))
@@ -285,6 +295,26 @@ def test_every_number_of_the_tree_is_whole_and_on_the_page(two_by_two: tuple[Stu
                   "volume (ml)", "Hits and misses", "manufacturer"):  # fmt: skip
         assert words in html
     assert "Every patient on this page is virtual" not in html
+    areas = mean_areas(study)
+    row = study.rows[study.entries[0].name]
+    for place, mean in areas.items():
+        cells = [matrix.cells[row, place].area.value for matrix in study.transfer if (row, place) in matrix.cells]
+        assert mean.value == pytest.approx(np.mean(cells))
+        assert mean.low < mean.value or mean.value == 1
+        assert f"{mean.value:.3f} ({mean.low:.3f} to {mean.high:.3f}) on {place}" in html
+
+
+def test_a_page_claims_no_more_than_is_known_of_its_detectors(two_by_two: tuple[Study, Path]) -> None:
+    study, _ = two_by_two
+    record = report_of_study(study, files={}, examples=False).record
+    assert record["disjoint"].startswith("By patient, checked by identifier; among the scans of these cohorts")
+    assert "external" in record
+    silent = replace(study, entries=[replace(study.entries[0], splits=None), *study.entries[1:]])
+    for key in ("disjoint", "partitions"):
+        assert (
+            "as far as is known (no splits.csv beside linear)"
+            in report_of_study(silent, files={}, examples=False).record[key]
+        )
 
 
 def test_the_flow_adds_up(two_by_two: tuple[Study, Path]) -> None:

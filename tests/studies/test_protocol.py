@@ -17,25 +17,22 @@ import pytest
 import torch
 from sklearn.metrics import average_precision_score, roc_auc_score
 from studies import protocol_trees as trees
-from torch import nn
 
 from headct import encoders
 from headct.checkpoints import Card, PretrainedEncoder, load, save
 from headct.datasets import SETS
 from headct.detection import methods
 from headct.detection.linear import Linear
-from headct.detection.scans import Held
 from headct.detection.training.finetune import Full
 from headct.detection.training.loop import Schedule
 from headct.embedding.machine import choose
-from headct.encoders import apply_windows
 from headct.evaluation.comparison import delong
 from headct.failure import Failure, Misuse
 from headct.preparing import recipes
 from headct.preparing.windows import WINDOWS
 from headct.studies import protocol_job
 from headct.studies.protocol import PROTOCOLS, Protocol, named
-from headct.studies.protocol_features import channels_hu, random_encoder
+from headct.studies.protocol_features import channels_hu
 from headct.studies.protocol_job import Walked, Way, run_protocol
 from headct.studies.protocol_page import page_of
 from headct.studies.protocol_results import HISTOGRAM, MODEL, RANDOM, Learner, learners
@@ -96,6 +93,24 @@ def test_findings_are_those_of_the_set_and_numbers_of_others_have_a_source(name:
 def test_a_name_that_is_none_leads_to_one(name: str, says: str) -> None:
     with pytest.raises(Misuse, match=says):
         named(name)
+
+
+def test_numbers_of_others_are_those_that_were_published(shared: Path) -> None:
+    """Oracle: the charts of FM-HCT, measured, and CT-FM's table of predictions, evaluated by others."""
+    fm_hct = json.loads((shared / "fixtures" / "fm-hct" / "published_numbers.json").read_text())
+    of = {"cq500": ("CQ500", "ICH"), "rsna-2019": ("RSNA", "Any")}
+    for name in ("fm-hct-cq500", "fm-hct-rsna"):
+        place, finding = of[PROTOCOLS[name].dataset]
+        full = fm_hct["fine_tuning"][place][finding]["FM-HCT"]["auroc"]["value"]
+        linear = fm_hct["linear_probe_auroc"][place][finding]["FM-HCT"]["value"]
+        told = {known.method: float(known.theirs) for known in PROTOCOLS[name].published}
+        assert told == pytest.approx({"full": full, "linear": linear}, abs=0.005)
+    ct_fm = json.loads((shared / "fixtures" / "ct-fm" / "head_ct_metrics.json").read_text())["datasets"]
+    for name, place in (("ct-fm-sinoct", "SinoCT"), ("ct-fm-cq500", "CQ500")):
+        (known,) = PROTOCOLS[name].published
+        assert float(known.theirs) == pytest.approx(ct_fm[place]["systems"]["ct_fm_100pct"]["auroc"], abs=0.0005)
+        assert known.cases.startswith(f"{ct_fm[place]['n']} ")
+        assert known.cases.endswith(f"{ct_fm[place]['positives']} abnormal")
 
 
 # What came out
@@ -241,6 +256,17 @@ def test_a_folder_holds_one_protocol_and_one_model(place: Place, tmp_path: Path)
         place.again(place.out, named("bhsd"))
 
 
+def test_what_an_older_version_kept_is_not_gone_on_from(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its draws were all learned from with one seed: half a table of those would be mixed with these."""
+    monkeypatch.setattr(protocol_job, "FORMAT", protocol_job.FORMAT - 1)
+    place.again(tmp_path / "out")
+    monkeypatch.undo()
+    with pytest.raises(Misuse, match="holds results of another version of headct"):
+        place.again(tmp_path / "out")
+
+
 def test_a_model_of_another_recipe_is_refused(place: Place, tmp_path: Path) -> None:
     with pytest.raises(Misuse, match=r"head-coarse|recipe"):
         place.again(tmp_path / "out", model=trees.model(tmp_path / "model", recipe="head"))
@@ -275,6 +301,22 @@ def test_a_folder_of_something_else_is_an_error(place: Place, tmp_path: Path) ->
         run_protocol(PROTOCOL, tmp_path / "none", tmp_path / "out", encoder, MACHINE, place.way)
 
 
+def test_scans_that_a_set_gives_to_two_patients_are_named(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not an error, as it is for a user's own scans: the set is as it was published."""
+    real = protocol_job.duplicates
+    monkeypatch.setattr(protocol_job, "duplicates", lambda *of: real(*of, alike=-1.0))  # every two are alike
+    (note,) = [note for note in place.again(tmp_path).notes if "same vector" in note]
+    splits = pd.read_csv(place.out / "set" / "splits.csv")
+    sizes = splits["split"].value_counts()
+    pairs, apart = len(splits) * (len(splits) - 1) // 2, sum(size * (size - 1) // 2 for size in sizes)
+    assert note.startswith(
+        f"{pairs} pairs of scans of different patients have the same vector, {pairs - apart} of them"
+    )
+    assert not any("same vector" in note for note in place.walked.notes)
+
+
 def test_findings_that_nobody_has_are_an_error(place: Place, tmp_path: Path) -> None:
     with pytest.raises(Failure, match="nothing of ct-ich can be learned and tested") as told:
         place.again(tmp_path, replace(PROTOCOL, findings=("ivh", "sah")))
@@ -290,29 +332,6 @@ def test_learners_are_each_method_on_each_features_and_histograms_are_probed() -
     ]
     assert Learner(MODEL, "full").beside(RANDOM) == Learner(RANDOM, "full")
     assert Learner(MODEL, "full").beside(HISTOGRAM) == Learner(HISTOGRAM, "linear")
-
-
-def test_random_weights_depend_on_the_seed_and_their_norms_on_training_scans(place: Place) -> None:
-    model = load(place.model)
-    arrays = np.random.default_rng(0).normal(30, 20, (6, 24, 28, 24)).astype(np.int16)
-    scans = Held(np.zeros((6, 1), np.float32), arrays, np.full((6, 3), 4.0, np.float32))
-    train = np.arange(4)
-    one, same, other = (random_encoder(model, scans, train, MACHINE, seed) for seed in (0, 0, 1))
-    assert one.sha256 == same.sha256 != other.sha256
-    assert one.sha256 != model.sha256
-    assert not one.training
-    assert one.recipe == model.recipe
-    convolution, norm = next(
-        (before, after)
-        for before, after in zip([*one.modules()], [*one.modules()][1:], strict=False)
-        if isinstance(after, nn.BatchNorm3d)
-    )
-    seen: list[torch.Tensor] = []
-    hook = convolution.register_forward_hook(lambda part, given, gives: seen.append(gives))
-    one(apply_windows(torch.from_numpy(arrays[train]), list(model.card.windows.values())), torch.full((4, 3), 4.0))
-    hook.remove()
-    torch.testing.assert_close(norm.running_mean, seen[0].mean(dim=(0, 2, 3, 4)), rtol=1e-3, atol=1e-4)
-    assert norm.momentum is not None
 
 
 @pytest.mark.parametrize(("recipe", "shape"), [("fm-hct", (3, 8, 9, 7)), ("ct-fm-head", (1, 16, 9, 7))])

@@ -70,10 +70,11 @@ def adapt(
     from headct.checkpoints.layout import check_new
     from headct.cohort import Cohort
     from headct.cohort.journal import expect_writable
-    from headct.cohort.labels import read_labels, readers_rule
+    from headct.cohort.labels import read_labels
     from headct.detection import AdaptSettings
     from headct.detection import adapt as learn
     from headct.embedding.machine import choose
+    from headct.evaluation.cells import readers_rule
     from headct.reading.pseudonyms import user_key
 
     settings = AdaptSettings(method=method, shots=shots, seed=seed, validation=validation, test=test)

@@ -19,7 +19,7 @@ def demo(
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Little of everything: some two minutes.")] = False,
     checkpoint: Annotated[
-        Path | None, typer.Option("--checkpoint", metavar="DIR", help="One of a longer run, to stand beside the short.")
+        Path | None, typer.Option("--checkpoint", metavar="DIR", help="One of a longer run, instead of virtual-coarse.")
     ] = None,
 ) -> None:
     """Walk the whole way once on virtual patients: files, cohorts, pre-training, few labels, a test, and a page.

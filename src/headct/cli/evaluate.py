@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -30,7 +31,7 @@ def evaluate(
         typer.Option(
             "--labels",
             metavar="FILE",
-            help="Who, and 1, 0 or nothing for each finding; with --cohort it may be repeated.",
+            help="CSV, Parquet or Excel: who, and 1, 0 or nothing for each; with --cohort it may be repeated.",
         ),
     ],
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder of metrics.json and report.html.")],
@@ -44,7 +45,7 @@ def evaluate(
     predictions: Annotated[
         Path | None,
         typer.Option(
-            "--predictions", metavar="FILE", help="Instead of both: CSV or Parquet, scan_id, finding, probability."
+            "--predictions", metavar="FILE", help="Instead of both: a table of scan_id, finding, probability."
         ),
     ] = None,
     against: Annotated[
@@ -126,7 +127,7 @@ def evaluate(
     if predictions is not None:
         _expect(not detector and not cohort, "--predictions stand instead of --detector and --cohort")
         _expect(len(labels) == 1, "with --predictions there is one table of labels")
-        _of_tables(talk, predictions, labels[0], out, settings, against, measured, as_json=as_json)
+        _of_tables(talk, predictions, labels[0], out, settings, against, measured, readers, as_json=as_json)
         return
     _expect(bool(detector) and bool(cohort), "evaluate needs --detector and --cohort, or --predictions")
     _expect(against is None, "--against goes with --predictions; name several detectors to compare them")
@@ -150,21 +151,31 @@ def _of_tables(
     settings: EvaluationSettings,
     against: Path | None,
     measured: Path | None,
+    readers: str,
     *,
     as_json: bool,
 ) -> None:
     from headct import evaluation
+    from headct.evaluation.cells import readers_rule
     from headct.evaluation.evaluation import write_tree
+    from headct.evaluation.tables import agreed, match
     from headct.studies.evaluation_report import report_of_tables
 
+    rule = readers_rule(readers)
     told, truth = evaluation.read_predictions(predictions), evaluation.read_labels(labels)
+    truth, lines = agreed(truth, list(dict.fromkeys(told["finding"])), rule)
+    lines = [f"{labels.name}: {line}" for line in (*match(told, truth), *lines)]
+    for sentence in lines:
+        talk.say(sentence)
     found = None if measured is None else _measurements(measured, truth)
     other = None if against is None else evaluation.read_predictions(against)
     done = evaluation.evaluate(told, truth, settings, other)
     files = {"predictions": predictions, "labels": labels}
     files |= {name: path for name, path in (("against", against), ("measured", measured)) if path is not None}
     report = report_of_tables(done, told, truth, files=files, measurements=found)
-    tree = {**done.tree(), "measurements": None if found is None else found.tree()}
+    report = replace(report, notes=[*lines, *report.notes])
+    measurements = None if found is None else found.tree()
+    tree = {**done.tree(), "notes": [*lines, *done.notes], "measurements": measurements}
     write_tree(tree, out / "metrics.json")
     _write_page(report.page(), out)
     _tell(done, talk)
@@ -200,8 +211,8 @@ def _of_detectors(
 ) -> None:
     from headct.cohort import Cohort
     from headct.cohort.journal import expect_writable
-    from headct.cohort.labels import readers_rule
     from headct.embedding.machine import choose
+    from headct.evaluation.cells import readers_rule
     from headct.evaluation.evaluation import write_tree
     from headct.evaluation.tables import read_measured
     from headct.reading.pseudonyms import user_key
@@ -299,7 +310,7 @@ def _rows(done: Evaluation) -> Iterator[Mapping[str, Any]]:
         yield {
             "finding": "mean",
             "scans": macro["auroc"].n,
-            "with it": macro["auroc"].positives,
+            "with it": nothing,  # a scan has one finding and lacks another
             "AUROC": _shown(macro["auroc"]),
             "average precision": _shown(macro["average_precision"]),
             **dict.fromkeys(("sensitivity", "specificity", "F1", "F1 of always positive", "Brier"), nothing),

@@ -7,31 +7,34 @@ cohorts; others hold 1, 0 or nothing, for a finding or for a finding as one of s
 from __future__ import annotations
 
 import hashlib
-import re
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from difflib import get_close_matches
 from functools import cached_property
-from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal, cast, get_args
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from headct.cohort.cohort import Cohort
 from headct.cohort.ingest import fingerprint
+from headct.evaluation.cells import (
+    NEGATIVE,
+    POSITIVE,
+    UNKNOWN,
+    Readers,
+    by_reader,
+    combined,
+    parsed,
+    read_table,
+    reader_of,
+)
 from headct.failure import Misuse
 from headct.reading.pseudonyms import Kind, Pseudonyms
-
-POSITIVE = frozenset({"1", "yes", "y", "true", "t", "positive", "pos", "present", "+"})
-NEGATIVE = frozenset({"0", "no", "n", "false", "f", "negative", "neg", "absent"})
-UNKNOWN = frozenset({"", "nan", "na", "n/a", "<na>", "null", "none", "unknown", "uncertain", "?"})
-"""Spellings of a label, in any case."""
 
 KINDS: Mapping[str, Kind] = {"scan_id": "scan", "series_id": "series", "study_id": "study", "patient_id": "patient"}
 """Columns of `scans.parquet` by which a row may name scans, the most exact first, and their kinds of pseudonym."""
@@ -42,12 +45,7 @@ ABOUT = frozenset({"site", "age", "sex", "split"})
 NOT_FINDINGS = frozenset({*KINDS, *PATIENTS, *ABOUT, "path", "file", "files", "series", "study"})
 MEASURES = ("_mm", "_ml", "_deg", "_hu")
 """Ends of names of columns that hold a measurement, even where it happens to be 0 or 1."""
-
-Readers = Literal["majority", "any"]
 SHOWN = 5
-
-_READER_LAST = re.compile(r"(?P<finding>.+?)[_\-. :](?:r|rater|reader)[_\-. ]?(?P<reader>\d+)", re.IGNORECASE)
-_READER_FIRST = re.compile(r"(?:r|rater|reader)[_\-. ]?(?P<reader>\d+)[_\-. :]+(?P<finding>.+)", re.IGNORECASE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,8 +150,8 @@ def read_labels(
     table = read_table(path)
     found = _match(table, _Known(cohorts, key), path)
     columns, left_out = _findings(table, findings, found.column, path)
-    groups, of_readers = _by_reader(columns)
-    values = {name: _combined([columns[one] for one in ones], readers) for name, ones in groups.items()}
+    groups, of_readers = by_reader(columns)
+    values = {name: combined([columns[one] for one in ones], readers) for name, ones in groups.items()}
     _expect_once(found, pd.DataFrame(values), path)
     scans = [scan_id for ids in found.scans for scan_id in ids]
     rows = np.repeat(np.arange(len(found.scans)), [len(ids) for ids in found.scans])
@@ -194,70 +192,6 @@ def read_labels(
         counts={str(name): _counts(labels[name].to_numpy(), len(of_cohorts)) for name in labels},
     )
     return Labels(labels, patients, account)
-
-
-def readers_rule(name: str) -> Readers:
-    """The rule of this name over several readers. Raises Misuse where there is none."""
-    if name not in get_args(Readers):
-        raise Misuse(f"no rule over readers is called {name!r}", do=f"take {' or '.join(get_args(Readers))}")
-    return cast(Readers, name)
-
-
-def read_table(path: Path) -> pd.DataFrame:
-    """A table of text, nothing where a cell is empty. Raises Misuse where it cannot be read as one."""
-    kind = path.suffix.lower()
-    if kind in {".xlsx", ".xlsm"} and find_spec("openpyxl") is None:
-        raise Misuse(
-            f"{path} is an Excel file, which needs the package openpyxl",
-            do="run `pip install openpyxl`, or save the sheet as CSV",
-        )
-    try:
-        if kind in {".xlsx", ".xlsm"}:
-            table = _with_names(pd.read_excel(path, header=None, dtype=str, keep_default_na=False))
-        elif kind == ".parquet":
-            table = _texts(pd.read_parquet(path))
-        else:
-            lines = pd.read_csv(
-                path, header=None, dtype=str, keep_default_na=False, sep=_separator(path), encoding="utf-8-sig"
-            )
-            table = _with_names(lines)
-    except FileNotFoundError:
-        raise Misuse(f"there is no table of labels {path}", do="check the path") from None
-    except (OSError, ValueError, pa.ArrowException, pd.errors.ParserError) as error:
-        why = str(error).partition("\n")[0]
-        raise Misuse(f"{path} is no table", why=why, do="give a CSV, Parquet or Excel file") from error
-    table.columns = [str(name).strip() for name in table.columns]
-    repeated = [name for name, times in Counter(table.columns).items() if times > 1]
-    if repeated:
-        raise Misuse(f"{path} has two columns called {repeated[0]!r}", do="rename or remove one of them")
-    if table.empty:
-        raise Misuse(f"{path} has no rows", do="give a table with a row for each labelled scan, study or patient")
-    return table.apply(lambda column: column.str.strip())
-
-
-def _with_names(lines: pd.DataFrame) -> pd.DataFrame:
-    """A table whose first line names its columns; read so, for pandas would rename the second of two equal names."""
-    table = lines.iloc[1:].reset_index(drop=True)
-    table.columns = lines.iloc[0]
-    return table
-
-
-def _separator(path: Path) -> str:
-    """What most often stands between the names of the columns; a comma where nothing does."""
-    with path.open(encoding="utf-8-sig") as file:
-        head = file.readline()
-    return max(",;\t", key=head.count)
-
-
-def _texts(table: pd.DataFrame) -> pd.DataFrame:
-    """Cells as text; whole numbers without their point, whichever type a file gave them."""
-
-    def text(value: Any) -> str:
-        if value is None or value is pd.NA or (isinstance(value, float) and np.isnan(value)):
-            return ""
-        return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
-
-    return table.apply(lambda column: column.map(text)).astype(str)
 
 
 # ---- which scans a row is about ----
@@ -488,10 +422,10 @@ def _findings(
         if name.lower().endswith(MEASURES) and name not in wanted:
             left_out[name] = "a measurement by its name"
             continue
-        finding = _reader_of(name)[0]
+        finding = reader_of(name)[0]
         if wanted and name not in wanted and finding not in wanted:
             continue
-        values, wrong = _parsed(table[name].tolist())
+        values, wrong = parsed(table[name].tolist())
         minus = [row for row in wrong if table[name].iloc[row] in {"-1", "-1.0"}]
         if wrong and (wanted or len(minus) == len(wrong)):
             raise _no_label(table[name], wrong, minus, path)
@@ -501,7 +435,7 @@ def _findings(
             left_out[name] = "every value is unknown"
         else:
             columns[name] = values
-    known = {_reader_of(name)[0] for name in columns} | columns.keys()
+    known = {reader_of(name)[0] for name in columns} | columns.keys()
     missing = [name for name in wanted if name not in known]
     if missing:
         near = get_close_matches(missing[0], map(str, table.columns), n=1)
@@ -518,15 +452,6 @@ def _findings(
     return columns, left_out
 
 
-def _parsed(values: Sequence[str]) -> tuple[np.ndarray, list[int]]:
-    """1, 0 or NaN (rows,), and the rows that hold something else."""
-    meaning = dict.fromkeys(POSITIVE, 1.0) | dict.fromkeys(NEGATIVE, 0.0) | dict.fromkeys(UNKNOWN, np.nan)
-    meaning |= {"1.0": 1.0, "0.0": 0.0}
-    words = [value.lower() for value in values]
-    parsed = np.array([meaning.get(word, np.nan) for word in words])
-    return parsed, [row for row, word in enumerate(words) if word not in meaning]
-
-
 def _no_label(column: pd.Series, wrong: Sequence[int], minus: Sequence[int], path: Path) -> Misuse:
     shown = ", ".join(f"row {_line(row)} {column.iloc[row]!r}" for row in wrong[:SHOWN])
     more = f", and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
@@ -536,39 +461,6 @@ def _no_label(column: pd.Series, wrong: Sequence[int], minus: Sequence[int], pat
     else:
         do, why = "write 1, 0 or nothing; make a number or a grade into a label by a threshold of your choice", ""
     return Misuse(f"{path.name} has values that are no label in {column.name}: {shown}{more}", why=why, do=do)
-
-
-def _reader_of(column: str) -> tuple[str, str]:
-    """The finding and the reader that a column's name tells; no reader where it tells none."""
-    found = _READER_LAST.fullmatch(column) or _READER_FIRST.fullmatch(column)
-    return (found["finding"].strip(), found["reader"]) if found else (column, "")
-
-
-def _by_reader(columns: Iterable[str]) -> tuple[dict[str, list[str]], dict[str, str]]:
-    """The columns of each finding, and those that are left out and why: readers' beside what was made of them.
-
-    One that a single reader has keeps its name, for it may not mean a reader.
-    """
-    groups: dict[str, list[str]] = defaultdict(list)
-    for column in columns:
-        groups[_reader_of(column)[0]].append(column)
-    left_out = {
-        column: f"a reader's, and there is {name} itself"
-        for name, ones in groups.items()
-        if name in ones
-        for column in ones
-        if column != name
-    }
-    kept = {name: [name] if name in ones else ones for name, ones in groups.items()}
-    return {name if len(ones) > 1 else ones[0]: ones for name, ones in kept.items()}, left_out
-
-
-def _combined(readers: Sequence[np.ndarray], rule: Readers) -> np.ndarray:
-    """One label (rows,) of several readers, of whom the unknown have no vote; an even vote is unknown."""
-    votes = np.stack(readers)
-    known, positive = np.isfinite(votes).sum(axis=0), (votes == 1).sum(axis=0)
-    twice = 2 * positive - known if rule == "majority" else positive - 0.5
-    return np.where((known == 0) | (twice == 0), np.nan, (twice > 0).astype(float))
 
 
 def _counts(values: np.ndarray, scans: int) -> tuple[int, int, int]:

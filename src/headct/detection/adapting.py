@@ -26,6 +26,7 @@ from headct.detection.scans import scans_of
 from headct.detection.shots import Shots, draw_shots
 from headct.detection.splits import check_patients, read_splits, split, splits_table
 from headct.embedding.machine import Machine
+from headct.evaluation.leakage import no_duplicates
 from headct.evaluation.metrics import auroc
 from headct.failure import Misuse
 
@@ -98,7 +99,8 @@ def adapt(
     Vectors are kept in `cache` (`scans_of`). Patients are shared out by the seed, or by the table `splits`. A finding
     of too few patients is left out and said; one that is `required` is an error. `progress` gives the one for a part
     of the work. Raises Misuse where nothing can be learned from the labels, a patient is in two splits, or a cohort
-    has another recipe than the encoder.
+    has another recipe than the encoder; Failure where scans of different patients are the same, for one of them would
+    be learned from and the other validated or tested on.
     """
     begun_s = time.monotonic()
     for cohort in cohorts:
@@ -117,6 +119,8 @@ def adapt(
         cohorts, scan_ids, encoder, machine, cache,
         batch_size=batch_size, workers=workers, progress=progress("embedding"),
     )  # fmt: skip
+    placed = np.flatnonzero(parts != "")
+    no_duplicates(scans.vectors(placed), [scan_ids[row] for row in placed], [patients[row] for row in placed])
     task = Task(
         encoder=encoder,
         scans=scans,
@@ -129,7 +133,7 @@ def adapt(
         machine=machine,
     )
     fitted, ladder = _fitted(task, settings, progress)
-    detector, rows = _detector(task, fitted, _met(cohorts, scan_ids, task.train))
+    detector, rows = _detector(task, fitted, _met(cohorts, scan_ids, task.known(task.train)))
     account = _impersonal(labels.account)
     sentences = [*account.sentences(), *_told(task, parts, shots, splits), *notes]
     record = {
@@ -295,7 +299,8 @@ def _detector(task: Task, fitted: Fitted, met: Met) -> tuple[Detector, list[dict
                 "validation AUROC": auroc(truth, score),
             }
         )
-    familiar = Familiar.of(task.scans.vectors(task.train), task.scans.vectors(task.validation), task.seed)
+    learned_from = task.scans.vectors(task.known(task.train))
+    familiar = Familiar.of(learned_from, task.scans.vectors(task.validation), task.seed)
     return Detector(task.encoder, fitted, tuple(calibrations), tuple(points), familiar, met), rows
 
 

@@ -1,4 +1,8 @@
-"""Few-shot curves: the same task with fewer labels, again and again, and what each gives on scans kept for a test."""
+"""Few-shot curves: the same task with fewer labels, again and again, and what each gives on scans kept for a test.
+
+Each draw has a seed of its own, made from the task's and its number, so that draws differ as repeated training does:
+who is drawn and how the learning begins both vary. All K of a draw share its seed, as they share the order of scans.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +25,7 @@ LEVEL = 0.95
 class Few:
     """A task of which training has few labels. `size` is K, or the share of patients, `draw` the number of its draw.
 
-    Findings that were not drawn at this size are left out of the task.
+    Findings that were not drawn at this size are left out of the task, whose seed is that of its draw.
     """
 
     size: float
@@ -43,7 +47,7 @@ def by_shots(task: Task, scan_ids: Sequence[str], shots: Shots) -> Iterator[Few]
             for name in findings:
                 drawn = shots.labels(name, k, draw)
                 known[name] = (np.array([row_of[one] for one in drawn.index]), drawn.to_numpy())
-            yield Few(k, draw, _with(task, known))
+            yield Few(k, draw, _with(task, known, draw))
 
 
 def by_fractions(task: Task, fractions: Fractions) -> Iterator[Few]:
@@ -54,32 +58,34 @@ def by_fractions(task: Task, fractions: Fractions) -> Iterator[Few]:
             rows = task.train[chosen[task.train]]
             labels = {name: task.labels[rows, column] for column, name in enumerate(task.findings)}
             known = {name: (rows, told) for name, told in labels.items() if {0.0, 1.0} <= set(told[np.isfinite(told)])}
-            yield Few(share, draw, _with(task, known))
+            yield Few(share, draw, _with(task, known, draw))
 
 
-def _with(task: Task, known: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Task:
-    """The task of these findings, of which training knows these rows only."""
+def _with(task: Task, known: Mapping[str, tuple[np.ndarray, np.ndarray]], draw: int) -> Task:
+    """The task of these findings, of which training knows these rows only, with the seed of the draw."""
     columns = [task.findings.index(name) for name in known]
     labels = task.labels[:, columns].copy()
     labels[task.train] = np.nan
     for column, (rows, told) in enumerate(known.values()):
         assert np.isin(rows, task.train).all(), "labels were drawn that are not for training"
         labels[rows, column] = told
-    return replace(task, findings=tuple(known), labels=labels)
+    return replace(task, findings=tuple(known), labels=labels, seed=seed_of(task.seed, draw))
+
+
+def seed_of(seed: int, draw: int) -> int:
+    """The seed of a draw: another for each pair of numbers, which `seed + draw` would not be."""
+    return int(np.random.SeedSequence([seed, draw]).generate_state(1)[0])
 
 
 def measured(few: Iterator[Few], method: Method, test: np.ndarray, progress: Progress = quiet) -> pd.DataFrame:
     """AUROC on the rows `test` of what the method learns from each: a table of size, draw, finding, auroc.
-
-    Each draw has a seed of its own, made from the task's, so that draws differ as repeated training does.
 
     The finding `macro` is the mean over those of its size and draw. A finding that `test` lacks a class of is left
     out.
     """
     rows = []
     for done, one in enumerate(few, start=1):
-        seed = int(np.random.SeedSequence([one.task.seed, one.draw]).generate_state(1)[0])
-        fitted = method.fit(replace(one.task, seed=seed))
+        fitted = method.fit(one.task)
         scores, labels = fitted.scores(one.task.scans, test), one.task.labels[test]
         areas = {}
         for column, finding in enumerate(one.task.findings):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Self
@@ -24,7 +25,7 @@ class Familiar:
     """Mahalanobis distance from the training vectors, their covariance shrunk by Ledoit and Wolf (2004).
 
     Its size means nothing by itself and is larger for scans that were not trained on, so it is compared with the
-    distances of validation scans.
+    distances of validation scans. Of few training scans little is familiar, which these distances know too.
     """
 
     scaling: Scaling
@@ -49,6 +50,11 @@ class Familiar:
         """(n,) of vectors (n, F)."""
         found: np.ndarray = np.linalg.norm(self.scaling(vectors) @ self.root, axis=1)
         return found
+
+    @property
+    def usual(self) -> float:
+        """The distance within which `DOUBT` of the validation scans lie: whatever lies farther out is to be doubted."""
+        return float(self.validation[math.ceil(DOUBT * len(self.validation)) - 1])
 
     def __call__(self, vectors: np.ndarray) -> np.ndarray:
         """Share (n,) of validation scans that are nearer: 0.5 for a scan like most, 1 for one further than all."""

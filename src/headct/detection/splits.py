@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from headct.cohort.labels import read_table
+from headct.evaluation.cells import read_table
 from headct.failure import Misuse
 
 PARTS = ("train", "validation", "test")

@@ -16,11 +16,12 @@ import pandas as pd
 from numpy.typing import ArrayLike
 from scipy.special import ndtr
 
+from headct.evaluation.cells import UNKNOWN
 from headct.evaluation.comparison import Difference, corrected
 from headct.evaluation.intervals import Area, Estimate, Patients, correlation, of_difference
 from headct.evaluation.leakage import enough
 from headct.evaluation.metrics import checked
-from headct.evaluation.tables import UNKNOWN, stripped
+from headct.evaluation.tables import stripped
 from headct.failure import Failure
 
 EDGES: Mapping[str, tuple[float, ...]] = MappingProxyType(

@@ -1,9 +1,9 @@
-"""The tables that are evaluated, as they are written by `headct predict` or by anyone else: CSV or Parquet.
+"""The tables that are evaluated, as `headct predict` or anyone else writes them: CSV, Parquet or Excel.
 
 Predictions: `scan_id, finding, probability`, a row for each scan and finding; optional `low, high, ood, reasons` and
-`split`. Labels: `scan_id, patient_id`, then a column for each finding that holds 1, 0 or nothing (unknown). Other
-columns of the labels (`site`, `manufacturer`, `kernel`, `age`, ...) are what subgroups are made of. Identifiers are
-texts: `007` is not `7`.
+`split`. Labels: `scan_id, patient_id`, then a column for each finding, or for each of its readers, that holds 1, 0 or
+nothing (unknown), in the spellings of `headct.evaluation.cells`. Other columns of the labels (`site`, `manufacturer`,
+`kernel`, `age`, ...) are what subgroups are made of. Identifiers are texts: `007` is not `7`.
 """
 
 from __future__ import annotations
@@ -16,14 +16,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from headct.evaluation.cells import UNKNOWN, Readers, combined, opened, parsed, reader_of
 from headct.evaluation.intervals import Patients
 from headct.evaluation.metrics import Array
 from headct.failure import Misuse
 
 SHOWN = 5
 """Rows that an error names before it counts the others."""
-TRUE_FALSE = {"1": 1.0, "1.0": 1.0, "true": 1.0, "0": 0.0, "0.0": 0.0, "false": 0.0, "": np.nan, "nan": np.nan}
-UNKNOWN = {"", "nan", "none", "<na>"}
 SPLITS = {"train": "train", "validation": "validation", "val": "validation", "valid": "validation", "test": "test"}
 
 
@@ -69,7 +68,7 @@ def read_predictions(path: Path) -> pd.DataFrame:
     wrong = ~((numbers >= 0) & (numbers <= 1))
     if wrong.any():
         raise Misuse(
-            f"{path}: {_rows(table, wrong)}: the probability is {text[wrong].iloc[0] or 'empty'}",
+            f"{path}: {_rows(table[wrong])}: the probability is {text[wrong].iloc[0] or 'empty'}",
             why="a probability is a number in 0..1",
             do="turn scores into probabilities, and leave out the rows of scans that were not predicted",
         )
@@ -77,7 +76,7 @@ def read_predictions(path: Path) -> pd.DataFrame:
     twice = table.duplicated(["scan_id", "finding"], keep=False)
     if twice.any():
         raise Misuse(
-            f"{path}: {_rows(table, twice)}: predicted more than once for {table['finding'][twice].iloc[0]}",
+            f"{path}: {_rows(table[twice])}: predicted more than once for {table['finding'][twice].iloc[0]}",
             why="a scan counts once",
             do="keep one row for each scan and finding",
         )
@@ -89,22 +88,55 @@ def read_predictions(path: Path) -> pd.DataFrame:
 
 
 def read_labels(path: Path) -> pd.DataFrame:
-    """Labels, checked: `scan_id, patient_id` as text; other columns as they are, and numbers where all are numbers.
+    """Labels, checked: `scan_id, patient_id` as text; other columns as they are.
 
     Raises Misuse for a file that is no such table, for scans listed twice and scans of nobody.
     """
     table = _read(path, ("scan_id", "patient_id"))
     twice = table.duplicated("scan_id", keep=False)
     if twice.any():
-        raise Misuse(f"{path}: {_rows(table, twice)}: listed more than once", do="keep one row for each scan")
+        raise Misuse(f"{path}: {_rows(table[twice])}: listed more than once", do="keep one row for each scan")
     nobody = table["patient_id"].str.lower().isin(UNKNOWN)
     if nobody.any():
         raise Misuse(
-            f"{path}: {_rows(table, nobody)}: the patient_id is empty",
+            f"{path}: {_rows(table[nobody])}: the patient_id is empty",
             why="intervals count patients, and scans of one patient must be known to be so",
             do="fill it in; where each scan is of a patient of its own, copy scan_id",
         )
     return table
+
+
+def agreed(
+    labels: pd.DataFrame, findings: Sequence[str], readers: Readers = "majority"
+) -> tuple[pd.DataFrame, list[str]]:
+    """Labels with one column for each of the findings that several readers have read, and sentences on how.
+
+    A column of the finding itself goes before those of readers. Raises Misuse for a reader's value that is no label.
+    """
+    lines, made = [], {}
+    for finding in findings:
+        ones = [name for name in map(str, labels.columns) if name != finding and reader_of(name)[0] == finding]
+        if len(ones) < 2:  # one alone may not mean a reader
+            continue
+        if finding in labels:
+            lines.append(f"no finding (a reader's, and there is {finding} itself): {', '.join(ones)}")
+        else:
+            made[finding] = combined([labels_of(labels, one) for one in ones], readers)
+            lines.append(f"{finding} is the {readers} rule over {', '.join(ones)}")
+    return labels.assign(**made), lines
+
+
+def match(predictions: pd.DataFrame, labels: pd.DataFrame) -> list[str]:
+    """How two tables go together, in sentences: rows that match, and how many have each predicted finding."""
+    rows = labels["scan_id"].isin(predictions["scan_id"]).to_numpy()
+    lines = [f"{int(rows.sum()):,} of {len(rows):,} rows of labels match by scan_id"]
+    for finding in map(str, dict.fromkeys(predictions["finding"])):
+        if finding in labels:
+            known = labels_of(labels, finding)[rows]
+            with_it, without = int((known == 1).sum()), int((known == 0).sum())
+            unknown = len(known) - with_it - without
+            lines.append(f"{finding} by their labels: {with_it:,} with it, {without:,} without, {unknown:,} unknown")
+    return lines
 
 
 def read_measured(path: Path) -> pd.DataFrame:
@@ -112,21 +144,20 @@ def read_measured(path: Path) -> pd.DataFrame:
     table = _read(path, ("scan_id",))
     twice = table.duplicated("scan_id", keep=False)
     if twice.any():
-        raise Misuse(f"{path}: {_rows(table, twice)}: measured more than once", do="keep one row for each scan")
+        raise Misuse(f"{path}: {_rows(table[twice])}: measured more than once", do="keep one row for each scan")
     return table
 
 
 def labels_of(labels: pd.DataFrame, finding: str) -> Array:
     """One column of labels as 1, 0 or NaN, (rows,). Raises Misuse, with the rows named, for anything else."""
-    text = texts(labels[finding])
-    wrong = ~text.isin(list(TRUE_FALSE))
-    if wrong.any():
+    values, wrong = parsed(stripped(labels[finding]).tolist())
+    if wrong:
         raise Misuse(
-            f"labels of {finding}: {_rows(labels, wrong)}: {labels[finding][wrong].iloc[0]!r} is no label",
+            f"labels of {finding}: {_rows(labels.iloc[wrong])}: {labels[finding].iloc[wrong[0]]!r} is no label",
             why="a label is 1, 0 or empty (unknown)",
             do="mend these rows, or leave the column out",
         )
-    return np.asarray(text.map(TRUE_FALSE), dtype=float)
+    return values
 
 
 def join(predictions: pd.DataFrame, labels: pd.DataFrame) -> tuple[dict[str, Case], list[str]]:
@@ -199,15 +230,7 @@ def texts(column: pd.Series) -> pd.Series:
 
 
 def _read(path: Path, needed: Sequence[str]) -> pd.DataFrame:
-    if not path.is_file():
-        raise Misuse(f"there is no file {path}", do="check the path")
-    try:
-        if path.suffix == ".parquet":
-            table = pd.read_parquet(path)
-        else:
-            table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    except (OSError, ValueError, UnicodeDecodeError) as error:  # pandas' and pyarrow's own errors are ValueErrors
-        raise Misuse(f"{path} is not a table", why=str(error).splitlines()[0], do="write CSV or Parquet") from error
+    table = opened(path)
     missing = [name for name in needed if name not in table.columns]
     if missing:
         raise Misuse(
@@ -215,8 +238,6 @@ def _read(path: Path, needed: Sequence[str]) -> pd.DataFrame:
             why=f"it has {', '.join(map(str, table.columns))}",
             do=f"give it the columns {', '.join(needed)}",
         )
-    if table.empty:
-        raise Misuse(f"{path} has no rows")
     for name in ("scan_id", "patient_id", "finding"):
         if name in table:
             table[name] = stripped(table[name])
@@ -231,7 +252,7 @@ def _splits(path: Path, table: pd.DataFrame) -> pd.Series:
     wrong = ~text.isin([*SPLITS, ""])
     if wrong.any():
         raise Misuse(
-            f"{path}: {_rows(table, wrong)}: {text[wrong].iloc[0]!r} is no split",
+            f"{path}: {_rows(table[wrong])}: {text[wrong].iloc[0]!r} is no split",
             do="a split is train, validation or test",
         )
     return text.map({**SPLITS, "": ""})
@@ -244,15 +265,15 @@ def _shares(path: Path, table: pd.DataFrame, column: str) -> pd.Series:
     wrong = (text != "") & ~((numbers >= 0) & (numbers <= 1))
     if wrong.any():
         raise Misuse(
-            f"{path}: {_rows(table, wrong)}: {column} is {text[wrong].iloc[0]!r}",
+            f"{path}: {_rows(table[wrong])}: {column} is {text[wrong].iloc[0]!r}",
             do=f"{column} is a number in 0..1, or empty; leave the column out where it is not known",
         )
     return numbers.astype(float)
 
 
-def _rows(table: pd.DataFrame, chosen: pd.Series) -> str:
-    """The scans of some rows, so that they can be found."""
-    return named(list(dict.fromkeys(table["scan_id"][chosen])))
+def _rows(chosen: pd.DataFrame) -> str:
+    """The scans of these rows, so that they can be found."""
+    return named(list(dict.fromkeys(chosen["scan_id"])))
 
 
 def named(names: Sequence[object]) -> str:

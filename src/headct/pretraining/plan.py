@@ -22,6 +22,7 @@ from headct.pretraining.objectives import Batch, Mixture
 from headct.pretraining.processes import Processes
 from headct.pretraining.scans import Scans
 from headct.pretraining.settings import PretrainSettings
+from headct.pretraining.sharding import bytes_saved, expect_shardable
 from headct.pretraining.speed import operations, peak_of
 from headct.pretraining.step import autocast, descend, feed_of, kept_random, new_objective, new_optimizer, order_of
 
@@ -65,6 +66,10 @@ class Plan:
             f"{self.memory_bytes / 2**30:.2f} GiB of tensors at most, in each process{recomputed}",
             f"{self.step_s:.2f} s a step, {batch / self.step_s:.1f} scans/s: {duration(self.seconds)} in all",
         ]
+        if settings.shard and self.processes > 1:
+            lines.append(f"in shards over {self.processes} processes: what they save is reckoned, not measured")
+        elif settings.shard:
+            lines.append("shard changes nothing in one process: plan it under torchrun, as the run will be started")
         if on_gpu:
             lines.append(f"{self.seconds * self.processes / 3600:.1f} GPU-hours")
         if (peak := peak_of(self.device, settings.precision)) is not None:
@@ -114,8 +119,11 @@ def _parts(scans: int) -> list[int]:
 
 
 def _gradients_kept(settings: PretrainSettings, processes: Processes, accumulate: int) -> int:
-    """Bytes of gradients that lie there twice: between the parts of a step, or as what processes send each other."""
-    if accumulate == 1 and processes.ranks == 1:
+    """Bytes of gradients that lie there twice: between the parts of a step, or as what processes send each other.
+
+    In shards they are sent block by block, but between the parts of a step all of them are whole.
+    """
+    if accumulate == 1 and (processes.ranks == 1 or settings.shard):
         return 0
     with torch.device("meta"):
         encoder = build(settings.encoder, **settings.encoder_settings)
@@ -123,7 +131,10 @@ def _gradients_kept(settings: PretrainSettings, processes: Processes, accumulate
 
 
 def growth_of(settings: PretrainSettings, scans: Scans, processes: Processes) -> Callable[[int], float]:
-    """How many bytes a process holds at most, for any number of scans at a time; the same in all processes."""
+    """How many bytes a process holds at most, for any number of scans at a time; the same in all processes.
+
+    Measured as if nothing were sharded, less what shards save. Raises Misuse where it cannot be sharded as asked.
+    """
     small, large = (processes.most(_bytes(settings, scans, processes, number)) for number in (SMALL, LARGE))
     a_scan = (large - small) / (LARGE - SMALL)
     return lambda number: small + (number - SMALL) * a_scan
@@ -133,6 +144,10 @@ def _bytes(settings: PretrainSettings, scans: Scans, processes: Processes, numbe
     gc.collect()  # blocks that work their activations out twice refer to themselves
     held = torch.cuda.memory_allocated(processes.device) if processes.device.startswith("cuda") else 0
     objective = new_objective(settings, processes.device)
+    saved = 0
+    if settings.shard and processes.ranks > 1:
+        expect_shardable(objective)
+        saved = bytes_saved(objective, processes.ranks)
     optimizer = new_optimizer(objective)
     batch = _batch(settings, scans, processes, objective, number)
 
@@ -142,7 +157,7 @@ def _bytes(settings: PretrainSettings, scans: Scans, processes: Processes, numbe
     # the optimiser's two numbers of each weight come with the first step, and lie beside the activations of the next
     trained = sum(weight.numel() for weight in objective.parameters() if weight.requires_grad)
     try:
-        return peak_bytes(step, objective, processes.device) - held + 8 * trained
+        return peak_bytes(step, objective, processes.device) - held + 8 * trained - saved
     except torch.OutOfMemoryError as error:
         raise Misuse(
             f"{number} scans at a time do not fit into the memory of the device",

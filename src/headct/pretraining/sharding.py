@@ -22,14 +22,9 @@ from headct.pretraining.processes import Processes
 def sharded(objective: Mixture, processes: Processes) -> None:
     """Cut the weights of an objective over all processes, in place; before its optimiser is made.
 
-    Raises Misuse where scans decide which weights take part in a step: shards are exchanged by all or by none.
+    Raises Misuse where it cannot be (`expect_shardable`).
     """
-    if objective.truth or objective.partners:
-        raise Misuse(
-            f"{' and '.join(objective.parts)} cannot be sharded",
-            why="a scan without truth or partner leaves weights without a gradient, in one process and not in others",
-            do="leave shard out, or take an objective of unlabelled scans alone",
-        )
+    expect_shardable(objective)
     from torch.distributed.device_mesh import init_device_mesh  # a second, which runs without shards do not pay
     from torch.distributed.fsdp import fully_shard
 
@@ -37,9 +32,44 @@ def sharded(objective: Mixture, processes: Processes) -> None:
     if kind == "cuda":
         nn.SyncBatchNorm.convert_sync_batchnorm(objective)  # type: ignore[no-untyped-call]
     mesh = init_device_mesh(kind, (processes.ranks,))
-    for block in [module for module in objective.modules() if isinstance(module, Block)]:
+    for block in _blocks(objective):
         fully_shard(block, mesh=mesh)
     fully_shard(objective, mesh=mesh)
+
+
+def expect_shardable(objective: Mixture) -> None:
+    """Raises Misuse where scans decide which weights take part in a step: shards are exchanged by all or by none."""
+    if objective.truth or objective.partners:
+        raise Misuse(
+            f"{' and '.join(objective.parts)} cannot be sharded",
+            why="a scan without truth or partner leaves weights without a gradient, in one process and not in others",
+            do="leave shard out, or take an objective of unlabelled scans alone",
+        )
+
+
+def bytes_saved(objective: nn.Module, ranks: int) -> int:
+    """How many bytes fewer a process holds at most when a step's weights are cut over so many of them.
+
+    Of weights, gradients and Adam's two numbers, float32 all, it keeps its share. For a time it holds more as a whole:
+    what lies in no block, with its gradients, and of the blocks two, one of them with its gradients, as the next is
+    fetched while one is worked on. Never below zero: a small model in shards takes no less.
+    """
+    weights, trained = _numbers(objective)
+    blocks = [_numbers(block) for block in _blocks(objective)]
+    loose = weights - sum(one for one, _ in blocks) + trained - sum(one for _, one in blocks)
+    largest = max((2 * one + of_trained for one, of_trained in blocks), default=0)
+    kept = 4 * (weights + 3 * trained)
+    return max(0, kept - kept // ranks - 4 * (loose + largest))
+
+
+def _blocks(objective: nn.Module) -> list[nn.Module]:
+    return [module for module in objective.modules() if isinstance(module, Block)]
+
+
+def _numbers(module: nn.Module) -> tuple[int, int]:
+    """All weights, and those that are trained."""
+    every = list(module.parameters())
+    return sum(one.numel() for one in every), sum(one.numel() for one in every if one.requires_grad)
 
 
 def gradients_summed(module: nn.Module, *, now: bool) -> bool:

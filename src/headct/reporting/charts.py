@@ -225,21 +225,23 @@ def intervals(
 ) -> Markup:
     """A dot with its interval for each row, on one axis that holds `low` to `high`; chance is a line. A figure.
 
-    Ours are filled dots in the accent, baselines open dots in grey.
+    Ours are filled dots in the accent, baselines open dots in grey. Names stand above their dots, whole.
     """
-    left, right, pitch, top = 140.0, WIDTH - 62.0, 24, 18.0
+    left, right, pitch, top = 14.0, WIDTH - 14.0, 40.0, 10.0
     bottom = top + pitch * len(rows)
     axis = linear(min(low, *(row.low for row in rows)), max(high, *(row.high for row in rows)), left, right)
-    parts = [line(axis.at(tick), top - 8, axis.at(tick), bottom, "grid") for tick in axis.ticks]
-    if chance is not None:
-        parts.append(line(axis.at(chance), top - 8, axis.at(chance), bottom, "chance"))
+    parts = []
     for index, row in enumerate(rows):
-        y, kind = top + pitch * (index + 0.5), "mark" if row.ours else "rest"
+        above, kind, cases = top + pitch * index, "mark" if row.ours else "rest", f"n = {row.n:,}"
+        y = above + 26
+        parts += [line(axis.at(tick), y - 9, axis.at(tick), y + 9, "grid") for tick in axis.ticks]
+        if chance is not None:
+            parts.append(line(axis.at(chance), y - 9, axis.at(chance), y + 9, "chance"))
         parts += [
-            text(left - 10, y + 4, shortened(row.label, 20), "end"),
+            text(2, above + 12, shortened(row.label, int(WIDTH / LETTER) - len(cases) - 2)),
             line(axis.at(row.low), y, axis.at(row.high), y, f"curve {kind}"),
             dot(axis.at(row.value), y, kind),
-            text(WIDTH - 2, y + 4, f"n = {row.n:,}", "end", "tick"),
+            text(WIDTH - 2, above + 12, cases, "end", "tick"),
         ]
     parts.append(across_axis(axis, bottom, x_label, spare=30))
     said = "; ".join(f"{row.label} {row.value:.3f} ({row.low:.3f} to {row.high:.3f}, n = {row.n:,})" for row in rows)

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
-from headct.reporting.drawing import WIDTH, across_axis, dot, drawing, figure, line, shortened, text
+from headct.reporting.drawing import LETTER, WIDTH, across_axis, dot, drawing, figure, line, shortened, text
 from headct.reporting.findings import called
 from headct.reporting.page import Page, Provenance, Section
 from headct.reporting.result_pictures import Shown, in_windows
@@ -47,10 +47,11 @@ class Found:
 
 @dataclass(frozen=True, kw_only=True)
 class Familiarity:
-    """How far the scan lies from those the detector was trained on; 95 % of its validation scans lie within `usual`."""
+    """How far the scan lies from those the detector was trained on; `share` of validation scans lie within `usual`."""
 
     distance: float
     usual: float
+    share: float
 
     @property
     def is_unfamiliar(self) -> bool:
@@ -134,19 +135,25 @@ def _probabilities(scan: PredictedScan) -> Section:
 
 
 def probabilities(findings: Sequence[Found]) -> Markup:
-    """A dot with its interval for each finding on an axis from 0 to 1, the operating point as a bar. A figure."""
-    left, right, pitch, top = 178.0, WIDTH - 78.0, 24.0, 14.0
+    """A dot with its interval for each finding on an axis from 0 to 1, the operating point as a bar. A figure.
+
+    Names stand above their dots, for the longest would leave these no room beside them.
+    """
+    left, right, pitch, head, top = 12.0, WIDTH - 12.0, 46.0, 18.0, 4.0
     bottom = top + pitch * len(findings)
-    axis = Axis(0, 1, left, right, (0, 0.5, 1))
-    parts = [line(axis.at(tick), top - 6, axis.at(tick), bottom, "grid") for tick in axis.ticks]
+    axis = Axis(0, 1, left, right, (0, 0.25, 0.5, 0.75, 1))
+    parts = []
     for row, one in enumerate(findings):
-        y, kind = top + pitch * (row + 0.5), "mark" if one.said else "rest"
+        above = top + pitch * row
+        y, kind = above + head + 12, "mark" if one.said else "rest"
+        room = int((WIDTH - 4) / LETTER) - len(one.answer) - 2
+        parts += [line(axis.at(tick), y - 10, axis.at(tick), y + 10, "grid") for tick in axis.ticks]
         parts += [
-            text(left - 10, y + 4, shortened(called(one.finding), 24), "end", "strong" if one.said else ""),
+            text(2, above + 14, shortened(called(one.finding), room), kind="strong" if one.said else ""),
+            text(WIDTH - 2, above + 14, one.answer, "end", "strong" if one.said else "tick"),
             line(axis.at(one.low), y, axis.at(one.high), y, f"curve {kind}"),
             line(axis.at(one.threshold), y - 8, axis.at(one.threshold), y + 8, "whisker"),
             dot(axis.at(one.probability), y, kind),
-            text(right + 12, y + 4, one.answer, kind="strong" if one.said else "tick"),
         ]
     parts.append(across_axis(axis, bottom, "probability"))
     said = "; ".join(
@@ -181,8 +188,8 @@ def _strips(scan: PredictedScan, one: Found) -> Markup:
 def _doubts(scan: PredictedScan) -> Section:
     known = scan.familiarity
     distance = (
-        f"{known.distance:.3g} from the middle of the training scans, where 95 % of validation scans lie within "
-        f"{known.usual:.3g}"
+        f"{known.distance:.3g} from the middle of the training scans, where {100 * known.share:.3g} % of validation "
+        f"scans lie within {known.usual:.3g}"
     )
     words = "farther than usual" if known.is_unfamiliar else "as near as most"
     reasons = [f"{sentence_case(words)}: {distance}.", *(f"{sentence_case(reason)}." for reason in scan.reasons)]

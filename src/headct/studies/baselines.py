@@ -1,18 +1,26 @@
 """What anything learned must beat: vectors of scans that no training made.
 
-Each takes `Scans` (rows of prepared HU arrays, RAS) and gives a vector for each of them, (n, F) float32.
+Histograms and heights take `Scans` (rows of prepared HU arrays, RAS) and give a vector for each, (n, F) float32. Random
+weights are an encoder like any other, which must see some training scans before its features mean anything.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
 
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from headct import encoders
+from headct.checkpoints import PretrainedEncoder
+from headct.checkpoints.card import NOT_STATED
 from headct.detection.method import Scans
+from headct.detection.training.network import parts
 from headct.embedding.machine import Machine
 from headct.encoders import Encoder, Window, as_input
 from headct.pretraining.step import kept_random
@@ -55,42 +63,77 @@ def heights(scans: Scans) -> np.ndarray:
     return (np.array(counted) * slice_mm)[:, None].astype(np.float32)
 
 
-def random_weights(
-    architecture: str, settings: dict[str, object], windows: list[Window], scans: Scans, machine: Machine, seed: int = 0
-) -> np.ndarray:
-    """Vectors of an encoder that was never trained, its BatchNorms settled on some of the scans.
+def random_encoder(
+    like: PretrainedEncoder,
+    scans: Scans,
+    train: np.ndarray,
+    machine: Machine,
+    seed: int,
+    architecture: str | None = None,
+) -> PretrainedEncoder:
+    """The architecture of `like`, or another by its name, with its windows and recipe and weights of the seed alone.
 
-    Without the last its features would be those of a network that has seen nothing at all, and the baseline unfair.
+    BatchNorms, where it has some, take their statistics from the training rows and no others: with those of nothing it
+    would be no fair baseline, with those of test scans no honest one. Its hash is that of its weights, so that its
+    vectors are kept apart from all others. It is in evaluation mode.
     """
+    windows = list(like.card.windows.values())
+    own = asdict(like.settings) if architecture is None else {"channels": like.channels}
     with kept_random(str(machine.device)):
         torch.manual_seed(seed)
-        encoder = encoders.build(architecture, **{"channels": len(windows), **settings}).to(machine.device)
-        settle(encoder, windows, scans, machine)
-        return seen_by(encoder, windows, scans, machine)
+        new = encoders.build(architecture or like.architecture, **json.loads(json.dumps(own)))
+    new.to(machine.device)
+    settle(new, windows, scans, train, machine, together=BATCH if like.recipe.shape else 1)
+    card = replace(like.card, objective={}, data=(), licence=NOT_STATED)
+    return PretrainedEncoder(new, card, _sha256(new), source=f"random weights of seed {seed}").eval()
 
 
 @torch.no_grad()
-def settle(encoder: Encoder, windows: list[Window], scans: Scans, machine: Machine) -> None:
-    """Set the statistics of BatchNorms to plain means over batches of the first `SETTLED_ON` scans."""
-    for module in encoder.modules():
-        if isinstance(module, nn.BatchNorm2d | nn.BatchNorm3d):
-            module.momentum = None
+def settle(
+    encoder: Encoder,
+    windows: Sequence[Window],
+    scans: Scans,
+    train: np.ndarray,
+    machine: Machine,
+    together: int = BATCH,
+) -> None:
+    """Set the statistics of BatchNorms to plain means over batches of the first `SETTLED_ON` training rows.
+
+    Arrays that differ in shape are looked at one by one (`together` 1). The encoder is left in evaluation mode.
+    """
+    norms = [module for module in encoder.modules() if isinstance(module, _BatchNorm)]
+    usual = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = None  # a plain mean over all that is seen
     encoder.train()
-    for rows in _batches(min(len(scans), SETTLED_ON)):
-        if len(rows) > 1:
+    for rows in parts(train[:SETTLED_ON], together) if norms else ():
+        if len(rows) == together or len(rows) > 1:  # one scan that is left over has no statistics
             _features(encoder, windows, scans, rows, machine)
+    for norm, momentum in zip(norms, usual, strict=True):
+        norm.momentum = momentum
     encoder.eval()
+
+
+def _sha256(encoder: nn.Module) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in sorted(encoder.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().numpy().tobytes())
+    return digest.hexdigest()
 
 
 @torch.inference_mode()
-def seen_by(encoder: Encoder, windows: list[Window], scans: Scans, machine: Machine) -> np.ndarray:
-    """Vectors of an encoder in memory."""
+def seen_by(encoder: Encoder, windows: Sequence[Window], scans: Scans, machine: Machine) -> np.ndarray:
+    """Vectors (n, F) of an encoder in memory, which is left in evaluation mode."""
     encoder.eval()
-    return np.concatenate([_features(encoder, windows, scans, rows, machine) for rows in _batches(len(scans))])
+    rows = np.arange(len(scans))
+    return np.concatenate([_features(encoder, windows, scans, some, machine) for some in parts(rows, BATCH)])
 
 
-def _features(encoder: Encoder, windows: list[Window], scans: Scans, rows: np.ndarray, machine: Machine) -> np.ndarray:
-    x = as_input(torch.from_numpy(np.ascontiguousarray(scans.arrays(rows))).to(machine.device), windows)
+def _features(
+    encoder: Encoder, windows: Sequence[Window], scans: Scans, rows: np.ndarray, machine: Machine
+) -> np.ndarray:
+    x = as_input(torch.from_numpy(np.ascontiguousarray(scans.arrays(rows))).to(machine.device), list(windows))
     with machine.arithmetic():
         vectors = encoder(x, torch.from_numpy(scans.spacing_mm(rows)).to(machine.device)).scan
     found: np.ndarray = vectors.float().cpu().numpy()
@@ -100,8 +143,3 @@ def _features(encoder: Encoder, windows: list[Window], scans: Scans, rows: np.nd
 def _arrays(scans: Scans) -> Iterator[np.ndarray]:
     for row in range(len(scans)):
         yield scans.arrays(np.array([row]))[0]
-
-
-def _batches(number: int) -> Iterator[np.ndarray]:
-    for start in range(0, number, BATCH):
-        yield np.arange(start, min(number, start + BATCH))

@@ -75,8 +75,8 @@ SEED_UNLABELLED, SEED_LABELLED = 101, 102
 PRETRAINED, LONGER = "pre-trained here", "pre-trained longer"
 REGIONAL, HISTOGRAM, HEIGHT = "regional histogram", "histogram", "height of the head"
 RANDOM, SCRATCH = "random weights", "from scratch"
-SHIPPED = Path(__file__).with_name("checkpoint")
-"""Where a package that brings a checkpoint keeps it."""
+SHIPPED = "virtual-coarse"
+"""The model that comes with the package: the same pre-training, longer and on more patients."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,7 +151,7 @@ class Walked:
     said: pd.DataFrame  # of the detector on the patients of the first site: scan_id, finding, probability, split
     at_the_door: pd.DataFrame  # of the detector on what came through the front door
     labels: Path  # of the first site
-    longer: str  # where the encoder of a longer run came from, if there was one
+    longer: str  # where the encoder of a longer run came from
 
 
 def demo(
@@ -165,11 +165,10 @@ def demo(
     """Walk the whole way into the folder `out` and return the path of the page.
 
     `data`: scans of one's own, which have no labels; nothing is then tested. `checkpoint` is one from a longer run of
-    the same pre-training, to stand beside the short one. Called again it goes on where it stopped. Raises Failure where
-    no scan is accepted, Misuse where `out` holds another demo.
+    the same pre-training, to stand beside the short one instead of the one that comes with the package. Called again
+    the demo goes on where it stopped. Raises Failure where no scan is accepted, Misuse where `out` holds another demo.
     """
     length = QUICK if quick else FULL
-    longer = checkpoint or (SHIPPED if SHIPPED.is_dir() else None)
     with_it = f", beside {checkpoint.resolve()}" if checkpoint else ""
     _hold_to(out, f"{VIRTUAL if data is None else data.resolve()}{', quick' if quick else ''}{with_it}")
     if data is not None:
@@ -177,11 +176,11 @@ def demo(
     from headct.studies.demo_page import page_of
 
     page = out / "report.html"
-    page_of(_walk(out, length, longer, say)).write(page)
+    page_of(_walk(out, length, str(checkpoint or SHIPPED), say)).write(page)
     return page
 
 
-def _walk(out: Path, length: Length, longer: Path | None, say: Say) -> Walked:
+def _walk(out: Path, length: Length, longer: str, say: Say) -> Walked:
     files = _front_door(out, length.files, say)
     unlabelled = _simulated(out / "unlabelled", _job(HOME, length.unlabelled, SEED_UNLABELLED, truth=True), length, say)
     often = {**PREVALENCE, **dict.fromkeys(length.findings, length.prevalence)}
@@ -225,7 +224,7 @@ def _walk(out: Path, length: Length, longer: Path | None, say: Say) -> Walked:
         said=_said(detector, study, ours),
         at_the_door=detector.predict(files),
         labels=out / HOME / "labels.csv",
-        longer="" if longer is None else str(longer),
+        longer=longer,
     )
 
 
@@ -303,7 +302,7 @@ def settings(budget_s: float) -> PretrainSettings:
 
 def _beside(
     ours: Contestant,
-    longer: Path | None,
+    longer: str,
     study: Study,
     cohorts: list[Cohort],
     length: Length,
@@ -312,15 +311,14 @@ def _beside(
 ) -> list[Contestant]:
     """What the encoder is compared with, on the same scans."""
     scans, windows = ours.scans, list(WINDOWS.values())
-    beside = []
-    if longer is not None:
-        beside.append(of_encoder(LONGER, checkpoints.load(longer), study, cohorts, machine, out / "vectors"))
+    train = np.flatnonzero(study.parts == "train")
+    random = baselines.random_encoder(ours.encoder, scans, train, machine, 0, CONVOLUTIONS)
     return [
-        *beside,
+        of_encoder(LONGER, checkpoints.load(longer), study, cohorts, machine, out / "vectors"),
         of_vectors(REGIONAL, baselines.histograms(scans, 3), ours),
         of_vectors(HISTOGRAM, baselines.histograms(scans), ours),
         of_vectors(HEIGHT, baselines.heights(scans), ours),
-        of_vectors(RANDOM, baselines.random_weights(CONVOLUTIONS, {}, windows, scans, machine), ours),
+        of_vectors(RANDOM, baselines.seen_by(random, windows, scans, machine), ours),
         from_scratch(SCRATCH, ours, CONVOLUTIONS, steps=length.steps, lr=2e-3, draws=1, looks=5),
     ]
 

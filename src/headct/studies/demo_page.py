@@ -30,7 +30,7 @@ from headct.reporting.results_of_evaluation import evaluated, measured
 from headct.reporting.tables import Column, table
 from headct.reporting.words import count, joined
 from headct.studies.cohort_sections import of_files, of_scans, spacing_mm
-from headct.studies.demo import HEIGHT, PRETRAINED, REGIONAL, SCRATCH, Walked
+from headct.studies.demo import HEIGHT, LONGER, PRETRAINED, REGIONAL, SCRATCH, Walked
 
 EXAMPLES = {"miss": 3, "false alarm": 2, "hit": 3, "cleared": 1}
 SLICES, APART = 3, 4
@@ -72,17 +72,25 @@ def _best_k(walked: Walked) -> int:
 
 def _answer(walked: Walked) -> Iterator[str]:
     results, home, k = walked.results, walked.study.home, _best_k(walked)
+    ours = _macro(walked, PRETRAINED, home, k)
     yield (
         f"With {k} examples of each finding, and as many without it, an encoder that was pre-trained for "
-        f"{_length(walked)} reaches a mean AUROC of {_macro(walked, PRETRAINED, home, k).written(2)} on held-out "
-        "patients of the same site."
+        f"{_length(walked)} reaches a mean AUROC of {ours.written(2)} on {count(ours.n, 'held-out scan')} of the same "
+        "site."
     )
     gains = [
         f"{_gain(walked, other, home, k).written(2, signed=True)} from {words}"
         for other, words in ((SCRATCH, "training from scratch"), (REGIONAL, "a histogram of 27 regions"))
         if (home, k) in results.areas[other]
     ]
-    yield f"It differs by {joined(gains)}; intervals are over patients and over the draws of examples."
+    yield (
+        f"It differs by {joined(gains)}; intervals are over patients and over the draws of examples, of which training "
+        f"from scratch has {results.draws(SCRATCH, home, k)}."
+    )
+    yield (
+        f"The same pre-training for longer and on more patients ({walked.longer}) reaches "
+        f"{_macro(walked, LONGER, home, k).written(2)}."
+    )
     away = [
         f"{_macro(walked, PRETRAINED, site, k).written(2)} at {site}"
         for site in walked.sites
@@ -94,11 +102,6 @@ def _answer(walked: Walked) -> Iterator[str]:
         "The pre-training was told which tissue the virtual patients have where, and put changes of its own into them; "
         "it was told no label and no mask of any finding."
     )
-    if not walked.longer:
-        yield (
-            "No checkpoint of a longer run is at hand, so that row is left out; --checkpoint DIR puts one beside the "
-            "short run."
-        )
 
 
 def _length(walked: Walked) -> str:
@@ -478,7 +481,7 @@ def _provenance(walked: Walked) -> Provenance:
             "seed of the split and the draws": study.seed,
             "probe": "logistic regression, C = 10, vectors standardised on the drawn scans",
             "from scratch": f"{walked.length.steps} steps of 8 at most, the best by validation patients, one draw",
-            **({"longer run": walked.longer} if walked.longer else {}),
+            "longer run": walked.longer,
             **pretraining.to_pairs(walked.run.settings),
         },
         hashes=hashes,

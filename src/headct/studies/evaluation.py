@@ -243,11 +243,12 @@ def _home(entry: Entry, cohorts: Sequence[Cohort]) -> str:
 
 
 def _area(table: pd.DataFrame, labels: pd.DataFrame, finding: str) -> Area | None:
+    """The area on these scans, by all of their patients: so those of several findings can be averaged."""
     of_finding = table[table["finding"] == finding].set_index("scan_id")["probability"]
     truth = labels_of(labels, finding)
     scores = of_finding.reindex(labels["scan_id"]).to_numpy(dtype=float)
     known = np.isfinite(truth) & np.isfinite(scores)
-    patients = Patients.of(labels["patient_id"].to_numpy()[known])
+    patients = Patients.of(labels["patient_id"].to_numpy()).only(known)
     try:
         enough(truth[known], patients, finding)
     except Failure:

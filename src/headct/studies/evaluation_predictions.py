@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +29,7 @@ from headct.embedding.inputs import TRAITS
 from headct.embedding.machine import Machine
 from headct.embedding.vectors import about
 from headct.preparing.recipe import Frame
-from headct.studies.baselines import histograms, random_weights
+from headct.studies.baselines import histograms, random_encoder, seen_by
 from headct.studies.evaluation_scans import Entry, Labelled
 
 SCHEMA = pa.schema([*PREDICTIONS, ("split", pa.string())])
@@ -162,9 +162,9 @@ def baselines(
     if encoder.recipe.step(Frame) is not None:  # else its arrays are no HU on one grid
         found[HISTOGRAM] = _probed(task, Held(histograms(task.scans, REGIONS)), tested, scan_ids)
     if encoder.runtime is None:
-        windows, own = list(encoder.card.windows.values()), asdict(encoder.settings)
-        unlearned = random_weights(encoder.architecture, own, windows, task.scans, machine, seed)
-        found[RANDOM] = _probed(task, Held(unlearned), tested, scan_ids)
+        unlearned = random_encoder(encoder, task.scans, task.train, machine, seed)
+        vectors_of = seen_by(unlearned, list(encoder.card.windows.values()), task.scans, machine)
+        found[RANDOM] = _probed(task, Held(vectors_of), tested, scan_ids)
     return found, ""
 
 

@@ -11,8 +11,9 @@ import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
-from headct.evaluation import Evaluation
+from headct.evaluation import Estimate, Evaluation
 from headct.evaluation.evaluation import Finding
+from headct.evaluation.intervals import macro_area
 from headct.evaluation.leakage import ALIKE
 from headct.evaluation.measurements import Measurements
 from headct.reporting.findings import called
@@ -22,11 +23,12 @@ from headct.reporting.page import Provenance, software_versions
 from headct.reporting.result_flow import Evaluated
 from headct.reporting.result_pictures import Example, Shown
 from headct.reporting.results import Check, Flow, Report
-from headct.reporting.results_of_evaluation import evaluated, measurement_rows, pair_rows, report_of
+from headct.reporting.results_of_evaluation import evaluated, measured, measurement_rows, pair_rows, report_of
 from headct.reporting.words import count, joined
 from headct.studies.evaluation import Study
 from headct.studies.evaluation_scans import USED, counted, names_of
-from headct.studies.evaluation_slices import can_look, driving_slices
+from headct.tasks.explanation.judging import can_look
+from headct.tasks.explanation.slabs import driving_slices
 
 VERSIONS = ("headct", "numpy", "scipy", "scikit-learn", "pandas")
 MOST_EXAMPLES = 8
@@ -169,21 +171,23 @@ def _answer(report: Report, study: Study) -> list[str | Markup]:
     areas = mean_areas(study)
     if len(areas) < 2:
         return list(report.answer)
-    told = joined([f"{value:.3f} on {name}" for name, value in areas.items()])
+    told = joined([f"{measured(area).written()} on {name}" for name, area in areas.items()])
     words = Markup("Cohort by cohort, its mean AUROC is {}.").format(told)
     return [*report.answer[:1], words, *report.answer[1:]]
 
 
-def mean_areas(study: Study) -> dict[str, float]:
+def mean_areas(study: Study) -> dict[str, Estimate]:
     """The mean area of the first detector on each cohort, over the findings that could be evaluated on all of them."""
-    row, areas = study.rows[study.entries[0].name], {}
-    for matrix in study.transfer:
-        areas[matrix.finding] = {
-            tested: cell.area.value for (trained, tested), cell in matrix.cells.items() if trained == row
-        }
+    row = study.rows[study.entries[0].name]
+    areas = {
+        matrix.finding: {tested: cell.area for (trained, tested), cell in matrix.cells.items() if trained == row}
+        for matrix in study.transfer
+    }
     cohorts = dict.fromkeys(name for of_finding in areas.values() for name in of_finding)
-    common = [of_finding for of_finding in areas.values() if len(of_finding) == len(cohorts)]
-    return {name: float(np.mean([of_finding[name] for of_finding in common])) for name in cohorts} if common else {}
+    common = {name: of_finding for name, of_finding in areas.items() if len(of_finding) == len(cohorts)}
+    if not common:
+        return {}
+    return {place: macro_area({name: here[place] for name, here in common.items()}) for place in cohorts}
 
 
 def _checks(study: Study) -> list[Check]:
@@ -341,8 +345,9 @@ def _record_of_study(study: Study) -> dict[str, str]:
         "preprocessing": f"Recipe {study.cohorts[0].recipe.name} ({study.cohorts[0].recipe.id}).",
         "predictors": "The prepared scan and nothing else.",
         "partitions": f"Tested are labelled scans of patients that no detector has seen: {parts['test']:,} of "
-        f"{sum(parts.values()):,}.",
-        "disjoint": "By patient, checked by identifier, and by near-identical vectors.",
+        f"{sum(parts.values()):,}{_as_far_as_known(study)}.",
+        "disjoint": f"By patient, checked by identifier{_as_far_as_known(study)}; among the scans of these cohorts by "
+        "near-identical vectors too.",
         "model": f"{detector!r}; SHA-256 {detector.sha256[:16]}.",
         "initialization": f"{detector.encoder.architecture}, SHA-256 {detector.encoder.sha256[:16]}.",
         "training": f"Method {detector.fitted.method}. " + " ".join(f"{one}." for one in learned.get("sentences", ())),
@@ -350,7 +355,7 @@ def _record_of_study(study: Study) -> dict[str, str]:
         "calibration": "Each finding's logits, on the detector's own validation scans: "
         + ", ".join(sorted({str(one.settings()["kind"]) for one in detector.calibrations}))
         + ".",
-        "blinding": "Labels of tested scans were joined after the predictions were made.",
+        "blinding": "A prediction is made from the scan alone; its label chose only whether it is tested.",
         "doubts": "Each prediction has its distance from the training scans and reasons to doubt it, in the table of "
         "predictions.",
         "failures": "Under Hits and misses, errors first.",
@@ -358,6 +363,7 @@ def _record_of_study(study: Study) -> dict[str, str]:
     }
     if study.transfer:
         record["transfer"] = "Under Transfer between sites."
+    if len(study.cohorts) > 1:
         record["external"] = "Cohorts beside each other under Transfer between sites."
     readers = [f"{name}: {', '.join(ones)}" for one in study.labelled.accounts for name, ones in one.readers.items()]
     if readers:
@@ -366,6 +372,12 @@ def _record_of_study(study: Study) -> dict[str, str]:
     if any(name.endswith("_ml") for name in study.labelled.groups):
         record["severity"] = "Under Subgroups, by the volume of the lesion."
     return {name: words for name, words in record.items() if words}
+
+
+def _as_far_as_known(study: Study) -> str:
+    """What is to be added to a sentence on who was seen, where a detector does not say whom it has seen."""
+    silent = [entry.name for entry in study.entries if entry.splits is None]
+    return f", as far as is known (no splits.csv beside {joined(silent)})" if silent else ""
 
 
 def _values(table: pd.DataFrame, column: str) -> str:

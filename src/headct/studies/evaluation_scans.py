@@ -10,9 +10,10 @@ import numpy as np
 import pandas as pd
 
 from headct.cohort import Cohort
-from headct.cohort.labels import MEASURES, Account, Readers, read_labels, read_table
+from headct.cohort.labels import MEASURES, Account, read_labels
 from headct.detection import Detector
 from headct.evaluation import subgroups
+from headct.evaluation.cells import Readers, read_table
 from headct.evaluation.tables import named
 from headct.failure import Failure, Misuse
 
@@ -108,7 +109,7 @@ def labelled_scans(
         raise Failure(f"every label of {', '.join(findings)} is unknown", do="fill in 1 or 0 where it is known")
     table = _table(values[list(findings)], patients.loc[values.index], cohorts)
     table = table.merge(_measures(tables, [one.account for one in read]), on="scan_id", how="left")
-    parts, notes = _parts(table, entries)
+    parts, notes = _parts(table, entries, cohorts)
     missing = [name for name in predicted if name not in findings]
     if missing:
         notes.append(f"detected, but without labels: {', '.join(missing)}")
@@ -157,9 +158,14 @@ def _measures(tables: Sequence[Path], accounts: Sequence[Account]) -> pd.DataFra
     return pd.concat(found, ignore_index=True) if found else pd.DataFrame({"scan_id": pd.Series(dtype=str)})
 
 
-def _parts(table: pd.DataFrame, entries: Sequence[Entry]) -> tuple[np.ndarray, list[str]]:
-    """The part (n,) of each scan, the strictest of all detectors'; sentences on patients that turn up again."""
+def _parts(table: pd.DataFrame, entries: Sequence[Entry], cohorts: Sequence[Cohort]) -> tuple[np.ndarray, list[str]]:
+    """The part (n,) of each scan, the strictest of all detectors'; sentences on patients that turn up again.
+
+    A patient is known by the name in a detector's splits, and by whatever these labels or the cohorts call the patient
+    of a scan there: another table of labels may have joined scans under another name.
+    """
     parts = np.full(len(table), "test", dtype=object)
+    names = pd.concat([table[["scan_id", "patient_id"]], *(one.scans[["scan_id", "patient_id"]] for one in cohorts)])
     notes = []
     for entry in entries:
         if entry.splits is None:
@@ -168,7 +174,8 @@ def _parts(table: pd.DataFrame, entries: Sequence[Entry]) -> tuple[np.ndarray, l
             )
             continue
         own = _part_of(entry.splits, "scan_id")
-        of_patient = _part_of(entry.splits, "patient_id")
+        called = names.assign(split=names["scan_id"].map(own))
+        of_patient = _part_of(pd.concat([entry.splits, called]), "patient_id")
         again = []
         for row, (scan_id, patient) in enumerate(zip(table["scan_id"], table["patient_id"], strict=True)):
             part = of_patient.get(patient, "test")

@@ -211,7 +211,7 @@ def predicted(study: Study, one: Contestant, machine: Machine, progress: Progres
     tables, tested = [], study.tested
     few = [each for each in by_shots(task, study.scan_ids, study.shots) if one.draws is None or each.draw < one.draws]
     for done, each in enumerate(few, start=1):
-        scores = _fitted(one.method, each).scores(one.scans, tested)
+        scores = one.method.fit(each.task).scores(one.scans, tested)
         tables.append(_table(study, each, scores))
         progress(done, len(few))
     return pd.concat(tables, ignore_index=True)
@@ -225,10 +225,6 @@ def kept(folder: Path, study: Study, one: Contestant, machine: Machine, progress
         predicted(study, one, machine, progress).to_parquet(draft)
         draft.rename(path)
     return pd.read_parquet(path)
-
-
-def _fitted(method: Method, few: Few) -> Any:
-    return method.fit(replace(few.task, seed=few.task.seed + few.draw))
 
 
 def _table(study: Study, few: Few, scores: np.ndarray) -> pd.DataFrame:

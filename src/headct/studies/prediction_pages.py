@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
@@ -17,6 +16,7 @@ from headct.cohort import Cohort
 from headct.cohort.journal import refused
 from headct.detection import Detector
 from headct.detection.method import Progress, quiet
+from headct.detection.ood import DOUBT
 from headct.embedding.inputs import Reading, Ready, is_cohort, stream
 from headct.embedding.machine import Machine
 from headct.reporting.findings import called
@@ -26,12 +26,11 @@ from headct.reporting.result_scan import Familiarity, Found, PredictedScan, scan
 from headct.reporting.tables import Column, table
 from headct.reporting.words import count, joined, visible
 from headct.studies.evaluation_predictions import POINT
-from headct.studies.evaluation_slices import SLAB_MM, can_look, driving_slices, judged
+from headct.tasks.explanation.judging import can_look, judged
+from headct.tasks.explanation.slabs import SLAB_MM, driving_slices
 
 UNDECIDED = 0.5
 """Where validation scans gave no operating point."""
-USUAL = 0.95
-"""Share of validation scans that lie nearer than what is called usual."""
 VERSIONS = ("headct", "torch", "numpy", "scikit-learn")
 
 
@@ -103,9 +102,7 @@ def _scan(ready: Ready, rows: Sequence[Mapping[str, Any]], detector: Detector, m
             )
             for row in rows
         ],
-        familiarity=Familiarity(
-            distance=float(far.distances(vectors)[0]), usual=float(np.quantile(far.validation, USUAL))
-        ),
+        familiarity=Familiarity(distance=float(far.distances(vectors)[0]), usual=far.usual, share=DOUBT),
         reasons=detector.met.doubts(ready.traits),
     )
 

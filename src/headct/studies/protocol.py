@@ -44,7 +44,7 @@ class Protocol:
         few: What is learned from few labels too, and from how many draws.
         shots: So many positives, and as many negatives, of each finding.
         fractions: Such shares of the training patients.
-        seed: Of draws, of random weights, and of training.
+        seed: Of draws, of random weights, and of training; each draw is learned from with one made from it.
         published: Numbers of others, for orientation.
         not_comparable: Why ours are not comparable with them; none without it.
     """
@@ -158,7 +158,7 @@ PROTOCOLS: Mapping[str, Protocol] = MappingProxyType(
                         finding="abnormal",
                         method="full",
                         theirs="0.836",
-                        cases="978 series",
+                        cases="978 series, 537 abnormal",
                         source=f"{_CT_FM}, fine-tuned",
                     ),
                 ),

@@ -1,4 +1,4 @@
-"""What the baselines of a protocol see: the same encoder with random weights, and histograms of any recipe's arrays."""
+"""Histograms of any recipe's arrays, for the baselines of a protocol: published recipes give no HU."""
 
 from __future__ import annotations
 
@@ -6,77 +6,20 @@ import hashlib
 import io
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
-from torch import nn
 
-from headct import encoders
-from headct.checkpoints import PretrainedEncoder
-from headct.checkpoints.card import NOT_STATED
 from headct.cohort import Cohort
 from headct.cohort.journal import write_atomically
-from headct.detection.method import Progress, Scans
+from headct.detection.method import Progress
 from headct.detection.scans import OfCohorts
-from headct.detection.training.network import inputs, parts
-from headct.embedding.machine import Machine
-from headct.encoders import Encoder
 from headct.preparing.recipe import Recipe, Windows
-from headct.pretraining.step import kept_random
 from headct.studies.baselines import HIGHEST_HU, LOWEST_HU, histograms
 
 BOXES = 3
 """Along each axis, of the histograms."""
-SETTLED_ON, TOGETHER = 48, 8
-"""Training scans by which BatchNorms of random weights learn what features look like, and how many are seen at once."""
-
-
-def random_encoder(
-    encoder: PretrainedEncoder, scans: Scans, train: np.ndarray, machine: Machine, seed: int
-) -> PretrainedEncoder:
-    """The same architecture, windows and recipe with weights of the seed alone, in evaluation mode.
-
-    BatchNorms, where it has some, take their statistics from training rows: with those of nothing it would be no fair
-    baseline. Its hash is that of its weights, so that its vectors are kept apart from all others.
-    """
-    with kept_random("cpu"):
-        torch.manual_seed(seed)
-        new = encoders.build(encoder.architecture, **json.loads(json.dumps(asdict(encoder.settings))))
-    new.to(machine.device)
-    norms = [part for part in new.modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)]
-    if norms:
-        _settle(new, norms, encoder, scans, train[:SETTLED_ON], machine)
-    card = replace(encoder.card, objective={}, data=(), licence=NOT_STATED)
-    return PretrainedEncoder(new, card, _sha256(new), source=f"random weights of seed {seed}").eval()
-
-
-@torch.no_grad()
-def _settle(
-    new: Encoder,
-    norms: Sequence[nn.modules.batchnorm._BatchNorm],
-    like: PretrainedEncoder,
-    scans: Scans,
-    rows: np.ndarray,
-    machine: Machine,
-) -> None:
-    usual = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.momentum = None  # a plain mean over all that is seen
-    new.train()
-    for some in parts(rows, TOGETHER if like.recipe.shape else 1):  # only arrays of one shape go together
-        new(*inputs(like, scans, some, machine.device))
-    for norm, momentum in zip(norms, usual, strict=True):
-        norm.momentum = momentum
-
-
-def _sha256(encoder: Encoder) -> str:
-    digest = hashlib.sha256()
-    for name, tensor in sorted(encoder.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().numpy().tobytes())
-    return digest.hexdigest()
 
 
 def histogram_vectors(

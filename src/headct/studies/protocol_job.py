@@ -38,19 +38,22 @@ from headct.detection.shots import Fractions, Shots, draw_fractions, draw_shots
 from headct.detection.training.finetune import scratch
 from headct.embedding.machine import Machine
 from headct.evaluation import Area, EvaluationSettings, Patients, evaluate
-from headct.evaluation.leakage import enough
+from headct.evaluation.leakage import duplicates, enough, pairs_named
 from headct.evaluation.repeated import Areas
 from headct.evaluation.tables import labels_of, read_labels
 from headct.failure import Failure, Misuse
 from headct.reporting.page import software_versions
+from headct.reporting.words import count
+from headct.studies.baselines import random_encoder
 from headct.studies.protocol import Protocol
-from headct.studies.protocol_features import histogram_vectors, random_encoder
+from headct.studies.protocol_features import histogram_vectors
 from headct.studies.protocol_results import FEATURES, HISTOGRAM, MODEL, RANDOM, Learner, Results, learners
 
 Progress = Callable[[str, int, int | None], None]
 """Called with a part of the work, how many items of it are done and, once known, how many there are."""
 
-FORMAT = 1
+FORMAT = 2
+"""Of what is kept in the folder; what an older headct kept there is not gone on from."""
 RECORD = "protocol.json"
 
 
@@ -124,7 +127,7 @@ def run_protocol(
         for one in learners([name]) if name in methods else ():
             few |= {(one, size): areas for size, areas in walk.few_labels(one, draws).items()}
     results = Results(evaluations=evaluations, few=few)
-    told = [*report_notes(report), *notes, *left_out, *walk.drawn.left_out]
+    told = [*report_notes(report), *notes, *left_out, *walk.drawn.left_out, *walk.duplicates()]
     record = {
         **record,
         "methods": list(methods),
@@ -207,6 +210,7 @@ def _expect_same(path: Path, asked: Mapping[str, Any]) -> None:
         told = {
             "protocol": (before["protocol"]["name"], asked["protocol"]["name"]),
             "settings of the protocol": (before["protocol"], asked["protocol"]),
+            "version of headct": (f"format {before['format']}", f"format {asked['format']}"),
             "model": (before["model"]["decisive_sha256"][:16], asked["model"]["decisive_sha256"][:16]),
             "arithmetic": (before["arithmetic"], asked["arithmetic"]),
         }
@@ -485,6 +489,19 @@ class _Walk:
             yield from by_fractions(task, first)
         else:
             yield from by_shots(task, self.material.scan_ids, first)
+
+    def duplicates(self) -> Iterator[str]:
+        """A sentence on scans that the set gives to several patients: it is as it was published, so it goes on."""
+        material = self.material
+        vectors = self._of_model.vectors(np.arange(len(material.scan_ids)))
+        pairs = duplicates(vectors, material.scan_ids, material.patients.tolist())
+        if pairs:
+            part_of = dict(zip(material.scan_ids, material.parts, strict=True))
+            torn = [pair for pair in pairs if part_of[pair.first] != part_of[pair.second]]
+            yield (
+                f"{count(len(pairs), 'pair')} of scans of different patients have the same vector, {len(torn):,} "
+                f"of them in two parts of the split: {pairs_named(torn or pairs)}"
+            )
 
     def write_draws(self) -> dict[str, str]:
         """The draws as a file; its hash."""

@@ -70,7 +70,7 @@ def _table(lines: Sequence[Line]) -> Section:
             "labels": line.labels,
             "learner": line.learner.name,
             "n": line.auroc.n,
-            "positives": line.auroc.positives,
+            "positives": None if line.finding == MACRO else line.auroc.positives,
             "auroc": measured(line.auroc),
             **{name: measured(line.less[name].estimate) if name in line.less else None for name in BASELINES},
         }
@@ -208,15 +208,15 @@ def _record(walked: Walked) -> dict[str, str]:
         f"{', '.join(record['methods'])}.",
         "software": ", ".join(f"{name} {version}" for name, version in record["versions"].items()) + ".",
         "initialization": f"Weights of SHA-256 {model['sha256']}; baselines start at random weights.",
-        "selection": "Regularisation by cross-validation within training patients, the step of trained networks by "
-        "validation patients; nothing by test patients.",
+        "selection": "Regularisation by cross-validation within training patients; the step of trained networks by "
+        "validation patients, all of whose labels are known where few are learned from too; nothing by test patients.",
         "calibration": "A temperature, or an isotonic curve where there are enough scans, fitted on validation scans.",
         "operating_point": "The threshold with the largest sum of sensitivity and specificity on validation scans.",
-        "blinding": "Labels of test scans were read by the evaluation alone.",
+        "blinding": "Labels of test scans served to count them and to evaluate; nothing was learned or chosen by them.",
         "imbalance": "Either class of each finding weighs the same in training.",
         "metrics": "AUROC, average precision, sensitivity, specificity, F1, predictive values, Brier score, ECE.",
-        "uncertainty": "95 % intervals that count patients; few labels: over draws too. Differences are paired "
-        "(DeLong by patient), corrected by Holm over findings.",
+        "uncertainty": "95 % intervals that count patients; few labels: over draws too, each with a seed of its own. "
+        "Differences are paired (DeLong by patient), corrected by Holm over findings.",
         "technical_detail": "protocol.json holds all settings and hashes.",
         "counts": f"{count(sum(walked.splits.values()), 'labelled scan')}; each number stands with its cases.",
     }

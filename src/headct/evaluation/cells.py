@@ -1,0 +1,141 @@
+"""Tables as users write them: a file of any usual kind to text, cells to labels, several readers to one.
+
+A table is a CSV, Parquet or Excel file. A label is 1, 0 or unknown, in the spellings below; where several readers give
+theirs, in columns such as `ich_r1`, a rule makes one of them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal, cast, get_args
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from headct.failure import Misuse
+
+POSITIVE = frozenset({"1", "yes", "y", "true", "t", "positive", "pos", "present", "+"})
+NEGATIVE = frozenset({"0", "no", "n", "false", "f", "negative", "neg", "absent"})
+UNKNOWN = frozenset({"", "nan", "na", "n/a", "<na>", "null", "none", "unknown", "uncertain", "?"})
+"""Spellings of a label, in any case."""
+
+Readers = Literal["majority", "any"]
+
+_READER_LAST = re.compile(r"(?P<finding>.+?)[_\-. :](?:r|rater|reader)[_\-. ]?(?P<reader>\d+)", re.IGNORECASE)
+_READER_FIRST = re.compile(r"(?:r|rater|reader)[_\-. ]?(?P<reader>\d+)[_\-. :]+(?P<finding>.+)", re.IGNORECASE)
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """A table of text, nothing where a cell is empty. Raises Misuse where it cannot be read as one."""
+    return _texts(opened(path)).apply(lambda column: column.str.strip())
+
+
+def opened(path: Path) -> pd.DataFrame:
+    """The same with the cells of a Parquet file in their own types, which are quicker where there are millions."""
+    kind = path.suffix.lower()
+    if kind in {".xlsx", ".xlsm"} and find_spec("openpyxl") is None:
+        raise Misuse(
+            f"{path} is an Excel file, which needs the package openpyxl",
+            do="run `pip install openpyxl`, or save the sheet as CSV",
+        )
+    try:
+        if kind in {".xlsx", ".xlsm"}:
+            table = _with_names(pd.read_excel(path, header=None, dtype=str, keep_default_na=False))
+        elif kind == ".parquet":
+            table = pd.read_parquet(path)
+        else:
+            lines = pd.read_csv(
+                path, header=None, dtype=str, keep_default_na=False, sep=_separator(path), encoding="utf-8-sig"
+            )
+            table = _with_names(lines)
+    except FileNotFoundError:
+        raise Misuse(f"there is no table {path}", do="check the path") from None
+    except (OSError, ValueError, pa.ArrowException, pd.errors.ParserError) as error:
+        why = str(error).partition("\n")[0]
+        raise Misuse(f"{path} is no table", why=why, do="give a CSV, Parquet or Excel file") from error
+    table.columns = [str(name).strip() for name in table.columns]
+    repeated = [name for name, times in Counter(table.columns).items() if times > 1]
+    if repeated:
+        raise Misuse(f"{path} has two columns called {repeated[0]!r}", do="rename or remove one of them")
+    if table.empty:
+        raise Misuse(f"{path} has no rows", do="give a table with a row for each scan")
+    return table
+
+
+def _with_names(lines: pd.DataFrame) -> pd.DataFrame:
+    """A table whose first line names its columns; read so, for pandas would rename the second of two equal names."""
+    table = lines.iloc[1:].reset_index(drop=True)
+    table.columns = lines.iloc[0]
+    return table
+
+
+def _separator(path: Path) -> str:
+    """What most often stands between the names of the columns; a comma where nothing does."""
+    with path.open(encoding="utf-8-sig") as file:
+        head = file.readline()
+    return max(",;\t", key=head.count)
+
+
+def _texts(table: pd.DataFrame) -> pd.DataFrame:
+    """Cells as text; whole numbers without their point, whichever type a file gave them."""
+
+    def text(value: Any) -> str:
+        if value is None or value is pd.NA or (isinstance(value, float) and np.isnan(value)):
+            return ""
+        return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+
+    return table.apply(lambda column: column.map(text)).astype(str)
+
+
+def parsed(values: Sequence[str]) -> tuple[np.ndarray, list[int]]:
+    """1, 0 or NaN (rows,), and the rows that hold something else."""
+    meaning = dict.fromkeys(POSITIVE, 1.0) | dict.fromkeys(NEGATIVE, 0.0) | dict.fromkeys(UNKNOWN, np.nan)
+    meaning |= {"1.0": 1.0, "0.0": 0.0}
+    words = [value.lower() for value in values]
+    labels = np.array([meaning.get(word, np.nan) for word in words])
+    return labels, [row for row, word in enumerate(words) if word not in meaning]
+
+
+def readers_rule(name: str) -> Readers:
+    """The rule of this name over several readers. Raises Misuse where there is none."""
+    if name not in get_args(Readers):
+        raise Misuse(f"no rule over readers is called {name!r}", do=f"take {' or '.join(get_args(Readers))}")
+    return cast(Readers, name)
+
+
+def reader_of(column: str) -> tuple[str, str]:
+    """The finding and the reader that a column's name tells; no reader where it tells none."""
+    found = _READER_LAST.fullmatch(column) or _READER_FIRST.fullmatch(column)
+    return (found["finding"].strip(), found["reader"]) if found else (column, "")
+
+
+def by_reader(columns: Iterable[str]) -> tuple[dict[str, list[str]], dict[str, str]]:
+    """The columns of each finding, and those that are left out and why: readers' beside what was made of them.
+
+    One that a single reader has keeps its name, for it may not mean a reader.
+    """
+    groups: dict[str, list[str]] = defaultdict(list)
+    for column in columns:
+        groups[reader_of(column)[0]].append(column)
+    left_out = {
+        column: f"a reader's, and there is {name} itself"
+        for name, ones in groups.items()
+        if name in ones
+        for column in ones
+        if column != name
+    }
+    kept = {name: [name] if name in ones else ones for name, ones in groups.items()}
+    return {name if len(ones) > 1 else ones[0]: ones for name, ones in kept.items()}, left_out
+
+
+def combined(readers: Sequence[np.ndarray], rule: Readers) -> np.ndarray:
+    """One label (rows,) of several readers, of whom the unknown have no vote; an even vote is unknown."""
+    votes = np.stack(readers)
+    known, positive = np.isfinite(votes).sum(axis=0), (votes == 1).sum(axis=0)
+    twice = 2 * positive - known if rule == "majority" else positive - 0.5
+    return np.where((known == 0) | (twice == 0), np.nan, (twice > 0).astype(float))

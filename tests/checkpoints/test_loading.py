@@ -73,6 +73,15 @@ def test_a_folder_called_like_published_weights_must_be_told_from_them(here: Pat
         assert same(headct.load(name), small())
 
 
+def test_a_folder_called_like_weights_of_the_package_must_be_told_from_them(here: Path) -> None:
+    save(here / "virtual-coarse", small(), CARD)
+    with pytest.raises(Misuse, match="a folder here is called so too") as caught:
+        headct.load("virtual-coarse")
+    assert caught.value.do == "write ./virtual-coarse for the folder, or move it away for the other"
+    (here / "virtual-coarse").rename(here / "mine")
+    assert headct.load("virtual-coarse").architecture == "anatomy-conv"
+
+
 def record(monkeypatch: pytest.MonkeyPatch, name: str, sha256: str | None) -> None:
     """Let the registry know this hash of these published weights."""
     published = tuple(replace(one, sha256=sha256) if one.name == name else one for one in registry.PUBLISHED)

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+import headct
 from headct import encoders
 from headct.checkpoints import Card, CheckpointFailure, registry, save
 from headct.checkpoints.hub import Address
@@ -22,7 +23,10 @@ from headct.preparing import recipes
 def test_every_architecture_and_every_published_model_is_listed_once() -> None:
     names = [row["name"] for row in registry.listed()]
     assert names == list(registry.MODELS)
-    assert set(names) == {*encoders.ARCHITECTURES, "ct-fm", "ct-fm-segresnet", "ct-fm-whole-body", "fm-hct"}
+    assert set(names) == {
+        *encoders.ARCHITECTURES,
+        *("virtual-coarse", "ct-fm", "ct-fm-segresnet", "ct-fm-whole-body", "fm-hct"),
+    }
     assert not set(encoders.ARCHITECTURES) & {entry.name for entry in registry.PUBLISHED}
 
 
@@ -37,6 +41,18 @@ def test_a_published_model_says_what_it_takes_and_where_it_is(entry: registry.En
     else:
         assert entry.where.startswith("https://")
     assert entry.sha256 is None or len(entry.sha256) == 64
+
+
+@pytest.mark.parametrize("entry", registry.OURS, ids=lambda entry: entry.name)
+def test_what_comes_with_the_package_is_what_is_recorded(entry: registry.Entry) -> None:
+    found = headct.load(entry.name)
+    weights = registry.SHIPPED / entry.name / "model.safetensors"
+    assert (found.architecture, found.recipe.name) == (entry.architecture, entry.recipe)
+    assert (found.sha256, weights.stat().st_size) == (entry.sha256, entry.size_bytes)
+    assert found.card.licence.lower() == (entry.licence or "").lower()
+    assert found.notes == ()
+    assert [data["virtual"] for data in found.card.data] == [True]
+    assert not found.card.objective["uses_findings"]
 
 
 def test_programs_get_null_and_people_a_word_for_what_is_not_known(capsys: pytest.CaptureFixture[str]) -> None:
@@ -87,7 +103,7 @@ def test_a_checkpoint_is_described_without_its_weights(tmp_path: Path) -> None:
     ("model", "message"),
     [
         ("vit-bsae", r"no model 'vit-bsae'\n.*\n  do:  did you mean vit-base\?"),
-        ("xyzzy", r"no model 'xyzzy'\n.*\n  do:  take one of vit-tiny, .*, fm-hct, or name its path"),
+        ("xyzzy", r"no model 'xyzzy'\n.*\n  do:  take one of virtual-coarse, .*, fm-hct, or name its path"),
         ("hub:someone/encoder", "hub:someone/encoder is not on this machine"),
     ],
 )

@@ -4,7 +4,7 @@ What the text means is decided in this order, by its form and not by what happen
 
 1. `hub:owner/name@revision` is a repository of the Hugging Face Hub.
 2. A `Path`, or text that is no registered name, is a folder or a file.
-3. A registered name is the weights that the registry knows. Where the registry has none to fetch (an architecture, or
+3. A registered name is the weights that the registry knows. Where the registry has none to give (an architecture, or
    weights on request), a folder of that name is taken; where it has, such a folder makes the name ambiguous, and
    `./name` says that the folder is meant.
 """
@@ -41,8 +41,12 @@ def load(model: str | os.PathLike[str], *, revision: str | None = None) -> Pretr
         return _from_hub(model, revision)
     entry = registry.MODELS.get(model) if isinstance(model, str) else None
     path = layout.present(Path(os.path.expanduser(model)))
+    if entry and (entry.downloads or entry.comes_with_us):
+        _check_unambiguous(entry, path)
     if entry and entry.downloads:
-        return _from_hub(_unambiguous(entry, path), revision)
+        return _from_hub(str(entry.where), revision)
+    if entry and entry.comes_with_us:
+        path = registry.SHIPPED / entry.name
     if entry and not path.exists():
         raise _without_weights(entry)
     if revision is not None:
@@ -95,14 +99,13 @@ def _published(path: Path, weights: Path) -> PretrainedEncoder:
     return PretrainedEncoder(found.encoder, found.card, sha256_of(weights), notes=found.notes).eval()
 
 
-def _unambiguous(entry: Entry, path: Path) -> str:
+def _check_unambiguous(entry: Entry, path: Path) -> None:
     if path.exists():
+        ours = f"{entry.where} for the published weights" if entry.downloads else "or move it away for the other"
         raise Misuse(
             f"{entry.name} is a registered model, and a folder here is called so too",
-            do=f"write .{os.sep}{entry.name} for the folder, {entry.where} for the published weights",
+            do=f"write .{os.sep}{entry.name} for the folder, {ours}",
         )
-    assert entry.where is not None
-    return entry.where
 
 
 def _without_weights(entry: Entry) -> Misuse:
@@ -116,5 +119,5 @@ def _without_weights(entry: Entry) -> Misuse:
         f"{entry.name} has no weights",
         why="it is an architecture: random until it is trained",
         do=f"train it by `headct pretrain --encoder {entry.name}` and name the run, or take one of "
-        + ", ".join(name for name, other in registry.MODELS.items() if other.downloads),
+        + ", ".join(name for name, other in registry.MODELS.items() if other.downloads or other.comes_with_us),
     )

@@ -25,6 +25,9 @@ from headct.failure import Misuse
 UNTRAINED = "nothing: random until trained"
 NOT_RECORDED = "not recorded"
 HUB = "hub:"
+WITH_US = "in the package"
+SHIPPED = Path(__file__).with_name("shipped")
+"""Checkpoint folders that come with the package, called like their models."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,9 +41,14 @@ class Entry:
     size_bytes: int | None = None  # of the weights file
     sha256: str | None = None  # of the weights file
     trained_on: str = UNTRAINED
-    where: str | None = None  # hub:owner/name, or the page where to ask; None: there are no weights
+    where: str | None = None  # hub:owner/name, `WITH_US`, or the page where to ask; None: there are no weights
     gated: bool = False
     reference: str | None = None  # the paper
+
+    @property
+    def comes_with_us(self) -> bool:
+        """Whether the package itself holds the weights."""
+        return self.where == WITH_US
 
     @property
     def downloads(self) -> bool:
@@ -88,8 +96,22 @@ PUBLISHED = (
     ),
 )
 
+OURS = (
+    Entry(
+        name="virtual-coarse",
+        architecture="anatomy-conv",
+        recipe="head-coarse",
+        licence="Apache-2.0",
+        size_bytes=4_041_840,
+        sha256="f0fdbc83b98318044f3690bed433cbbc90ef9eed2c81c240ccdb393b5112b6be",
+        trained_on="600 virtual patients without labels, with the truth of their tissues and of places of a template",
+        where=WITH_US,
+    ),
+)
+
 MODELS: Mapping[str, Entry] = MappingProxyType(
     {
+        **{entry.name: entry for entry in OURS},
         **{name: Entry(name=name, architecture=name) for name in encoders.ARCHITECTURES},
         **{entry.name: entry for entry in PUBLISHED},
     }

@@ -34,8 +34,14 @@ def search(
         bool, typer.Option("--heat", help="Also write similarity/SCAN_ID.nii.gz: the cosine of every voxel.")
     ] = False,
     patch: Annotated[
-        float, typer.Option("--patch", metavar="MM", help="Compare patches with this edge, slowly; 0: the tokens.")
+        float, typer.Option("--patch", metavar="MM", help="Compare patches with this edge, slowly; 0: the whole map.")
     ] = 0.0,
+    compare: Annotated[
+        str | None,
+        typer.Option(
+            "--compare", metavar="WHAT", help="template points, which anatomy encoders name (their default), or tokens."
+        ),
+    ] = None,
     precision: Precision = "fp32",
     device: Device = None,
     workers: Threads = 1,
@@ -67,12 +73,12 @@ def search(
     wanted = Search(
         point_mm=np.array(_numbers("--point", point, 3)) if point else None,
         box=None if corners is None else Box(corners[:3], corners[3:]),
-        maps=MapSettings(patch_mm=patch),
+        maps=MapSettings(patch_mm=patch, compared=compare),  # type: ignore[arg-type]  # checked there
     )
     cohort = Cohort(within)
     encoder = checkpoints.load(model)
     machine = choose(precision, device, graph=encoder.runtime)
-    talk.say(f"looking with {encoder.architecture} on {machine}")
+    talk.say(f"comparing {wanted.maps.of(encoder)} of {encoder.architecture} on {machine}")
     with talk.progress("searching") as progress:
         found = same_place(
             from_, cohort, encoder, machine, wanted,

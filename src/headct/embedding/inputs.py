@@ -17,7 +17,7 @@ import numpy as np
 
 from headct.cohort import Cohort
 from headct.cohort.ingest import fingerprint
-from headct.failure import Misuse
+from headct.failure import Failure, Misuse
 from headct.preparing import Prepared, Recipe, prepare
 from headct.reading import Criteria, finish, survey
 from headct.reading.pseudonyms import Pseudonyms, user_key
@@ -143,6 +143,37 @@ def stream(
     """
     jobs = _told_apart(_jobs(inputs, reading), one_for_one=reading.one_for_one)
     return _ahead(lambda job: (job, None if job.again or job.name in done else job.run()), jobs, workers)
+
+
+def one_scan(scan: str | os.PathLike[str], reading: Reading, cohort: Cohort | None = None) -> Ready:
+    """The scan in a file, a folder or an archive that holds one, or that of a scan id of `cohort`.
+
+    Raises Misuse where there is no such thing, it holds several scans, or the cohort has another recipe, Failure where
+    it holds none that can be used.
+    """
+    place = Path(os.path.expanduser(scan))
+    if cohort is not None:
+        cohort.expect(reading.recipe)
+        if str(scan) in cohort and not place.exists():
+            row = cohort.scans.set_index("scan_id", drop=False).loc[str(scan)]
+            ids = {name: str(row[name]) for name in IDS}
+            return Ready(ids, cohort.array(str(scan)), cohort.affine(str(scan)))
+    if not place.exists():
+        also = "" if cohort is None else f", and no scan of that id in {cohort.path}"
+        raise Misuse(
+            f"there is no {place}{also}", do="name a file, a folder that holds one scan, or --in COHORT and an id"
+        )
+    if is_cohort(place) and len(Cohort(place)) > 1:
+        raise Misuse(f"{place} is a cohort of several scans", do="name one of them by its id, with --in COHORT")
+    items = [item for _, several in stream(place, reading, workers=1) for item in several or ()]
+    ready = [item for item in items if isinstance(item, Ready)]
+    if not ready:
+        told = "; ".join(dict.fromkeys(one.rejection.sentence for one in items if isinstance(one, Refused)))
+        raise Failure(f"no scan in {place} can be used", why=told or "it holds no scans", do="name another scan")
+    if len(ready) > 1:
+        named = ", ".join(one.ids["series_id"] or one.ids["scan_id"] for one in ready[:3])
+        raise Misuse(f"{place} holds {len(ready)} scans ({named}{', ...' * (len(ready) > 3)})", do="name one series")
+    return ready[0]
 
 
 def _jobs(inputs: Inputs, reading: Reading) -> Iterator[Job]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel
@@ -15,11 +16,14 @@ from headct import encoders
 from headct.checkpoints import Card, PretrainedEncoder, load, save
 from headct.cohort import Cohort
 from headct.embedding.machine import choose
+from headct.encoders import Features
+from headct.encoders.anatomy import Maps
 from headct.failure import Failure, Misuse
 from headct.preparing import recipes
 from headct.preparing.windows import WINDOWS
 from headct.tasks.correspondence import Box, MapSettings, Search, heads_of, one_head, same_place
 from headct.tasks.correspondence.job import check, write
+from headct.tasks.correspondence.maps import on_sphere
 
 MACHINE = choose("fp32", "cpu")
 POINT = Search(point_mm=np.array([60.0, 100, 80]))
@@ -157,3 +161,55 @@ def test_features_that_are_no_numbers_are_refused(
     monkeypatch.setattr(encoder, "see", broken)
     with pytest.raises(Failure, match="are not finite"):
         one_head(first(cohort), encoder, MACHINE, cohort=cohort)
+
+
+@pytest.fixture(scope="module")
+def anatomist(tmp_path_factory: pytest.TempPathFactory) -> PretrainedEncoder:
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("models") / "anatomist"
+    save(folder, encoders.build("anatomy-conv"), Card(recipe=recipes["head"], windows=WINDOWS))
+    return load(folder)
+
+
+def test_template_points_find_the_place_that_they_name(
+    cohort: Cohort, anatomist: PretrainedEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Heads whose cells name points of a template by an affine map of their own: the answer is its composition."""
+    network, calls = anatomist.encoder, iter(range(5))
+    scales, shifts = (1.0, 1.0, 1.1, 0.9, 1.05), (0.0, 0.0, 6.0, -9.0, 4.0)  # the query alone, then all in their order
+    look = network.look
+
+    def named(x: torch.Tensor, spacing_mm: torch.Tensor) -> tuple[Features, Maps]:
+        features, maps = look(x, spacing_mm)
+        head, cells, grid = next(calls), network.cells(tuple(x.shape[2:])), maps.places.shape[2:]
+        axes = [first + step * torch.arange(n) for first, step, n in zip(cells.first, cells.step, grid, strict=True)]
+        mm = 4 * torch.stack(torch.meshgrid(*axes, indexing="ij"))  # voxels of 4 mm, the first at 0
+        return features, replace(maps, places=(mm[None] * scales[head] + shifts[head] - 100) / 100)
+
+    monkeypatch.setattr(network, "look", named)
+    found = same_place(first(cohort), cohort, anatomist, MACHINE, POINT).table.set_index("scan_id")
+    for at, scan_id in enumerate(cohort):
+        if scan_id != first(cohort):
+            expected = (POINT.point_mm - shifts[at + 1]) / scales[at + 1]
+            np.testing.assert_allclose(found.loc[scan_id, ["r_mm", "a_mm", "s_mm"]].to_numpy(float), expected, atol=0.5)
+
+
+def test_points_on_the_sphere_are_the_more_alike_the_nearer_they_are() -> None:
+    rng = np.random.default_rng(0)
+    p, q = rng.normal(size=(2, 50, 3))
+    cosine = (on_sphere(p) * on_sphere(q)).sum(axis=1)
+    lengths = (1 + (p**2).sum(axis=1)) * (1 + (q**2).sum(axis=1))
+    np.testing.assert_allclose(cosine, 1 - 2 * ((p - q) ** 2).sum(axis=1) / lengths)
+    np.testing.assert_allclose(np.linalg.norm(on_sphere(p), axis=1), 1)
+
+
+def test_what_is_compared_fits_the_encoder(anatomist: PretrainedEncoder, encoder: PretrainedEncoder) -> None:
+    assert MapSettings().of(anatomist) == "template"
+    assert MapSettings(compared="tokens").of(anatomist) == "tokens"
+    assert MapSettings().of(encoder) == "tokens"
+    assert MapSettings(patch_mm=64.0).of(anatomist) == "patches"
+    with pytest.raises(Misuse, match="names no template points"):
+        MapSettings(compared="template").of(encoder)
+    for settings in ({"compared": "points"}, {"compared": "tokens", "patch_mm": 64.0}):
+        with pytest.raises(Misuse):
+            MapSettings(**settings)

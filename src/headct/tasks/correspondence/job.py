@@ -207,7 +207,7 @@ def _provenance(found: Found, cohort: Cohort, encoder: PretrainedEncoder, machin
         settings={
             "query": found.query.scan_id,
             "point" if search.box is None else "box": ", ".join(f"{value:g}" for value in asked) + " mm",
-            "patches": f"{search.maps.patch_mm:g} mm" if search.maps.patch_mm else "none, tokens",
+            "compared": f"patches of {search.maps.patch_mm:g} mm" if search.maps.patch_mm else search.maps.of(encoder),
             "model": encoder.architecture,
             "machine": str(machine),
             "recipe": f"{encoder.recipe.name} ({encoder.recipe.id})",

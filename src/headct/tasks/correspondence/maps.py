@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -14,9 +14,10 @@ from scipy.ndimage import uniform_filter
 
 from headct.checkpoints import PretrainedEncoder
 from headct.cohort import Cohort
-from headct.embedding.inputs import Reading, Ready, Refused, stream
+from headct.embedding.inputs import Reading, Ready, one_scan, stream
 from headct.embedding.machine import Machine
-from headct.encoders import Lattice
+from headct.encoders import Lattice, as_input
+from headct.encoders.anatomy import AnatomyEncoder
 from headct.failure import Failure, Misuse
 from headct.pretraining.views import TISSUE_HU
 from headct.reading import Criteria
@@ -25,17 +26,21 @@ from headct.tasks.correspondence import windows
 
 LEAST_TISSUE = 0.02
 """Share of tissue in a cell of the map below which nothing is looked for there."""
+Compared = Literal["template", "tokens"]
+"""What is compared: the template point that an encoder names for each cell, or its tokens."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class MapSettings:
     """At which places an encoder is asked.
 
-    With `patch_mm` 0 its tokens are compared, as far apart as the encoder's lattice. Else patches with that edge are
-    cut out and their scan vectors compared: slower by the number of patches, and finer by `overlap`.
+    With `patch_mm` 0 one look gives the whole map: the template points of an encoder that was taught them, else its
+    tokens, as far apart as the encoder's lattice; `compared` decides otherwise. With `patch_mm` above 0 patches with
+    that edge are cut out and their scan vectors compared: slower by the number of patches, and finer by `overlap`.
     """
 
     patch_mm: float = 0.0
+    compared: Compared | None = None
     overlap: float = 0.625  # share of the edge that neighbouring patches have in common; CT-FM's
     batch_size: int = 16  # patches that are seen together
     centred: bool = True  # what the whole head has in common is taken away before places are compared
@@ -43,10 +48,31 @@ class MapSettings:
     def __post_init__(self) -> None:
         if not (np.isfinite(self.patch_mm) and self.patch_mm >= 0):
             raise Misuse(f"patches must have an edge of 0 mm or more, got {self.patch_mm:g}")
+        if self.compared is not None and self.compared not in get_args(Compared):
+            raise Misuse(f"nothing is called {self.compared!r}", do=f"take {' or '.join(get_args(Compared))}")
+        if self.patch_mm and self.compared is not None:
+            raise Misuse(
+                f"patches are compared by their vectors, not by {self.compared}", do="leave out one of the two"
+            )
         if not 0 <= self.overlap < 1:
             raise Misuse(f"the overlap must be a share from 0 to below 1, got {self.overlap:g}")
         if self.batch_size < 1:
             raise Misuse(f"batch_size must be at least 1, got {self.batch_size}")
+
+    def of(self, encoder: PretrainedEncoder) -> Compared | Literal["patches"]:
+        """What is compared with this encoder. Raises Misuse where it names no template points and these are asked for.
+
+        Whether it was *taught* them stands in its card; every encoder of that kind names some.
+        """
+        if self.patch_mm:
+            return "patches"
+        names_points = isinstance(encoder.encoder, AnatomyEncoder)
+        if self.compared == "template" and not names_points:
+            raise Misuse(
+                f"{encoder.architecture} names no template points",
+                do="compare tokens, or train an anatomy encoder by the objective dense",
+            )
+        return self.compared or ("template" if names_points else "tokens")
 
 
 @dataclass(frozen=True)
@@ -186,27 +212,8 @@ def one_head(
 
     Raises Misuse where there is no such thing, or it holds several scans, Failure where it holds none that can be used.
     """
-    if cohort is not None and str(scan) in cohort and not Path(scan).exists():
-        cohort.expect(encoder.recipe)
-        row = cohort.scans.set_index("scan_id", drop=False).loc[str(scan)]
-        ids = {name: str(row[name]) for name in ("scan_id", "patient_id", "study_id", "series_id")}
-        return head_of(Ready(ids, cohort.array(str(scan)), cohort.affine(str(scan))), encoder, machine, settings)
-    place = Path(os.path.expanduser(scan))
-    if not place.exists():
-        also = "" if cohort is None else f", and no scan of that id in {cohort.path}"
-        raise Misuse(f"there is no {place}{also}", do="name a file, a folder that holds one scan, or a scan id")
-    if (place / "cohort.json").is_file():
-        raise Misuse(f"{place} is a cohort", do="name one of its scans: --from SCAN_ID --in COHORT")
     reading = reading or Reading(recipe=encoder.recipe, criteria=Criteria())
-    items = [item for _, several in stream(place, reading, workers=1) for item in several or ()]
-    ready = [item for item in items if isinstance(item, Ready)]
-    if not ready:
-        told = "; ".join(dict.fromkeys(one.rejection.sentence for one in items if isinstance(one, Refused)))
-        raise Failure(f"no scan in {place} can be used", why=told or "it holds no scans", do="name another scan")
-    if len(ready) > 1:
-        named = ", ".join(one.ids["series_id"] or one.ids["scan_id"] for one in ready[:3])
-        raise Misuse(f"{place} holds {len(ready)} scans ({named}{', ...' * (len(ready) > 3)})", do="name one series")
-    return head_of(ready[0], encoder, machine, settings)
+    return head_of(one_scan(scan, reading, cohort), encoder, machine, settings)
 
 
 def head_of(ready: Ready, encoder: PretrainedEncoder, machine: Machine, settings: MapSettings | None = None) -> Head:
@@ -214,8 +221,11 @@ def head_of(ready: Ready, encoder: PretrainedEncoder, machine: Machine, settings
     settings = settings or MapSettings()
     is_hu = bool(encoder.card.windows)
     encoder = encoder.eval().to(machine.device)
-    if settings.patch_mm:
+    compared = settings.of(encoder)
+    if compared == "patches":
         features, lattice = _patches(ready, encoder, machine, settings, AIR_HU if is_hu else 0.0)
+    elif compared == "template":
+        features, lattice = _template_points(ready, encoder, machine)
     else:
         features, lattice = _tokens(ready, encoder, machine)
     if not np.isfinite(features).all():
@@ -225,7 +235,7 @@ def head_of(ready: Ready, encoder: PretrainedEncoder, machine: Machine, settings
             do="look at the scan, or name another model",
         )
     wanted = _tissue(ready.array, lattice, features.shape[:3]) if is_hu else np.ones(features.shape[:3], bool)
-    if settings.centred:
+    if settings.centred and compared != "template":
         features = features - features[wanted if wanted.any() else np.ones_like(wanted)].mean(axis=0)
     affine = ready.affine @ _matrix(lattice)
     return Head(dict(ready.ids), ready.array, ready.affine, is_hu, FeatureMap(features, affine, wanted))
@@ -245,6 +255,27 @@ def _tokens(ready: Ready, encoder: PretrainedEncoder, machine: Machine) -> tuple
     x, y, z = ready.array.shape[-3:]
     tokens = seen.tokens[0].float().cpu().numpy()
     return tokens.reshape(*seen.grid, -1), encoder.lattice((x, y, z))
+
+
+def _template_points(ready: Ready, encoder: PretrainedEncoder, machine: Machine) -> tuple[np.ndarray, Lattice]:
+    """The template point of each cell, on the sphere, (nx, ny, nz, 4), and where the cells lie."""
+    network = encoder.encoder
+    assert isinstance(network, AnatomyEncoder)
+    with torch.inference_mode(), machine.arithmetic():
+        windowed = as_input(_sent(ready.array[None], machine), list(encoder.card.windows.values()))
+        _, maps = network.look(windowed, _spacing(ready, machine))
+    x, y, z = ready.array.shape[-3:]
+    return on_sphere(maps.places[0].float().cpu().numpy().transpose(1, 2, 3, 0)), network.cells((x, y, z))
+
+
+def on_sphere(points: np.ndarray) -> np.ndarray:
+    """Points p (..., 3) as unit vectors (..., 4), so that the nearer two points are, the higher is their cosine.
+
+    By the inverse of the stereographic projection, (2 p, |p|^2 - 1) / (|p|^2 + 1): the cosine of the vectors of p and q
+    is 1 - 2 |p - q|^2 / ((1 + |p|^2) (1 + |q|^2)).
+    """
+    squared = (points**2).sum(axis=-1, keepdims=True)
+    return np.concatenate([2 * points, squared - 1], axis=-1) / (squared + 1)
 
 
 def _patches(

@@ -51,6 +51,15 @@ COMMANDS: Mapping[str, Command] = MappingProxyType(
         "predict": Command("headct.cli.predict:predict", "Scans to probabilities of findings, with reasons to doubt."),
         "evaluate": Command("headct.cli.evaluate:evaluate", "Predictions and labels to numbers with intervals."),
         "protocol": Command("headct.cli.protocol:protocol", "A public set as downloaded to a table to compare by."),
+        "segment": Command(
+            "headct.cli.segment:segment",
+            "What lies where: masks in the scanner's own geometry.",
+            parts={
+                "train": Command("headct.cli.segment:train", "Masks to a segmenter."),
+                "predict": Command("headct.cli.segment:predict", "Scans to masks and volumes."),
+                "evaluate": Command("headct.cli.segment:evaluate", "What was drawn, beside the truth."),
+            },
+        ),
         "retrieve": Command(
             "headct.cli.retrieve:retrieve",
             "Scans like this one: an index of a cohort.",
@@ -62,6 +71,7 @@ COMMANDS: Mapping[str, Command] = MappingProxyType(
         ),
         "search": Command("headct.cli.search:search", "A place in one scan, and the same place in others."),
         "robustness": Command("headct.cli.robustness:robustness", "What a re-scan changes."),
+        "explain": Command("headct.cli.explain:explain", "What answers rest on, and whether that can be believed."),
         "map": Command("headct.cli.map:map_cohort", "Where scans and places lie in the features, by site and finding."),
         "export": Command("headct.cli.export:export", "A model for the Hub, or as a graph that is faster on a CPU."),
     }

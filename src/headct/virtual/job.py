@@ -114,6 +114,8 @@ def run(job: Job, out: Path, *, workers: int | None = None, progress: Progress) 
             raise Failure("no scan could be prepared", why="the recipe rejected all", do="name another --recipe")
         rows.extend(records)
         _write_tables(out, records)
+        if job.format == "cohort" and job.masks:
+            _write_classes(out / "masks")
 
     with executors.processes(workers or executors.usable_cores(), _begin) as crew:
         if job.format == "cohort":
@@ -328,6 +330,12 @@ def _write_tables(out: Path, records: Sequence[Mapping[str, Any]]) -> None:
         for name, (x, y, z) in record["landmarks_mm"].items()
     )
     write_atomically(out / "landmarks.csv", _csv(list(places)))
+
+
+def _write_classes(folder: Path) -> None:
+    """Which value of a map of classes means what."""
+    rows = [{"value": value, "name": name} for value, name in enumerate(CLASSES, start=1)]
+    write_atomically(folder / "classes.csv", _csv(rows))
 
 
 def _csv(rows: Sequence[Mapping[str, Any]]) -> bytes:

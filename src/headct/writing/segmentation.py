@@ -1,11 +1,13 @@
 """Findings drawn on a CT series as one DICOM segmentation, the format that viewers overlay (PS3.3 A.51).
 
-Made for virtual patients, whose findings are known by construction. Needs highdicom, from `headct[virtual]`.
+For virtual patients, whose findings are known by construction, and for what a segmenter has drawn. Needs highdicom,
+from `headct[virtual]`.
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +41,9 @@ OWN_SCHEME = "99HEADCT"
 
 BY_CONSTRUCTION = Code("CONSTRUCTED", OWN_SCHEME, "Known by construction")
 """Algorithm family: the truth was drawn first and imaged after. CID 7162 lists only ways to find it in an image."""
+
+BY_NETWORK = codes.DCM.ArtificialIntelligence
+"""Algorithm family of what a network has drawn."""
 
 NO_DATE, NO_TIME = "19700101", "000000"
 """Content Date and Time may not be empty (PS3.3 C.7.6.16); these stand where the images state none."""
@@ -97,10 +102,27 @@ SEGMENTS: Mapping[str, Segment] = MappingProxyType(
 )
 """Every finding that `write_segmentation` takes."""
 
+ANATOMY: Mapping[str, Code] = MappingProxyType(
+    {"brain": codes.SCT.Brain, "ventricles": codes.SCT.BrainVentricle, "skull": codes.SCT.Skull}
+)
+"""Structures that a class map may hold beside the findings."""
+
+Source = Path | bytes
+"""A CT image: its file, or what is in it."""
+
+
+def segment_named(name: str) -> Segment:
+    """How a class is named in a file: by the standard's code where one is known, else by one of ours."""
+    if name in SEGMENTS:
+        return SEGMENTS[name]
+    if name in ANATOMY:
+        return Segment(name, codes.SCT.AnatomicalStructure, ANATOMY[name])
+    return Segment(name, codes.SCT.SpatialAndRelationalConcept, Code(name.upper()[:16], OWN_SCHEME, name[:64]))
+
 
 def write_segmentation(
     masks: Mapping[str, np.ndarray],
-    sources: Sequence[Path],
+    sources: Sequence[Source],
     path: Path,
     *,
     description: str = "Findings known by construction",
@@ -115,16 +137,64 @@ def write_segmentation(
     Equal input gives equal bytes: identifiers are made from content, dates come from the images or are fixed.
     Raises ValueError for an unknown name, a mask of another shape or type, or where no mask has a voxel.
     """
-    images = [dcmread(source, stop_before_pixels=True) for source in sources]
-    if not images:
-        raise ValueError("a segmentation needs the images it lies on, got no sources")
-    shape = (len(images), int(images[0].Rows), int(images[0].Columns))
+    images = headers(sources)
+    shape = _shape(images)
     for name, mask in masks.items():
         _check(name, mask, shape)
     drawn = {name: mask for name, mask in masks.items() if mask.any()}
     if not drawn:
         raise ValueError(f"no mask has a voxel, and a segmentation needs a segment; got {', '.join(masks) or 'none'}")
-    segmentation = _segmentation(drawn, images, description)
+    content = _fingerprint(drawn, images, description)
+    pixels = np.stack(list(drawn.values()), axis=-1).astype(np.uint8)
+    described = [_describe(number, SEGMENTS[name], BY_CONSTRUCTION) for number, name in enumerate(drawn, start=1)]
+    return _save(_segmentation(pixels, described, images, description, content), path)
+
+
+def write_class_map(
+    numbers: np.ndarray, names: Sequence[str], sources: Sequence[Source], path: Path, *, description: str
+) -> tuple[Path, dict[str, int]]:
+    """Write what a network has drawn as one binary DICOM segmentation; gives the path and each class's segment number.
+
+    `numbers` are uint8 (slices, rows, cols), 0 for nothing and n for `names[n - 1]`, with slices in the order of
+    `sources`, as for `write_segmentation`; classes without a voxel are left out. Raises ValueError for another shape
+    or type, for a number without a name, where nothing was drawn, or where the images do not allow a segmentation.
+    """
+    images = headers(sources)
+    if numbers.dtype != np.uint8 or numbers.shape != _shape(images):
+        raise ValueError(f"a class map must be uint8 {_shape(images)}, got {numbers.dtype} {numbers.shape}")
+    present = np.unique(numbers)
+    present = present[present > 0]
+    if not len(present):
+        raise ValueError("nothing was drawn, and a segmentation needs a segment")
+    if present[-1] > len(names):
+        raise ValueError(f"the class {present[-1]} has no name among {', '.join(names)}")
+    renumbered = np.zeros(256, dtype=np.uint8)
+    renumbered[present] = np.arange(1, len(present) + 1)
+    drawn = [names[number - 1] for number in present]
+    content = _fingerprint({"+".join(drawn): numbers}, images, description, packed=False)
+    described = [_describe(number, segment_named(name), BY_NETWORK) for number, name in enumerate(drawn, start=1)]
+    try:
+        segmentation = _segmentation(renumbered[numbers], described, images, description, content)
+    except (AttributeError, TypeError) as error:  # a header that lacks what the standard asks of every CT image
+        raise ValueError(f"the images do not allow a segmentation: {error}") from error
+    return _save(segmentation, path), {name: number for number, name in enumerate(drawn, start=1)}
+
+
+def headers(sources: Sequence[Source]) -> list[Dataset]:
+    """The images without their pixels. Raises ValueError where there are none."""
+    if not sources:
+        raise ValueError("a segmentation needs the images it lies on, got no sources")
+    return [
+        dcmread(io.BytesIO(source) if isinstance(source, bytes) else source, stop_before_pixels=True)
+        for source in sources
+    ]
+
+
+def _shape(images: Sequence[Dataset]) -> tuple[int, int, int]:
+    return len(images), int(images[0].Rows), int(images[0].Columns)
+
+
+def _save(segmentation: Segmentation, path: Path) -> Path:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     dcmwrite(path, segmentation, enforce_file_format=True)
@@ -138,15 +208,21 @@ def _check(name: str, mask: np.ndarray, shape: tuple[int, ...]) -> None:
         raise ValueError(f"mask {name!r} must be bool {shape} as its images are, got {mask.dtype} {mask.shape}")
 
 
-def _segmentation(masks: Mapping[str, np.ndarray], images: Sequence[Dataset], description: str) -> Segmentation:
-    """Segmentation IOD (PS3.3 A.51) of masks that are not empty."""
-    first, content = images[0], _fingerprint(masks, images, description)
-    date, time = _date_and_time(first)
+def _segmentation(
+    pixels: np.ndarray,
+    described: Sequence[SegmentDescription],
+    images: Sequence[Dataset],
+    description: str,
+    content: str,
+) -> Segmentation:
+    """Segmentation IOD (PS3.3 A.51) of segments that are not empty: masks (..., segment), or their numbers."""
+    first = images[0]
+    date, time = date_and_time(first)
     segmentation = Segmentation(
         source_images=images,
-        pixel_array=np.stack(list(masks.values()), axis=-1).astype(np.uint8),
+        pixel_array=pixels,
         segmentation_type=SegmentationTypeValues.BINARY,
-        segment_descriptions=[_describe(number, SEGMENTS[name]) for number, name in enumerate(masks, start=1)],
+        segment_descriptions=described,
         series_instance_uid=_uid("series", content),
         series_number=int(first.get("SeriesNumber") or 0) + SERIES_OFFSET,
         sop_instance_uid=_uid("image", content),
@@ -163,11 +239,14 @@ def _segmentation(masks: Mapping[str, np.ndarray], images: Sequence[Dataset], de
         transfer_syntax_uid=ExplicitVRLittleEndian,
         coding_schemes=[CodingSchemeIdentificationItem(OWN_SCHEME, name="Findings of headct, research software")],
     )
-    _forget_the_moment(segmentation, content)
+    forget_the_moment(segmentation)
+    organization = _uid("dimensions", content)
+    for item in (*segmentation.DimensionOrganizationSequence, *segmentation.DimensionIndexSequence):
+        item.DimensionOrganizationUID = organization
     return segmentation
 
 
-def _describe(number: int, segment: Segment) -> SegmentDescription:
+def _describe(number: int, segment: Segment, by: Code) -> SegmentDescription:
     """Segment Description macro (PS3.3 C.8.20.4): what the segment is, and that no human drew it."""
     return SegmentDescription(
         segment_number=number,
@@ -175,22 +254,19 @@ def _describe(number: int, segment: Segment) -> SegmentDescription:
         segmented_property_category=segment.category,
         segmented_property_type=segment.kind,
         algorithm_type=SegmentAlgorithmTypeValues.AUTOMATIC,
-        algorithm_identification=AlgorithmIdentificationSequence("headct", BY_CONSTRUCTION, __version__),
+        algorithm_identification=AlgorithmIdentificationSequence("headct", by, __version__),
     )
 
 
-def _forget_the_moment(segmentation: Segmentation, content: str) -> None:
-    """Take out, in place, what highdicom draws anew in every run: the time of writing, and a random identifier."""
-    del segmentation.InstanceCreationDate, segmentation.InstanceCreationTime
-    for equipment in segmentation.ContributingEquipmentSequence:
+def forget_the_moment(instance: Dataset) -> None:
+    """Take out, in place, the time of writing, which highdicom notes anew in every run."""
+    del instance.InstanceCreationDate, instance.InstanceCreationTime
+    for equipment in instance.get("ContributingEquipmentSequence", ()):
         if equipment.get("ContributionDateTime") and equipment.get("ManufacturerModelName") == "highdicom":
             del equipment.ContributionDateTime
-    organization = _uid("dimensions", content)
-    for item in (*segmentation.DimensionOrganizationSequence, *segmentation.DimensionIndexSequence):
-        item.DimensionOrganizationUID = organization
 
 
-def _date_and_time(image: Dataset) -> tuple[str, str]:
+def date_and_time(image: Dataset) -> tuple[str, str]:
     """Date and time of an image as DICOM strings, both from the same pair of attributes."""
     for date, time in DATES:
         if image.get(date):
@@ -198,13 +274,15 @@ def _date_and_time(image: Dataset) -> tuple[str, str]:
     return NO_DATE, NO_TIME
 
 
-def _fingerprint(masks: Mapping[str, np.ndarray], images: Sequence[Dataset], description: str) -> str:
+def _fingerprint(
+    masks: Mapping[str, np.ndarray], images: Sequence[Dataset], description: str, *, packed: bool = True
+) -> str:
     """A hash of masks, of the images they lie on, and of what is said about them."""
     digest = hashlib.blake2b(repr((__version__, description, list(masks))).encode(), digest_size=16)
     for image in images:
         digest.update(f"{image.SOPInstanceUID}\n".encode())
     for mask in masks.values():
-        digest.update(np.packbits(mask).tobytes())
+        digest.update(np.packbits(mask).tobytes() if packed else mask.tobytes())
     return digest.hexdigest()
 
 

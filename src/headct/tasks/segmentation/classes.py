@@ -1,0 +1,132 @@
+"""Which values of a mask mean what: the classes that a segmenter draws, numbered from 1; 0 is everything else."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+
+import numpy as np
+
+from headct.failure import Misuse
+
+TABLE = "classes.csv"
+"""In a folder of masks: columns value, name. `headct simulate --masks` writes one."""
+MOST = 254
+"""Classes; their numbers are kept in a byte."""
+NAME = re.compile(r"[A-Za-z][\w-]*")
+
+
+@dataclass(frozen=True)
+class Classes:
+    """Classes 1, 2, 3, ... by `names`, and which values of a mask's file mean each: a class may join several.
+
+    `definition` says the same by names, so that it can be looked up in another folder, whose values may differ.
+    `known` are all values that the folder has a name for, with 0; None where it has no table, and any value may occur.
+    """
+
+    names: tuple[str, ...]
+    values: tuple[tuple[int, ...], ...]
+    definition: str
+    known: frozenset[int] | None = None
+
+    @property
+    def outputs(self) -> int:
+        """How many there are with the background."""
+        return len(self.names) + 1
+
+    def of(self, stored: np.ndarray, path: Path) -> np.ndarray:
+        """Class numbers, uint8, from the values of a mask. Raises Misuse for what is no class map or has no name."""
+        values = np.unique(stored)
+        if not np.isfinite(values).all() or not (values == np.rint(values)).all() or values[0] < 0:
+            odd = next(value for value in values if not (np.isfinite(value) and value >= 0 and value == np.rint(value)))
+            raise Misuse(
+                f"{path} holds the value {odd:g}",
+                why="the values of a mask are whole numbers, 0 for nothing",
+                do="export the mask as a label map, without interpolation or scaling",
+            )
+        if self.known is not None and (strange := sorted(set(values.astype(int).tolist()) - self.known)):
+            raise Misuse(
+                f"{path} holds the value {strange[0]}, which {TABLE} beside it does not name",
+                do=f"name it in {TABLE}, or give the classes by --classes",
+            )
+        found = np.zeros(stored.shape, dtype=np.uint8)
+        for number, some in enumerate(self.values, start=1):
+            found[np.isin(stored, some)] = number
+        return found
+
+
+def read_classes(folders: Sequence[Path], wanted: str = "") -> Classes:
+    """The classes of folders of masks, by the table in them, or those `wanted`.
+
+    `wanted` is `NAME,NAME=PART+PART,...`, each part a name of the table or a value of the files; what no class names
+    is background. Raises Misuse where nothing tells, tables differ, or a word means nothing.
+    """
+    tables = [_read_table(folder / TABLE) for folder in folders]
+    if any(table != tables[0] for table in tables):
+        raise Misuse(f"the folders of masks have different {TABLE}", do="give them the same values for the same names")
+    table = tables[0]
+    if not wanted.strip() and not table:
+        raise Misuse(
+            f"what the values of the masks in {folders[0]} mean is not known",
+            why=f"there is no {TABLE} (columns value, name) in it",
+            do="write one, or name the classes: --classes brain=1,ventricles=2",
+        )
+    definition = wanted.strip() or ",".join(table)
+    names, values = [], []
+    for word in (part.strip() for part in definition.split(",")):
+        name, _, parts = (piece.strip() for piece in word.partition("="))
+        names.append(_checked(name))
+        values.append(tuple(sorted(_value(part.strip(), table, folders[0]) for part in (parts or name).split("+"))))
+    _expect_once(names, [value for some in values for value in some])
+    known = frozenset({0, *table.values()}) if table and not wanted.strip() else None
+    return Classes(tuple(names), tuple(values), definition, known)
+
+
+def names_in(folder: Path) -> tuple[str, ...]:
+    """The names in the table of a folder of masks; none where there is no table."""
+    return tuple(_read_table(folder / TABLE))
+
+
+def _read_table(path: Path) -> dict[str, int]:
+    """Value by name, in order; nothing where there is no table."""
+    if not path.is_file():
+        return {}
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        rows = list(csv.DictReader(file))
+    try:
+        found = {_checked(row["name"].strip()): int(row["value"]) for row in rows}
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise Misuse(f"{path} is no table of classes", why=repr(error), do="give it the columns value, name") from error
+    if not found or len(found) < len(rows) or len(set(found.values())) < len(rows) or min(found.values()) < 1:
+        raise Misuse(f"{path} must have each name and each value once, all values above 0", do="correct it")
+    return found
+
+
+def _checked(name: str) -> str:
+    if not NAME.fullmatch(name):
+        raise Misuse(f"a class cannot be called {name!r}", do="use letters, digits, _ and -, a letter first")
+    return name
+
+
+def _value(part: str, table: Mapping[str, int], folder: Path) -> int:
+    """The value that a name of the table, or a number, stands for."""
+    if part in table:
+        return table[part]
+    if part.isdecimal() and int(part) > 0:
+        return int(part)
+    near = get_close_matches(part, table, n=1)
+    told = f"did you mean {near[0]}?" if near else f"take of {', '.join(table)}" if table else "write NAME=VALUE"
+    raise Misuse(f"{part!r} is no class of the masks in {folder}, and no value above 0", do=told)
+
+
+def _expect_once(names: Sequence[str], values: Sequence[int]) -> None:
+    if len(names) > MOST:
+        raise Misuse(f"{len(names)} classes are too many", why=f"at most {MOST} can be drawn")
+    for what, some in (("class", list(names)), ("value", [str(value) for value in values])):
+        twice = [one for index, one in enumerate(some) if one in some[:index]]
+        if twice:
+            raise Misuse(f"the {what} {twice[0]} comes twice", do="name each once")

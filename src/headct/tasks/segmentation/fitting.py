@@ -1,0 +1,345 @@
+"""`headct segment train`: cohorts with masks to a segmenter."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from headct import encoders
+from headct.checkpoints import PretrainedEncoder, published, registry
+from headct.cohort import Cohort
+from headct.detection import splits
+from headct.detection.method import Progress, mirrored, quiet
+from headct.detection.training.network import copied, inner
+from headct.embedding.machine import Machine
+from headct.encoders import Encoder, Grid, SegResEncoder
+from headct.failure import Misuse
+from headct.preparing.recipe import Windows
+from headct.pretraining.step import kept_random
+from headct.tasks.segmentation.masks import Masks, each
+from headct.tasks.segmentation.network import Plan, ResidualSegmenter, SegmentationNetwork, decoder_for, network_of
+from headct.tasks.segmentation.patches import Augmentation, Example, cut, draw
+from headct.tasks.segmentation.segmenter import Segmenter
+from headct.tasks.segmentation.training import Course, Schedule, Task, train, voxels_and_channels
+from headct.tasks.segmentation.windows import Sliding, window_for
+
+INITIALS = ("pretrained", "random")
+SETTLED_ON = 8
+"""Patches by which the norms of a random encoder that stays frozen learn what features look like."""
+SHOTS = 22  # what a generator is for
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSettings:
+    """What is trained, on whom. Raises Misuse where a value is unknown or makes no sense."""
+
+    decoder: str = "auto"  # of DECODERS; auto: segresnet for CT-FM's encoder, light for others
+    initial: str = "pretrained"  # or random: the same encoder without what it has learned
+    frozen: bool = False  # the encoder keeps its weights
+    shots: int | None = None  # learn from so many patients, drawn by the seed; fewer are part of more
+    validation: float = 0.2  # share of patients who choose the step
+    window: Grid | None = None  # voxels of patches and of windows; by the recipe if not given
+    overlap: float = 0.5  # of windows
+    seed: int = 0
+    schedule: Schedule = field(default_factory=Schedule)
+    augmentation: Augmentation = field(default_factory=Augmentation)
+
+    def __post_init__(self) -> None:
+        if self.initial not in INITIALS:
+            raise Misuse(f"initial must be one of {', '.join(INITIALS)}, got {self.initial!r}")
+        if not 0 <= self.validation < 1:
+            raise Misuse(f"validation must be a share from 0 to below 1, got {self.validation:g}")
+        if self.shots is not None and self.shots < 1:
+            raise Misuse(f"shots must be at least 1, got {self.shots}")
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A segmenter, and what is told about how it was made."""
+
+    segmenter: Segmenter
+    splits: pd.DataFrame  # scan_id, patient_id, split: train, validation, or nothing where it was not used
+    course: Course
+    notes: tuple[str, ...]
+
+    def save(self, folder: Path) -> Path:
+        """Write the segmenter with its splits. Raises Misuse where the folder exists."""
+        return self.segmenter.save(folder, {"splits": self.splits[self.splits["split"] != ""]})
+
+
+@dataclass(frozen=True)
+class _Known:
+    """The scans with a mask, n of them, and which of K classes each holds."""
+
+    places: list[tuple[Masks, str]]
+    patients: list[str]
+    holds: np.ndarray  # (n, K) bool
+
+    @property
+    def scan_ids(self) -> list[str]:
+        return [scan_id for _, scan_id in self.places]
+
+    def load(self, scan: int) -> Example:
+        """One of them. Raises Misuse where its array holds no numbers, or its mask does not lie on it."""
+        masks, scan_id = self.places[scan]
+        return example_of(masks, scan_id)
+
+
+def example_of(masks: Masks, scan_id: str) -> Example:
+    """A scan with its mask. Raises Misuse where its array holds no numbers, or the mask does not lie on it."""
+    array, affine = masks.cohort.array(scan_id), masks.cohort.affine(scan_id)
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise Misuse(
+            f"the array of scan {scan_id} in {masks.cohort.path} holds values that are no numbers",
+            do="prepare the cohort again, or leave the scan out",
+        )
+    return Example(array, masks.of(scan_id, array), np.linalg.norm(affine[:3, :3], axis=0))
+
+
+def fit(
+    masks: Sequence[Masks],
+    encoder: PretrainedEncoder,
+    machine: Machine,
+    settings: TrainSettings | None = None,
+    *,
+    split_file: Path | None = None,
+    progress: Progress = quiet,
+    reading: Progress = quiet,
+) -> Fitted:
+    """Learn the classes of masks, drawn on the scans of cohorts.
+
+    Raises Misuse where a cohort has another recipe than the encoder, no class is drawn in any training scan, there are
+    fewer patients than shots, or a mask does not lie on its scan; Failure where training diverges.
+    """
+    settings = settings or TrainSettings()
+    for some in masks:
+        some.cohort.expect(encoder.recipe)
+    expect_drawable(encoder)
+    known = _survey(masks, reading)
+    classes = masks[0].classes
+    parts, notes = _parts(known, settings, split_file)
+    rows = {name: np.flatnonzero(parts == name) for name in ("train", "validation")}
+    notes += _expect_taught(known, rows, classes.names)
+    network, plan, started = start(encoder, settings, classes.outputs)
+    window = settings.window or window_for(_shape_of(known, encoder), network.divisor)
+    if any(side % network.divisor for side in window):
+        raise Misuse(
+            f"a window of {' x '.join(map(str, window))} voxels does not fit the network",
+            why=f"its sizes must be multiples of {network.divisor}",
+            do=f"take for example {' x '.join(str(-(-side // network.divisor) * network.divisor) for side in window)}",
+        )
+    sliding = Sliding(window=window, overlap=settings.overlap)
+    task = Task(
+        load=known.load,
+        holds=known.holds,
+        train=rows["train"],
+        validation=np.random.default_rng(settings.seed).permutation(rows["validation"]),
+        windows=list(encoder.card.windows.values()),
+        side=next(axis for axis, letter in enumerate(encoder.recipe.axes) if letter in "RL"),
+        patch=window,
+        sliding=sliding,
+        machine=machine,
+        seed=settings.seed,
+        augmentation=_sided(settings.augmentation, classes.names),
+    )
+    if settings.initial == "random" and settings.frozen:
+        _settle(network.to(machine.device), task)
+    course = train(network, task, settings.schedule, progress)
+    table = pd.DataFrame({"scan_id": known.scan_ids, "patient_id": known.patients, "split": parts})
+    segmenter = Segmenter(
+        network,
+        plan,
+        classes.names,
+        classes.definition,
+        encoder.recipe,
+        encoder.card.windows,
+        sliding,
+        _record(encoder, settings, known, rows, course, started, machine),
+    )
+    return Fitted(segmenter, table, course, (*started, *notes))
+
+
+def expect_drawable(encoder: PretrainedEncoder) -> None:
+    """Raises Misuse for a graph, and for a recipe whose arrays hold several copies of the head."""
+    inner(encoder)
+    windows = encoder.recipe.step(Windows)
+    if windows is not None and windows.stacked_along == "first-axis":
+        raise Misuse(
+            f"nothing can be drawn on arrays of the recipe {encoder.recipe.name}",
+            why="they hold several copies of the head, one behind the other",
+            do="take a model whose recipe has its windows in channels",
+        )
+
+
+def _survey(masks: Sequence[Masks], progress: Progress) -> _Known:
+    """All scans with a mask; every mask is read, so that what is wrong with one is said before training."""
+    places = list(each(masks))
+    tables = {id(some): some.cohort.scans.set_index("scan_id")["patient_id"] for some in masks}
+    outputs = masks[0].classes.outputs
+    holds = np.zeros((len(places), outputs), dtype=bool)
+    for number, (some, scan_id) in enumerate(places):
+        holds[number] = np.bincount(example_of(some, scan_id).numbers.ravel(), minlength=outputs) > 0
+        progress(number + 1, len(places))
+    return _Known(places, [str(tables[id(some)].loc[scan_id]) for some, scan_id in places], holds)
+
+
+def _parts(known: _Known, settings: TrainSettings, split_file: Path | None) -> tuple[np.ndarray, tuple[str, ...]]:
+    """The part (n,) of each scan: train, validation, or empty."""
+    if split_file is not None:
+        parts = splits.read_splits(split_file, known.scan_ids, known.patients)
+        parts[parts == "test"] = ""
+    else:
+        shares = {"train": 1 - settings.validation, "validation": settings.validation}
+        parts = splits.split(known.holds[:, 1:].astype(float), known.patients, shares, settings.seed)
+    if not (parts == "train").any():
+        raise Misuse("no scan is left to learn from", do="name one in the splits, or take a smaller --validation")
+    patients = np.array(known.patients)
+    if settings.shots is not None:
+        taught = np.unique(patients[parts == "train"])
+        if settings.shots > len(taught):
+            raise Misuse(
+                f"{settings.shots} patients are asked for, and {len(taught)} are there to learn from",
+                do="ask for fewer shots, or name more scans with masks",
+            )
+        chosen = np.random.default_rng((settings.seed, SHOTS)).permutation(taught)[: settings.shots]
+        parts = np.where((parts == "train") & ~np.isin(patients, chosen), "", parts)
+    notes = []
+    if not (parts == "validation").any():
+        notes.append("no patient is kept for validation: the last step is taken")
+    return parts, tuple(notes)
+
+
+def _expect_taught(known: _Known, rows: dict[str, np.ndarray], names: Sequence[str]) -> tuple[str, ...]:
+    """Raises Misuse where nothing is drawn in any training scan; notes about classes that are in none."""
+    counts = known.holds[rows["train"]].sum(axis=0)[1:]
+    if not counts.any():
+        raise Misuse("nothing is drawn in the masks of the training scans", do="check --classes and the masks")
+    untaught = [name for name, count in zip(names, counts, strict=True) if not count]
+    return (f"in no training scan, so never drawn: {', '.join(untaught)}",) if untaught else ()
+
+
+def start(
+    encoder: PretrainedEncoder, settings: TrainSettings, outputs: int
+) -> tuple[SegmentationNetwork, Plan, tuple[str, ...]]:
+    """The network before the first step, how it is built again, and in words what it starts with.
+
+    A decoder in a published file of CT-FM's is taken over, as far as it fits.
+    """
+    decoder = decoder_for(inner(encoder), settings.decoder)
+    with kept_random("cpu"):
+        torch.manual_seed(settings.seed)
+        inside = copied(encoder) if settings.initial == "pretrained" else _new(inner(encoder))
+        network = network_of(inside, decoder, outputs)
+    plan = Plan.of(inner(encoder), decoder, outputs)
+    notes = [f"the encoder starts with {'the weights of the model' if settings.initial == 'pretrained' else 'nothing'}"]
+    if settings.initial == "pretrained":
+        if isinstance(network, ResidualSegmenter) and (note := _published_decoder(network, encoder, outputs)):
+            notes.append(note)
+        network.hold_encoder(frozen=settings.frozen)
+    elif settings.frozen:
+        network.hold_encoder(frozen=True)
+    return network, plan, tuple(notes)
+
+
+def _new(like: Encoder) -> Encoder:
+    """The same encoder with random weights."""
+    return encoders.build(like.architecture, **json.loads(json.dumps(asdict(like.settings))))
+
+
+def _published_decoder(network: ResidualSegmenter, encoder: PretrainedEncoder, outputs: int) -> str:
+    """Take over the decoder that lies beside a published encoder, if one does; says so."""
+    assert isinstance(inner(encoder), SegResEncoder)
+    if encoder.source.startswith(registry.HUB):
+        from headct.checkpoints import hub  # with it comes the Hub's client, which nothing else needs
+
+        place = hub.fetch(hub.Address.parse(encoder.source)).folder
+    else:
+        place = Path(encoder.source)
+    if not encoder.source or not published.recognise(place):
+        return ""
+    found = published.read_segmentation(place, outputs=outputs, depths=len(_heads(network)))
+    network.network.load_state_dict(found.network.state_dict())
+    kept = sum(name.startswith("up_layers.") for name in found.network.state_dict()) - len(found.untrained)
+    return f"the decoder starts with {kept} tensors of the same file" if kept > 0 else ""
+
+
+def _heads(network: ResidualSegmenter) -> list[str]:
+    return [name for name in network.network.state_dict() if name.endswith("head.bias")]
+
+
+def _shape_of(known: _Known, encoder: PretrainedEncoder) -> tuple[int, ...] | None:
+    """Spatial shape of all scans, where the recipe fixes it; else that of none."""
+    shape = encoder.recipe.shape
+    return None if shape is None else tuple(known.places[0][0].cohort.array(known.scan_ids[0]).shape[-3:])
+
+
+def _sided(augmentation: Augmentation, names: Sequence[str]) -> Augmentation:
+    """Without the mirror where a class has a side."""
+    if mirrored(names) == tuple(range(len(names))):
+        return augmentation
+    return Augmentation(**{**asdict(augmentation), "mirror": 0.0})
+
+
+@torch.no_grad()
+def _settle(network: SegmentationNetwork, task: Task) -> None:
+    """Let the BatchNorms of a random encoder take their statistics from training patches, before it is frozen."""
+    norms = [part for part in network.encoder_part.modules() if isinstance(part, torch.nn.BatchNorm3d)]
+    rng = np.random.default_rng((task.seed, SETTLED_ON))
+    network.encoder_part.train()
+    for norm in norms:
+        norm.momentum = None  # the plain mean of all batches
+    if norms:
+        for _ in range(SETTLED_ON):
+            one = draw(rng, [task.train], task.load, task.augmentation)
+            example = task.load(one.scan)
+            network(*voxels_and_channels([cut(example, one, task.patch, task.side)[0]], [example], task))
+    network.encoder_part.eval()
+
+
+def _record(
+    encoder: PretrainedEncoder,
+    settings: TrainSettings,
+    known: _Known,
+    rows: dict[str, np.ndarray],
+    course: Course,
+    started: Sequence[str],
+    machine: Machine,
+) -> dict[str, Any]:
+    """How it was made, as plain values."""
+    patients = np.array(known.patients)
+    counted = {name: (len(some), len(np.unique(patients[some]))) for name, some in rows.items()}
+    return {
+        "encoder": {
+            "architecture": encoder.architecture,
+            "sha256": encoder.sha256,
+            "decisive_sha256": encoder.decisive_sha256,
+        },
+        "licence": encoder.card.licence,
+        "settings": asdict(settings),
+        "seen_patients": sorted({*patients[rows["train"]].tolist(), *patients[rows["validation"]].tolist()}),
+        "course": course.facts(),
+        "machine": str(machine),
+        "virtual": all("simulated" in masks.cohort.about for masks, _ in known.places),
+        "sentences": [
+            *(f"{n} scans of {p} patients for {name}" for name, (n, p) in counted.items()),
+            *started,
+            f"{course.steps} steps; taken were the weights of step {course.best_step}, by {course.chosen_by}",
+        ],
+    }
+
+
+def opened(places: Sequence[Path]) -> Iterator[Cohort]:
+    """The cohorts, opened; the same one twice is refused."""
+    seen: set[Path] = set()
+    for place in places:
+        if place.resolve() in seen:
+            raise Misuse(f"{place} is named twice", do="name each cohort once")
+        seen.add(place.resolve())
+        yield Cohort(place)

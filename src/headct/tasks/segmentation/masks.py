@@ -1,0 +1,242 @@
+"""Masks from files, brought onto the grid on which a segmenter sees its scans; one that does not lie there is refused.
+
+A mask may lie on the prepared array of its scan, as `headct simulate --masks` writes it, or on the scanner's own grid,
+shear of a tilted gantry included. Which of the two is told by shape and matrix alone. From the scanner's grid a voxel
+of the prepared array becomes the class that fills most of it.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+
+from headct.cohort import Cohort
+from headct.failure import Misuse
+from headct.scan import AIR_HU
+from headct.tasks.segmentation.classes import TABLE, Classes, read_classes
+
+SUFFIXES = (".nii.gz", ".nii")
+TOLERANCE_MM = 0.5
+"""How far apart two matrices may put a corner of their grid and still be the same grid."""
+SPACING_TOLERANCE = 0.02
+"""Share by which the voxels of a mask may differ from those of its scan."""
+TILT_DEG = 1.0
+"""By which the shear of a mask may differ from that of its scan."""
+LEAST_INSIDE = 0.5
+"""Share of what is drawn that must lie in the prepared array, and in it on something denser than `AIR_BELOW_HU`."""
+AIR_BELOW_HU = -700
+MOST_POINTS = 4
+"""Along each axis of a voxel, at which its class is looked up."""
+
+
+@dataclass(frozen=True)
+class Masks:
+    """The masks of a cohort's scans, in one folder, `SCAN_ID.nii.gz`."""
+
+    cohort: Cohort
+    folder: Path
+    classes: Classes
+
+    def __post_init__(self) -> None:
+        if not self.folder.is_dir():
+            raise Misuse(f"there is no folder of masks {self.folder}", do="name one: --masks DIR, files SCAN_ID.nii.gz")
+        if not self.scan_ids:
+            raise Misuse(
+                f"no scan of {self.cohort.path} has a mask in {self.folder}",
+                why="a mask is called after its scan: SCAN_ID.nii.gz",
+                do="name the folder of masks, or call them by the column scan_id of the cohort",
+            )
+
+    @property
+    def scan_ids(self) -> tuple[str, ...]:
+        """Scans of the cohort that have a mask, in its order."""
+        return tuple(scan_id for scan_id in self.cohort if self.path(scan_id) is not None)
+
+    def path(self, scan_id: str) -> Path | None:
+        """The mask of a scan, if there is one."""
+        places = (self.folder / f"{scan_id}{suffix}" for suffix in SUFFIXES)
+        return next((place for place in places if place.is_file()), None)
+
+    def of(self, scan_id: str, array: np.ndarray) -> np.ndarray:
+        """Class numbers uint8 (X, Y, Z) on the spatial grid of the scan's prepared array.
+
+        Raises Misuse where the mask does not lie on its scan, or its values are no classes.
+        """
+        path = self.path(scan_id)
+        assert path is not None, f"scan {scan_id} has no mask"
+        stored, affine = read_mask(path)
+        affine_there, shape = self.cohort.affine(scan_id), array.shape[-3:]
+        numbers = self.classes.of(stored, path)
+        if same_grid(stored.shape, affine, shape, affine_there):
+            return numbers
+        self._expect_of_scanner(scan_id, stored.shape, affine, path, shape)
+        found = on_grid(numbers, affine, (shape[0], shape[1], shape[2]), affine_there, self.classes.outputs)
+        _expect_on_head(numbers, affine, found, affine_there, array if array.ndim == 3 else None, path)
+        return found
+
+    def _expect_of_scanner(
+        self, scan_id: str, shape: Sequence[int], affine: np.ndarray, path: Path, prepared: Sequence[int]
+    ) -> None:
+        """Raises Misuse unless shape, voxels and shear are those of the scan as it was acquired."""
+        rows = self.cohort.scans.set_index("scan_id", drop=False).to_dict("index")
+        row = rows[scan_id]
+        acquired = (int(row["cols"]), int(row["rows"]), int(row["slices"]))
+        if sorted(shape) != sorted(acquired):
+            raise Misuse(
+                f"{path} has the shape {_sizes(shape)}; scan {scan_id} was acquired as {_sizes(acquired)} and prepared "
+                f"as {_sizes(prepared)}",
+                why="a mask lies on one of the two grids",
+                do="export it on the grid of its image",
+            )
+        told_mm = sorted((float(row["pixel_mm"]), float(row["pixel_mm"]), _slice_step_mm(row)))
+        steps_mm = sorted(np.linalg.norm(affine[:3, :3], axis=0).tolist())
+        if not np.allclose(steps_mm, told_mm, rtol=SPACING_TOLERANCE):
+            raise Misuse(
+                f"the voxels of {path} measure {_sizes(steps_mm)} mm, those of scan {scan_id} {_sizes(told_mm)} mm",
+                why="its matrix is not that of its scan",
+                do="export it on the grid of its image",
+            )
+        if abs(_shear_deg(affine) - float(row["tilt_deg"])) > TILT_DEG:
+            raise Misuse(
+                f"{path} is sheared by {_shear_deg(affine):.1f} degrees, "
+                f"scan {scan_id} by {float(row['tilt_deg']):.1f}",
+                why="without the shear of a tilted gantry a mask lies beside its slices",
+                do="write it with the matrix of its image, as `headct segment predict` does",
+            )
+
+
+def read_mask(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Values (I, J, K) as stored and scaled, and the matrix (4, 4) to RAS mm.
+
+    Raises Misuse where there is no such volume.
+    """
+    image: Any
+    try:
+        image = nibabel.load(path)
+        stored = np.asanyarray(image.dataobj)
+    except (nibabel.filebasedimages.ImageFileError, OSError, EOFError, ValueError) as error:
+        raise Misuse(f"{path} cannot be read as NIfTI", why=str(error), do="export the mask again") from error
+    if stored.ndim == 4 and stored.shape[3] == 1:
+        stored = stored[..., 0]
+    if stored.ndim != 3 or not stored.size:
+        raise Misuse(f"{path} has the shape {_sizes(stored.shape)}", do="give one 3D label map a scan")
+    return stored, np.asarray(image.affine, dtype=float)
+
+
+def same_grid(shape: Sequence[int], affine: np.ndarray, other_shape: Sequence[int], other: np.ndarray) -> bool:
+    """Whether two grids put each of their corners at the same place."""
+    if tuple(shape) != tuple(other_shape):
+        return False
+    corners = np.array([[*corner, 1] for corner in itertools.product(*((0, size - 1) for size in shape))]).T
+    return bool(np.linalg.norm(((affine - other) @ corners)[:3], axis=0).max() <= TOLERANCE_MM)
+
+
+def on_grid(
+    numbers: np.ndarray, affine: np.ndarray, shape: tuple[int, int, int], target: np.ndarray, outputs: int
+) -> np.ndarray:
+    """Class numbers on another grid: of each voxel the one that fills most of it, by points within.
+
+    `numbers` (I, J, K) lie by `affine`, the result, of `shape`, by `target`; both matrices may be sheared. Where
+    classes fill as much, the later one is taken; what lies outside is background.
+    """
+    to_there = np.linalg.inv(affine) @ target
+    points = np.clip(np.ceil(2 * np.abs(to_there[:3, :3]).max(axis=0) - 1e-3), 1, MOST_POINTS).astype(int)
+    votes = np.zeros((outputs, int(np.prod(shape))), dtype=np.uint8)
+    everywhere = np.arange(votes.shape[1])
+    offsets = [(np.arange(n) + 0.5) / n - 0.5 for n in points]
+    i, j, k = (np.arange(size, dtype=np.float64) for size in shape)
+    for shift in itertools.product(*offsets):
+        at = np.full(shape, -1, dtype=np.int64)
+        inside = np.ones(shape, dtype=bool)
+        for axis, size in enumerate(numbers.shape):
+            x, y, z, start = to_there[axis]
+            place = (
+                (x * (i + shift[0]) + start)[:, None, None]
+                + (y * (j + shift[1]))[:, None]
+                + z * (k + shift[2])
+            )  # fmt: skip
+            nearest = np.rint(place).astype(np.int64)
+            inside &= (nearest >= 0) & (nearest < size)
+            at = nearest if axis == 0 else at * size + nearest
+        seen = np.where(inside, numbers.ravel()[np.clip(at, 0, numbers.size - 1)], 0).ravel()
+        votes[seen, everywhere] += 1
+    return (outputs - 1 - votes[::-1].argmax(axis=0)).astype(np.uint8).reshape(shape)
+
+
+def _expect_on_head(
+    numbers: np.ndarray,
+    affine: np.ndarray,
+    found: np.ndarray,
+    target: np.ndarray,
+    hu: np.ndarray | None,
+    path: Path,
+) -> None:
+    """Raises Misuse where what is drawn lies elsewhere than the head."""
+    drawn_mm3 = np.count_nonzero(numbers) * abs(np.linalg.det(affine[:3, :3]))
+    kept_mm3 = np.count_nonzero(found) * abs(np.linalg.det(target[:3, :3]))
+    if drawn_mm3 and kept_mm3 < LEAST_INSIDE * drawn_mm3:
+        raise Misuse(
+            f"{kept_mm3 / drawn_mm3:.0%} of what {path} draws lies in the prepared array",
+            why="by its matrix the mask lies beside its scan",
+            do="export it on the grid of its image",
+        )
+    if hu is None or hu.dtype != np.int16 or not (found > 0).any():
+        return
+    dense = float((hu[found > 0] > AIR_BELOW_HU).mean())
+    if dense < LEAST_INSIDE:
+        raise Misuse(
+            f"{1 - dense:.0%} of what {path} draws lies in air ({AIR_HU} HU and little more)",
+            why="by its matrix the mask lies beside its scan",
+            do="export it on the grid of its image",
+        )
+
+
+def _slice_step_mm(row: Any) -> float:
+    """From one slice to the next: along the table, where the gantry is tilted, and not along the normal."""
+    return float(row["gap_median_mm"]) / float(np.cos(np.radians(float(row["tilt_deg"]))))
+
+
+def _shear_deg(affine: np.ndarray) -> float:
+    """By how much the axis that leaves the perpendicular most does so, as `Scan.tilt_deg` measures it."""
+    axes = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    across = np.abs((axes.T @ axes) - np.eye(3)).max()
+    return float(np.degrees(np.arcsin(min(1.0, across))))
+
+
+def _sizes(values: Sequence[float]) -> str:
+    return " x ".join(f"{value:.4g}" for value in values)
+
+
+def gathered(cohorts: Sequence[Cohort], folders: Sequence[Path], wanted: str) -> list[Masks]:
+    """The masks of each cohort, in a folder each or in its own `masks`, with the same classes.
+
+    Raises Misuse where there are as many folders neither as cohorts nor none.
+    """
+    if folders and len(folders) != len(cohorts):
+        raise Misuse(
+            f"{len(cohorts)} cohorts and {len(folders)} folders of masks",
+            do="give --masks once for each cohort, in their order, or leave it out: masks/ in each",
+        )
+    places = list(folders) or [cohort.path / "masks" for cohort in cohorts]
+    for cohort, place in zip(cohorts, places, strict=True):
+        if not len(cohort):
+            raise Misuse(f"cohort {cohort.path} holds no scans", do="see its rejections, or name another cohort")
+        if not place.is_dir():
+            raise Misuse(
+                f"there is no folder of masks {place}", do=f"name one: --masks DIR, files SCAN_ID.nii.gz and {TABLE}"
+            )
+    classes = read_classes(places, wanted)
+    return [Masks(cohort, place, classes) for cohort, place in zip(cohorts, places, strict=True)]
+
+
+def each(masks: Sequence[Masks]) -> Iterator[tuple[Masks, str]]:
+    """Every scan with a mask."""
+    for some in masks:
+        for scan_id in some.scan_ids:
+            yield some, scan_id

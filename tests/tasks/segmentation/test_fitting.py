@@ -1,0 +1,180 @@
+"""Training and the saved folder: what is learned, what is refused, and what a damaged folder says."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from detection import made
+from tasks.segmentation import drawn
+from tasks.segmentation.drawn import QUICK
+
+from headct import checkpoints, encoders
+from headct.checkpoints import Card, CheckpointFailure
+from headct.cohort import Cohort
+from headct.embedding.machine import choose
+from headct.failure import Failure, Misuse
+from headct.preparing import recipes
+from headct.tasks.segmentation import Schedule, Segmenter, fit, gathered
+from headct.tasks.segmentation.fitting import start
+
+MACHINE = choose("fp32", "cpu")
+ONE_STEP = dataclasses.replace(QUICK, schedule=Schedule(steps=1, looks=1))
+
+
+def test_it_learns_and_is_the_same_after_saving(place: Path) -> None:
+    segmenter = Segmenter.load(place / "segmenter")
+    history = segmenter.record["course"]["history"]
+    assert history[-1]["loss"] < history[0]["loss"]
+    assert max(row["validation_dice"] for row in history) > 0.3  # blocks that differ by 25 HU
+    assert segmenter.record["course"]["best_step"] in (16, 32)
+    other = Cohort(place / "other")
+    scan_id = list(other)[3]
+    first, again = (
+        one.probabilities(other.array(scan_id), other.affine(scan_id), MACHINE)
+        for one in (segmenter, Segmenter.load(place / "segmenter"))
+    )
+    torch.testing.assert_close(first, again, rtol=0, atol=0)
+    torch.testing.assert_close(first.sum(dim=0), torch.ones(made.SHAPE), atol=1e-5, rtol=0)
+    splits = pd.read_csv(place / "segmenter" / "splits.csv")
+    assert set(splits["split"]) == {"train", "validation"}
+    assert segmenter.record["seen_patients"] == sorted(splits["patient_id"])
+    text = (place / "segmenter" / "README.md").read_text()
+    assert "not a medical device" in text
+    assert "scans of 6 patients for train" in text
+
+
+def test_the_same_seed_gives_the_same_weights(place: Path, cohort: Cohort) -> None:
+    masks, encoder = gathered([cohort], [], ""), checkpoints.load(place / "model")
+    before = {name: one.clone() for name, one in encoder.state_dict().items()}
+    settings = dataclasses.replace(QUICK, schedule=Schedule(steps=2, looks=1), validation=0.0)
+    one, same, other = (
+        fit(masks, encoder, MACHINE, dataclasses.replace(settings, seed=seed)).segmenter.network.state_dict()
+        for seed in (0, 0, 1)
+    )
+    for name in one:
+        torch.testing.assert_close(one[name], same[name], rtol=0, atol=0)
+    assert any(not torch.equal(one[name], other[name]) for name in one)
+    for name, tensor in encoder.state_dict().items():  # a copy was trained
+        torch.testing.assert_close(tensor, before[name], rtol=0, atol=0)
+
+
+def test_few_shots_are_nested_patients(place: Path, cohort: Cohort) -> None:
+    masks, encoder = gathered([cohort], [], "blood=ich"), checkpoints.load(place / "model")
+    chosen = []
+    for shots in (2, 4):
+        fitted = fit(masks, encoder, MACHINE, dataclasses.replace(ONE_STEP, shots=shots))
+        chosen.append(set(fitted.splits.loc[fitted.splits["split"] == "train", "patient_id"]))
+        assert len(chosen[-1]) == shots
+        assert fitted.segmenter.classes == ("blood",)
+    assert chosen[0] < chosen[1]
+    with pytest.raises(Misuse, match="7 patients are asked for, and 6 are there"):
+        fit(masks, encoder, MACHINE, dataclasses.replace(ONE_STEP, shots=7))
+
+
+def test_one_scan_is_enough_to_learn_from_and_says_what_is_missing(place: Path, tmp_path: Path) -> None:
+    cohort = drawn.make(tmp_path / "one", 2)
+    masks = gathered([cohort], [], "")
+    (tmp_path / "splits.csv").write_text("patient_id,split\np001,train\np000,test\n")
+    fitted = fit(masks, checkpoints.load(place / "model"), MACHINE, ONE_STEP, split_file=tmp_path / "splits.csv")
+    assert fitted.course.chosen_by == "the last step"
+    assert "in no training scan, so never drawn: sdh" in fitted.notes
+    assert any("no patient is kept for validation" in note for note in fitted.notes)
+    (tmp_path / "splits.csv").write_text("patient_id,split\np000,train\n")  # with empty masks alone
+    with pytest.raises(Misuse, match="nothing is drawn in the masks"):
+        fit(masks, checkpoints.load(place / "model"), MACHINE, ONE_STEP, split_file=tmp_path / "splits.csv")
+
+
+def test_starts(place: Path) -> None:
+    encoder = checkpoints.load(place / "model")
+    weights = encoder.encoder.state_dict()
+    for initial, frozen in (("pretrained", False), ("pretrained", True), ("random", False), ("random", True)):
+        settings = dataclasses.replace(QUICK, initial=initial, frozen=frozen, seed=5)  # the model's own was 0
+        network, _, _ = start(encoder, settings, 3)
+        name = "blocks.0.attention.qkv.weight"
+        same = torch.equal(network.encoder_part.state_dict()[name], weights[name])
+        assert same == (initial == "pretrained")
+        assert network.held == (initial == "pretrained" or frozen)
+        assert all(weight.requires_grad != frozen for weight in network.encoder_part.parameters())
+    with pytest.raises(Misuse, match="initial must be one of"):
+        dataclasses.replace(QUICK, initial="scratch")
+
+
+def test_ct_fms_network_and_its_published_decoder(tmp_path: Path) -> None:
+    """A folder in the Hub's layout, as CT-FM's segmentation model is published, with random weights."""
+    from safetensors.torch import save_file
+
+    torch.manual_seed(1)
+    settings = encoders.SegResSettings(init_filters=4)
+    published = encoders.segmentation_network(settings, outputs=2)
+    (tmp_path / "hub").mkdir()
+    save_file(published.state_dict(), tmp_path / "hub" / "model.safetensors")
+    config = {"spatial_dims": 3, "in_channels": 1, "init_filters": 4, "blocks_down": [1, 2, 2, 4, 4]}
+    (tmp_path / "hub" / "config.json").write_text(json.dumps(config))
+    encoder = checkpoints.load(tmp_path / "hub")
+    network, plan, notes = start(encoder, QUICK, 5)
+    assert plan.decoder == "segresnet"
+    assert any("the decoder starts with" in note for note in notes)
+    own, theirs = network.network.state_dict(), published.state_dict()  # type: ignore[union-attr]
+    for name in ("encoder.conv_init.weight", "up_layers.3.blocks.0.conv1.weight"):
+        torch.testing.assert_close(own[name], theirs[name], rtol=0, atol=0)
+    assert own["up_layers.3.head.weight"].shape[0] == 5
+    plain, _, _ = start(encoder, dataclasses.replace(QUICK, initial="random"), 5)
+    assert not torch.equal(
+        plain.network.state_dict()["up_layers.3.blocks.0.conv1.weight"], theirs["up_layers.3.blocks.0.conv1.weight"]
+    )
+
+
+def test_wrong_input_is_refused_before_training(place: Path, cohort: Cohort, tmp_path: Path) -> None:
+    masks, encoder = gathered([cohort], [], ""), checkpoints.load(place / "model")
+    with pytest.raises(Misuse, match=r"the model uses head \("):
+        fit(masks, drawn.model(tmp_path / "finer", recipe="head"), MACHINE, ONE_STEP)
+    with pytest.raises(Misuse, match="does not fit the network"):
+        fit(masks, encoder, MACHINE, dataclasses.replace(ONE_STEP, window=(10, 10, 10)))
+    stacked = encoders.build("segresenc", **drawn.SEGRES)
+    checkpoints.save(tmp_path / "stacked", stacked, Card(recipe=recipes["ct-fm-head"], windows={}))
+    (other,) = gathered([drawn.make(tmp_path / "c", 2, recipe=recipes["ct-fm-head"])], [], "")
+    with pytest.raises(Misuse, match="several copies of the head"):
+        fit([other], checkpoints.load(tmp_path / "stacked"), MACHINE, ONE_STEP)
+
+
+def test_arrays_and_losses_that_are_no_numbers(place: Path, cohort: Cohort, monkeypatch: pytest.MonkeyPatch) -> None:
+    masks, encoder = gathered([cohort], [], ""), checkpoints.load(place / "model")
+    array = Cohort.array
+    monkeypatch.setattr(Cohort, "array", lambda self, scan_id: array(self, scan_id) * np.float32(np.nan))
+    with pytest.raises(Misuse, match="holds values that are no numbers"):
+        fit(masks, encoder, MACHINE, ONE_STEP)
+    segmenter = Segmenter.load(place / "segmenter")
+    with pytest.raises(Failure, match="no numbers"):
+        segmenter.probabilities(np.full(made.SHAPE, np.nan, np.float32), np.eye(4), MACHINE)
+    monkeypatch.undo()
+    monkeypatch.setattr(
+        "headct.tasks.segmentation.training.deeply_supervised", lambda levels, labels: levels[0].sum() * float("nan")
+    )
+    with pytest.raises(Failure, match="training diverged at step 1"):
+        fit(masks, encoder, MACHINE, ONE_STEP)
+
+
+def test_a_folder_that_was_changed_is_refused(place: Path, tmp_path: Path) -> None:
+    with pytest.raises(Misuse, match="does not exist"):
+        Segmenter.load(tmp_path / "none")
+    with pytest.raises(Misuse, match="is not a segmenter"):
+        Segmenter.load(place / "model")
+    for name, change, says in (
+        ("config.json", lambda text: text.replace(b'"ich"', b'"iph"'), "is not what it was"),
+        ("model.safetensors", lambda text: text[:-4] + b"\0\0\0\1", "is not the file that was saved"),
+        ("selftest.safetensors", lambda text: text[:-4] + b"\0\0\xff\x7e", "fails its self-test"),
+    ):
+        folder = tmp_path / name
+        shutil.copytree(place / "segmenter", folder)
+        (folder / name).write_bytes(change((folder / name).read_bytes()))
+        with pytest.raises(CheckpointFailure, match=says):
+            Segmenter.load(folder)
+    with pytest.raises(Misuse, match="exists already"):
+        Segmenter.load(place / "segmenter").save(place / "segmenter")

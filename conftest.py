@@ -9,8 +9,7 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
-import subprocess
-import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,14 +21,20 @@ REPOSITORY = Path(__file__).resolve().parent
 
 
 def run_shell(example: Example) -> None:
-    """Run a block's `headct` lines with this interpreter's headct, in the folder of the page."""
-    environment = {**os.environ, "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])}
+    """Run a block's `headct` lines in the folder of the page, in this process, which has PyTorch loaded already.
+
+    With the warnings of a user, and one worker, since tests run on the other cores.
+    """
+    from headct.cli.app import run
+
     lines = str(example.parsed).replace("\\\n", " ").splitlines()
     for line in (line for line in lines if line.strip() and not line.startswith("#")):
         words = shlex.split(line, comments=True)
         assert words[0] == "headct", f"only headct is run in examples, not {line!r}"
-        done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=250, check=False)
-        assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
+        with warnings.catch_warnings(), pytest.MonkeyPatch.context() as patch:
+            warnings.resetwarnings()
+            patch.setattr("headct.cohort.executors.usable_cores", lambda: 1)
+            assert run(words[1:]) == 0, line
 
 
 @pytest.fixture(scope="session")
@@ -60,6 +65,12 @@ def page_folder(prepared_folder: Path, tmp_path_factory: pytest.TempPathFactory)
     os.chdir(folder)
     yield folder
     os.chdir(left)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Pages and files with slow tests come first, so that no core waits for the last of them at the end."""
+    long = {item.path for item in items if item.get_closest_marker("slow") or item.path.suffix == ".md"}
+    items.sort(key=lambda item: item.path not in long)
 
 
 pytest_collect_file = Sybil(

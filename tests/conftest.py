@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,3 +31,21 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def kept_cell() -> Iterator[None]:
+    """One worker keeps its cell from one ingest to the next: it takes longer to start than to read a small head."""
+    from headct.cohort import executors
+
+    local, thread = executors.local, executors.WaitingThreads(1)
+
+    @contextlib.contextmanager
+    def kept(workers: int) -> Iterator[executors.Crew]:
+        with contextlib.ExitStack() as others:
+            yield others.enter_context(local(workers)) if workers > 1 else executors.Crew(thread, lambda: 1)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(executors, "local", kept)
+        yield
+    thread.shutdown(wait=False)

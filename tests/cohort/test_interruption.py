@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 from cohort.folders import assert_same, contents
@@ -20,6 +21,7 @@ from headct.cohort.ingest import ingest
 from headct.failure import Failure, Misuse
 
 SMALL_SHARD_BYTES = 1_000_000  # two scans, so that kills meet shards at every stage
+KILLS = 10
 
 COMMAND = (
     "import signal, sys, headct.cohort.commit as commit; commit.SHARD_BYTES = " + str(SMALL_SHARD_BYTES) + "\n"
@@ -38,49 +40,60 @@ def start(*arguments: str | Path) -> subprocess.Popen[str]:
     )
 
 
+class Undisturbed(NamedTuple):
+    """A cohort made in one go."""
+
+    path: Path
+    begins_s: float  # when the first trace of it was on disk; before, Python was loading
+    took_s: float
+
+
 @pytest.fixture(scope="module")
-def undisturbed(demo: Path, key: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, float]:
-    """A cohort made in one go, and how many seconds that took."""
+def undisturbed(demo: Path, key: Path, tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
     out = tmp_path_factory.mktemp("undisturbed") / "cohort"
     started_s = time.monotonic()
     process = start("ingest", demo, "--out", out, "--key", key, "--workers", "2")
+    while not out.exists() and process.poll() is None:
+        time.sleep(0.01)
+    begins_s = time.monotonic() - started_s
     _, said = process.communicate()
     assert process.returncode == 0, said
     assert len(list((out / "volumes").iterdir())) > 1
-    return out, time.monotonic() - started_s
+    return Undisturbed(out, begins_s, time.monotonic() - started_s)
 
 
-def kill_and_resume(demo: Path, key: Path, out: Path, moments_s: list[float]) -> int:
-    """Call the same line again and again, killing it after each of the moments; how often it was still running."""
-    line = ("ingest", demo, "--out", out, "--key", key, "--workers", "2")
-    killed = 0
-    for moment_s in moments_s:
-        process = start(*line)
-        time.sleep(moment_s)
-        killed += process.poll() is None
-        process.kill()
-        process.communicate()
-    process = start(*line)
+def kill(demo: Path, key: Path, out: Path, moment_s: float) -> bool:
+    """Call the line and kill it after a moment; whether it was still running."""
+    process = start("ingest", demo, "--out", out, "--key", key, "--workers", "2")
+    time.sleep(moment_s)
+    running = process.poll() is None
+    process.kill()
+    process.communicate()
+    return running
+
+
+def test_three_kills(demo: Path, key: Path, tmp_path: Path, undisturbed: Undisturbed) -> None:
+    """The same line again and again."""
+    out, moments = tmp_path / "cohort", random.Random(1)
+    killed = [kill(demo, key, out, moments.uniform(0.2, 1) * undisturbed.took_s) for _ in range(3)]
+    assert any(killed)
+    process = start("ingest", demo, "--out", out, "--key", key, "--workers", "2")
     _, said = process.communicate()
     assert process.returncode == 0, said
-    return killed
-
-
-def test_three_kills(demo: Path, key: Path, tmp_path: Path, undisturbed: tuple[Path, float]) -> None:
-    whole, took_s = undisturbed
-    moments = random.Random(1)
-    assert kill_and_resume(demo, key, tmp_path / "cohort", [moments.uniform(0.2, 1) * took_s for _ in range(3)]) > 0
-    assert_same(tmp_path / "cohort", whole)
+    assert_same(out, undisturbed.path)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(20))
-def test_twenty_kills(seed: int, demo: Path, key: Path, tmp_path: Path, undisturbed: tuple[Path, float]) -> None:
-    """One kill each, at moments spread over the whole job."""
-    whole, took_s = undisturbed
-    moment_s = (seed + random.Random(seed).random()) / 20 * took_s
-    kill_and_resume(demo, key, tmp_path / "cohort", [moment_s])
-    assert_same(tmp_path / "cohort", whole)
+@pytest.mark.parametrize("seed", range(KILLS))
+def test_kills_at_every_stage(
+    seed: int, demo: Path, key: Path, tmp_path: Path, undisturbed: Undisturbed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One kill each, at moments spread over the whole job from its first trace on disk; this process goes on."""
+    share = (seed + random.Random(seed).random()) / KILLS
+    kill(demo, key, tmp_path / "cohort", undisturbed.begins_s + share * (undisturbed.took_s - undisturbed.begins_s))
+    monkeypatch.setattr(commit, "SHARD_BYTES", SMALL_SHARD_BYTES)
+    ingest([demo], tmp_path / "cohort", workers=1, key=key)
+    assert_same(tmp_path / "cohort", undisturbed.path)
 
 
 class Stopped(BaseException):
@@ -153,9 +166,9 @@ def test_a_kill_while_the_journal_is_removed(
 
 
 def test_control_c_ends_with_130_and_can_be_resumed(
-    demo: Path, key: Path, tmp_path: Path, undisturbed: tuple[Path, float]
+    demo: Path, key: Path, tmp_path: Path, undisturbed: Undisturbed
 ) -> None:
-    whole, _ = undisturbed
+    whole = undisturbed.path
     line = ("ingest", demo, "--out", tmp_path / "cohort", "--key", key, "--workers", "2")
     process = start(*line)
     while not (tmp_path / "cohort" / ".ingest" / "unfinished" / "headers").exists():
@@ -175,10 +188,10 @@ def test_control_c_ends_with_130_and_can_be_resumed(
 
 
 def test_a_full_disk_loses_nothing(
-    demo: Path, key: Path, tmp_path: Path, undisturbed: tuple[Path, float], monkeypatch: pytest.MonkeyPatch
+    demo: Path, key: Path, tmp_path: Path, undisturbed: Undisturbed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One write in eight is refused as by a full disk; somebody makes room, and calls again."""
-    whole, _ = undisturbed
+    whole = undisturbed.path
     monkeypatch.setattr(commit, "SHARD_BYTES", SMALL_SHARD_BYTES)
     replace, luck = os.replace, random.Random(2)
 

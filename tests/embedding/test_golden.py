@@ -28,7 +28,7 @@ SAME = 1e-5
 
 SMALL = {
     "vit-tiny": {"depth": 2, "width": 24, "heads": 2, "mlp_width": 32, "patch": (12, 14, 12), "grid": (8, 8, 8)},
-    "slices-tiny": {},
+    "slices-tiny": {"widths": (8, 16, 32), "blocks": (1, 1, 1)},
 }
 
 

@@ -43,14 +43,14 @@ def rows_of(folder: Path) -> list[dict[str, str]]:
 
 @pytest.fixture(scope="module")
 def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Six patients with masks, made by two workers."""
+    """Four patients with masks, made by two workers."""
     folder = tmp_path_factory.mktemp("virtual") / "cohort"
-    run(Job(simulation=Simulation(seed=2), patients=6, masks=True), folder, workers=2, progress=silent)
+    run(Job(simulation=Simulation(seed=2), patients=4, masks=True), folder, workers=2, progress=silent)
     return folder
 
 
 def test_the_bytes_do_not_depend_on_the_workers_or_the_day(cohort: Path, tmp_path: Path) -> None:
-    run(Job(simulation=Simulation(seed=2), patients=6, masks=True), tmp_path / "c", workers=1, progress=silent)
+    run(Job(simulation=Simulation(seed=2), patients=4, masks=True), tmp_path / "c", workers=1, progress=silent)
     assert content_of(tmp_path / "c") == content_of(cohort)
 
 
@@ -81,9 +81,9 @@ def test_class_maps_lie_on_the_prepared_array(cohort: Path) -> None:
 
 def test_a_killed_job_goes_on_to_the_same_bytes(cohort: Path, tmp_path: Path) -> None:
     out = tmp_path / "killed"
-    line = [sys.executable, "-m", "headct", "simulate", "--patients", "6", "--seed", "2", "--masks", "--out", str(out)]
+    line = [sys.executable, "-m", "headct", "simulate", "--patients", "4", "--seed", "2", "--masks", "--out", str(out)]
     records = out / ".making" / "unfinished" / "records"
-    for least in (1, 3):
+    for least in (0, 2):
         process = subprocess.Popen([*line, "--workers", "1", "--quiet"])
         deadline = time.monotonic() + 120
         while process.poll() is None and len(list(records.rglob("0*"))) <= least and time.monotonic() < deadline:
@@ -124,7 +124,7 @@ def test_a_folder_with_other_things_is_left_alone(form: str, tmp_path: Path) -> 
 def test_a_finished_cohort_is_not_made_again(cohort: Path) -> None:
     before = content_of(cohort)
     with pytest.raises(Misuse, match="already"):
-        run(Job(simulation=Simulation(seed=3), patients=6), cohort, workers=1, progress=silent)
+        run(Job(simulation=Simulation(seed=3), patients=4), cohort, workers=1, progress=silent)
     assert content_of(cohort) == before
 
 

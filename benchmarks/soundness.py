@@ -59,6 +59,8 @@ PUSHING = {"iph", "sdh", "edh", "tumor", "infarct", "edema"}
 RIM = 2
 """Voxels (4 mm) by which a mask is widened, so that partial volume is covered too."""
 BLANK_HU = 300.0
+PURE_HU = (22.0, 48.0)
+"""Of brain without fluid or blood in it, after smoothing."""
 MIDDLE, NOISE_VOXELS, FEW = (slice(16, 80), slice(16, 96), slice(24, 76)), (3, 5, 7), 300
 """Where noise is measured, over what widths it is told from anatomy, and in how many voxels at least."""
 LEVELS_HU = np.concatenate(
@@ -147,11 +149,14 @@ def features_of(hu: np.ndarray) -> dict[str, np.ndarray]:
 def noise_of(hu: np.ndarray, classes: np.ndarray) -> np.ndarray:
     """Size, tails and colour of what is left of each slice less itself smoothed, where all smoothed is healthy brain.
 
-    A region with edges of ventricles in it would tell of hydrocephalus, and not by noise.
+    A region with edges of ventricles or wide sulci in it would tell of hydrocephalus and dementia, and not by noise;
+    these two have no mask to keep away from, so places as dark as diluted fluid are left out. What noise was *drawn*
+    is among the features of the visit.
     """
     hu, classes = hu[MIDDLE].astype(np.float32), classes[MIDDLE]
-    brain = classes == CLASSES.index("brain") + 1
-    reach = max(NOISE_VOXELS) + 2 * RIM
+    level = ndimage.uniform_filter(hu, 3)
+    brain = (classes == CLASSES.index("brain") + 1) & (level > PURE_HU[0]) & (level < PURE_HU[1])
+    reach = max(NOISE_VOXELS) + RIM
     deep = ndimage.minimum_filter(brain, size=(reach, reach, 1))
     deep = deep if deep.sum() > FEW else brain
     values: list[float] = []

@@ -131,7 +131,7 @@ def main() -> None:
     parser.add_argument("sites", type=Path, nargs="+", help="the first is learned from; each has labels.csv beside it")
     parser.add_argument("--out", type=Path, default=Path("few-labels"))
     parser.add_argument("--run", type=Path, default=Path("run-of-few-labels"))
-    parser.add_argument("--model", type=Path, help="a checkpoint instead of a run")
+    parser.add_argument("--model", help="a checkpoint instead of a run")
     parser.add_argument("--beside", nargs="*", default=[], metavar="NAME=MODEL", help="checkpoints to compare with")
     parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--scratch", nargs="+", default=[CONVOLUTIONS], help="encoders by name")

@@ -79,6 +79,8 @@ def test_a_folder_called_like_weights_of_the_package_must_be_told_from_them(here
         headct.load("virtual-coarse")
     assert caught.value.do == "write ./virtual-coarse for the folder, or move it away for the other"
     (here / "virtual-coarse").rename(here / "mine")
+    with pytest.raises(Misuse, match="there is no folder or file virtual-coarse"):
+        headct.load(Path("virtual-coarse"))
     assert headct.load("virtual-coarse").architecture == "anatomy-conv"
 
 
@@ -170,7 +172,7 @@ def test_advice_that_is_not_safe_is_not_passed_on(here: Path) -> None:
         ("fm-hct", "the weights of fm-hct are given on request", "ask at https://github.com/NYUMedML"),
         ("vit-bsae", "no model 'vit-bsae'", "did you mean vit-base?"),
         ("./vit-base", r"no model './vit-base'", ""),
-        (Path("ct-fm"), "no model 'ct-fm'", ""),
+        (Path("ct-fm"), "there is no folder or file ct-fm", "give the text 'ct-fm', not a Path"),
         ("nowhere/run", "no model 'nowhere/run'", "or name its path"),
         ("hub:someone", "'hub:someone' names no repository", "hub:owner/name@revision"),
     ],

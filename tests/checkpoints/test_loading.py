@@ -81,7 +81,17 @@ def test_a_folder_called_like_weights_of_the_package_must_be_told_from_them(here
     (here / "virtual-coarse").rename(here / "mine")
     with pytest.raises(Misuse, match="there is no folder or file virtual-coarse"):
         headct.load(Path("virtual-coarse"))
-    assert headct.load("virtual-coarse").architecture == "anatomy-conv"
+    found = headct.load("virtual-coarse")
+    assert (found.architecture, found.source) == ("anatomy-conv", "virtual-coarse")  # not a place of this machine
+    with pytest.raises(Misuse, match="has no revision 'main'"):
+        headct.load("virtual-coarse", revision="main")
+
+
+def test_weights_of_the_package_must_be_those_that_are_registered(monkeypatch: pytest.MonkeyPatch) -> None:
+    other = replace(registry.MODELS["virtual-coarse"], sha256="0" * 64)
+    monkeypatch.setattr(registry, "MODELS", MappingProxyType({**registry.MODELS, "virtual-coarse": other}))
+    with pytest.raises(CheckpointFailure, match="is not the file that is registered as virtual-coarse"):
+        headct.load("virtual-coarse")
 
 
 def record(monkeypatch: pytest.MonkeyPatch, name: str, sha256: str | None) -> None:

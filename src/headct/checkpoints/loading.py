@@ -45,12 +45,12 @@ def load(model: str | os.PathLike[str], *, revision: str | None = None) -> Pretr
         _check_unambiguous(entry, path)
     if entry and entry.downloads:
         return _from_hub(str(entry.where), revision)
-    if entry and entry.comes_with_us:
-        path = registry.SHIPPED / entry.name
-    if entry and not path.exists():
+    if entry and not entry.comes_with_us and not path.exists():
         raise _without_weights(entry)
     if revision is not None:
         raise Misuse(f"{path} has no revision {revision!r}", why="it is a place on this machine", do="leave it out")
+    if entry and entry.comes_with_us:  # the name is its source, for it holds wherever the package is
+        return _from_disk(registry.SHIPPED / entry.name, source=entry.name, entry=entry)
     if not path.exists():
         raise registry.unknown(str(model))
     if path.is_file() and layout.is_ours(path.parent):

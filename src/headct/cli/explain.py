@@ -43,7 +43,7 @@ def explain(
     model: Annotated[
         str | None, typer.Option("--model", metavar="MODEL", help="The detector's encoder, where it has moved.")
     ] = None,
-    box: Annotated[float, typer.Option("--box", metavar="MM", help="Edge of what is hidden at a time.")] = 24.0,
+    box: Annotated[float, typer.Option("--box", metavar="MM", help="Edge of what is hidden at a time.")] = 32.0,
     orders: Annotated[
         int, typer.Option("--orders", metavar="N", help="Random orders that a map has to be better than.")
     ] = 19,

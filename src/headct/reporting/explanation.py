@@ -118,6 +118,11 @@ def _answer(scan: ExplainedScan) -> list[str | Markup]:
     failed = [f"{called(finding.name)} by {one.method}" for finding, one in asked if one.verdict == "fails"]
     if failed:
         told.append(Markup("<b>Failed, and not to be believed:</b> {}.").format(joined(failed)))
+    if len(asked) > 1:
+        told.append(
+            f"Of 20 maps without sense one is better than all random orders by luck, and {count(len(asked), 'map')} "
+            "were asked."
+        )
     told.append(
         "A map that passes shows what this detector looks at. It does not show that the detector is right, nor where "
         "the lesion ends."
@@ -142,8 +147,8 @@ def _verdicts(scan: ExplainedScan) -> Section:
         ]
     lead = (
         "Deletion is the mean score while the head is evened out in the map's order, lower is better; insertion while "
-        "it is put back, higher is better; p is the chance of a random order to do as well. A map that is like one of "
-        "random weights (a rank correlation of 0.5 or more) shows nothing that was learned."
+        "it is put back, higher is better; p is the chance of a random order to do as well, not corrected for the number of maps. A map that is "
+        "like one of random weights, whichever sign these have (a rank correlation of 0.5 or more) shows nothing that was learned."
     )
     if any(finding.mask is not None for finding in scan.findings):
         lead += (

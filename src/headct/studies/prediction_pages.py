@@ -26,7 +26,7 @@ from headct.reporting.result_scan import Familiarity, Found, PredictedScan, scan
 from headct.reporting.tables import Column, table
 from headct.reporting.words import count, joined, visible
 from headct.studies.evaluation_predictions import POINT
-from headct.tasks.explanation.judging import can_look, judged
+from headct.tasks.explanation.judging import can_look, vectors_of
 from headct.tasks.explanation.slabs import SLAB_MM, driving_slices
 
 UNDECIDED = 0.5
@@ -81,7 +81,7 @@ def _ready(inputs: Sequence[Path], reading: Reading, workers: int) -> Iterator[R
 def _scan(ready: Ready, rows: Sequence[Mapping[str, Any]], detector: Detector, machine: Machine) -> PredictedScan:
     x, y, z = (float(mm) for mm in ready.spacing_mm)
     points = dict(zip(detector.findings, detector.points, strict=True))
-    vectors, _ = judged(detector, [ready.array], (x, y, z), machine)
+    vectors = vectors_of(detector, [ready.array], (x, y, z), machine)
     far = detector.familiar
     called_yes = [row for row in rows if row["probability"] >= points[row["finding"]].get(POINT, UNDECIDED)]
     driving: Mapping[str, Sequence[Shown]] = {}

@@ -76,10 +76,12 @@ def test_likeness_is_the_rank_correlation_of_what_is_shown() -> None:
     rng = np.random.default_rng(0)
     first, second = rng.normal(size=(2, 6, 7, 8))
     domain = rng.random((6, 7, 8)) < 0.7
-    shown = [np.clip(one[domain], 0, None) for one in (first, second)]
-    assert likeness(first, second, domain) == pytest.approx(spearmanr(*shown).statistic)
-    assert likeness(first, first, domain) == pytest.approx(1)
-    assert likeness(first, np.zeros_like(first), domain) == 0
+    first, second = first[domain], second[domain]
+    shown, either = np.clip(first, 0, None), [np.clip(sign * second, 0, None) for sign in (1, -1)]
+    assert likeness(first, second) == pytest.approx(max(spearmanr(shown, one).statistic for one in either))
+    assert likeness(first, first) == pytest.approx(1)
+    assert likeness(first, -first) == pytest.approx(1)  # the sign of random weights is a coin's
+    assert likeness(first, np.zeros_like(first)) == 0
 
 
 def test_random_weights_are_the_same_numbers_elsewhere(tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ def by_method(detector: Detector, method: str) -> Detector:
 @pytest.mark.parametrize("method", ["linear", "attentive", "full"])
 def test_the_function_with_a_gradient_is_the_one_that_scores(detector: Detector, method: str) -> None:
     one, hu = by_method(detector, method), painted.head(0, bleeding=True)
-    _, scores = judged(one, [hu], painted.SPACING_MM, painted.MACHINE)
+    scores = judged(one, [hu], painted.SPACING_MM, painted.MACHINE)
     x = as_input(torch.from_numpy(hu[None]), list(one.encoder.card.windows.values()))
     with torch.no_grad():
         ours = differentiable(one)(x, torch.full((1, 3), 4.0))
@@ -65,7 +65,7 @@ def test_parts_sum_up_to_the_difference_in_score(detector: Detector) -> None:
     found = integrated_gradients(
         detector, hu, even, painted.SPACING_MM, [0, 1], painted.MACHINE, steps=24, smooth_mm=1e-3
     )
-    _, scores = judged(detector, [hu, even], painted.SPACING_MM, painted.MACHINE)
+    scores = judged(detector, [hu, even], painted.SPACING_MM, painted.MACHINE)
     assert found.gaps.max() < 0.02
     assert_allclose(found.maps.sum(axis=(1, 2, 3)), scores[0] - scores[1], rtol=0.02)
     assert (found.maps[:, hu == even] == 0).all()

@@ -11,11 +11,13 @@ import nibabel
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
 from tasks.explanation import painted
 
 from headct.checkpoints import Card, load, save
 from headct.detection import Detector
+from headct.detection.training.attentive import FindingQueries, FittedAttentive
 from headct.embedding.inputs import Ready
 from headct.encoders import build
 from headct.failure import Misuse
@@ -108,6 +110,31 @@ def test_files_lie_on_the_scan_in_patient_space(found: Explanation, detector: De
         assert picture.size == (3 * 128, 2 * (128 + 18) + 36)  # two windows, each of three planes
 
 
+def test_another_call_leaves_no_maps_of_the_one_before(
+    found: Explanation, detector: Detector, tmp_path: Path
+) -> None:
+    write(found, detector, painted.MACHINE, QUICK, tmp_path / "out")
+    (tmp_path / "out" / "maps" / "mine.nii.gz").write_bytes(b"not ours")
+    fewer = replace(found, findings=("iph",), explained=[one for one in found.explained if one.finding == "iph"])
+    write(fewer, detector, painted.MACHINE, QUICK, tmp_path / "out")
+    places = {folder: {one.name for one in (tmp_path / "out" / folder).iterdir()} for folder in ("maps", "overlays")}
+    assert places == {
+        "maps": {"iph.occlusion.nii.gz", "iph.gradients.nii.gz", "mine.nii.gz"},
+        "overlays": {"iph.occlusion.png", "iph.gradients.png"},
+    }
+
+
+def test_queries_of_a_finding_make_a_map_of_its_own(detector: Detector) -> None:
+    """Also where it is the only one that is asked for."""
+    encoder = detector.encoder
+    width = encoder.see(torch.from_numpy(painted.head(0, bleeding=True)[None]), torch.full((1, 3), 4.0)).tokens.shape[2]
+    head = FindingQueries(width, 2, heads=1, features=4)
+    attending = replace(detector, fitted=FittedAttentive(encoder, ("iph", "sdh"), head, {}, painted.MACHINE))
+    asked = replace(QUICK, methods=("rollout",), findings=("sdh",))
+    (one,) = explain(painted.ready(), attending, painted.MACHINE, asked).explained
+    assert one.map.finding == "sdh"
+
+
 def test_the_page_says_which_maps_to_believe(found: Explanation, detector: Detector, tmp_path: Path) -> None:
     write(found, detector, painted.MACHINE, QUICK, tmp_path / "out", virtual=True)
     html = (tmp_path / "out" / "page.html").read_text()
@@ -138,7 +165,7 @@ def test_what_is_refused(detector: Detector, tmp_path: Path) -> None:
     outside = np.zeros(painted.SHAPE, bool)
     outside[:, :, 29:] = True
     with pytest.raises(Misuse, match="100% lies outside the head"):
-        explain(ready, detector, painted.MACHINE, QUICK, {"iph": outside})
+        explain(ready, detector, painted.MACHINE, QUICK, {"iph": outside.astype(np.uint8) * 7})
     air = Ready(ready.ids, np.full(painted.SHAPE, -1000, np.int16), painted.AFFINE)
     with pytest.raises(Misuse, match="nothing in it that could be evened out"):
         explain(air, detector, painted.MACHINE, QUICK)

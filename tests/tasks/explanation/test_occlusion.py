@@ -19,7 +19,7 @@ from headct.encoders import SegResEncoder, SegResSettings
 from headct.failure import Failure, Misuse
 from headct.tasks.explanation.evening import evened_head
 from headct.tasks.explanation.judging import Judge
-from headct.tasks.explanation.occlusion import Boxes, hidden, occlusion, spread
+from headct.tasks.explanation.occlusion import Boxes, hidden, losses, occlusion, spread
 
 
 @pytest.fixture(scope="module")
@@ -106,6 +106,18 @@ def test_what_is_hidden_is_the_bleeding_and_no_air(tmp_path: Path) -> None:
     inside = hidden(hu, even.astype(np.float32), (16, 8, 8), boxes)
     assert inside[20, 12, 12] == pytest.approx(even[20, 12, 12], abs=3)  # next to the middle, where nothing is kept
     assert (inside[:, :, 28:] == hu[:, :, 28:]).all()
+
+
+def test_losses_of_some_boxes_are_the_map_in_their_middles(tmp_path: Path) -> None:
+    """So a map can be compared with what random weights say of some boxes alone."""
+    judge, hu = judge_of(Counting(), tmp_path), painted.head(0, bleeding=True)
+    even, boxes = evened_head(hu, painted.SPACING_MM), Boxes(edge=(8, 8, 8))
+    begins = np.array(boxes.that_hide(hu, even))
+    assert 0 < len(begins) < len(boxes.begins(hu.shape))  # those of air are left out
+    lost = losses(judge, hu, even, begins[::5].tolist(), boxes)
+    x, y, z = (begins[::5] + 4).T
+    assert abs(lost).max() > 1
+    assert_allclose(occlusion(judge, hu, even, boxes)[0][x, y, z], lost[:, 0], atol=0.01)
 
 
 @dataclass(frozen=True)

@@ -34,8 +34,8 @@ Compared = Literal["template", "tokens"]
 class MapSettings:
     """At which places an encoder is asked.
 
-    With `patch_mm` 0 one look gives the whole map: the template points of an encoder that was taught them, else its
-    tokens, as far apart as the encoder's lattice; `compared` decides otherwise. With `patch_mm` above 0 patches with
+    With `patch_mm` 0 one look gives the whole map: the template points of an anatomy encoder, which names some whether
+    it was taught them or not, and of any other its tokens; `compared` decides otherwise. With `patch_mm` above 0 patches with
     that edge are cut out and their scan vectors compared: slower by the number of patches, and finer by `overlap`.
     """
 
@@ -269,10 +269,11 @@ def _template_points(ready: Ready, encoder: PretrainedEncoder, machine: Machine)
 
 
 def on_sphere(points: np.ndarray) -> np.ndarray:
-    """Points p (..., 3) as unit vectors (..., 4), so that the nearer two points are, the higher is their cosine.
+    """Points p (..., 3) as unit vectors (..., 4), so that cosines tell how near points are: 1 where they are the same.
 
     By the inverse of the stereographic projection, (2 p, |p|^2 - 1) / (|p|^2 + 1): the cosine of the vectors of p and q
-    is 1 - 2 |p - q|^2 / ((1 + |p|^2) (1 + |q|^2)).
+    is 1 - 2 |p - q|^2 / ((1 + |p|^2) (1 + |q|^2)). Of two points about as near to p the one farther from the origin
+    counts as the nearer; in units of 100 mm a centimetre outward is worth a tenth of the distance squared at most.
     """
     squared = (points**2).sum(axis=-1, keepdims=True)
     return np.concatenate([2 * points, squared - 1], axis=-1) / (squared + 1)

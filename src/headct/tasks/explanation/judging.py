@@ -15,7 +15,7 @@ from headct.checkpoints import PretrainedEncoder
 from headct.detection import Detector
 from headct.detection.knn import FittedKnn
 from headct.detection.linear import FittedLinear
-from headct.detection.methods import fitted
+from headct.detection.methods import entry, fitted
 from headct.detection.scans import Held
 from headct.detection.training.attentive import LARGEST, FindingQueries, FittedAttentive
 from headct.detection.training.finetune import FittedFull
@@ -36,17 +36,26 @@ def can_look(detector: Detector) -> bool:
     return detector.encoder.recipe.step(Frame) is not None
 
 
-def judged(
+def vectors_of(
     detector: Detector, arrays: Sequence[np.ndarray], spacing_mm: Sequence[float], machine: Machine
-) -> tuple[np.ndarray, np.ndarray]:
-    """Vectors (B, F) and logits (B, f) of B arrays of one shape and spacing, as `headct predict` would give them."""
-    stacked = np.stack(arrays)
-    spacings = np.tile(np.asarray(spacing_mm, dtype=np.float32), (len(stacked), 1))
+) -> np.ndarray:
+    """Vectors (B, F) of B arrays of one shape and spacing, by the encoder that the detector was given."""
+    stacked = torch.from_numpy(np.stack(arrays)).to(machine.device)
+    spacings = torch.tensor(spacing_mm, dtype=torch.float32, device=machine.device).expand(len(stacked), 3)
     encoder = detector.encoder.eval().to(machine.device)
     with torch.inference_mode(), machine.arithmetic():
-        seen = encoder.see(torch.from_numpy(stacked).to(machine.device), torch.from_numpy(spacings).to(machine.device))
-    vectors = seen.scan.float().cpu().numpy()
-    return vectors, detector.fitted.scores(Held(vectors, stacked, spacings), np.arange(len(stacked)))
+        return np.asarray(encoder.see(stacked, spacings).scan.float().cpu().numpy())
+
+
+def judged(
+    detector: Detector, arrays: Sequence[np.ndarray], spacing_mm: Sequence[float], machine: Machine
+) -> np.ndarray:
+    """Logits (B, f) of B arrays of one shape and spacing, as `headct predict` would give them."""
+    vectors = np.empty((len(arrays), 0), np.float32)  # which methods that look for themselves do not ask for
+    if entry(detector.fitted.method).frozen:
+        vectors = vectors_of(detector, arrays, spacing_mm, machine)
+    spacings = np.tile(np.asarray(spacing_mm, dtype=np.float32), (len(arrays), 1))
+    return detector.fitted.scores(Held(vectors, np.stack(arrays), spacings), np.arange(len(arrays)))
 
 
 class Judge:
@@ -58,7 +67,7 @@ class Judge:
 
     def __call__(self, arrays: Iterable[np.ndarray]) -> np.ndarray:
         """Logits (n, f). Raises Failure where one is not finite."""
-        found = [judged(self.detector, batch, self.spacing_mm, self.machine)[1] for batch in self._batches(arrays)]
+        found = [judged(self.detector, batch, self.spacing_mm, self.machine) for batch in self._batches(arrays)]
         logits = np.concatenate(found) if found else np.zeros((0, len(self.detector.findings)))
         if not np.isfinite(logits).all():
             raise Failure(

@@ -6,9 +6,9 @@ is of anything else. Ours fades it to the evened-out head, and the published way
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import product
+from itertools import chain, product
 
 import numpy as np
 
@@ -45,6 +45,11 @@ class Boxes:
         """First voxels of boxes that cover (X, Y, Z) voxels; the last along each axis ends with the volume."""
         axes = [_along(n, edge, self.overlap) for n, edge in zip(shape, self.edge, strict=True)]
         return [(x, y, z) for x, y, z in product(*axes)]
+
+    def that_hide(self, hu: np.ndarray, even: np.ndarray) -> list[tuple[int, int, int]]:
+        """Those of them in which the head `hu` (X, Y, Z) and the evened-out one differ."""
+        differ = hu != even
+        return [begin for begin in self.begins(hu.shape) if differ[inside(begin, self.edge)].any()]
 
     def kept(self) -> np.ndarray:
         """How much of what is there each voxel of a box keeps: 0 in the middle, 1 at the farthest corner, `edge`."""
@@ -105,22 +110,22 @@ def spread(outputs: np.ndarray, begins: Sequence[Sequence[int]], boxes: Boxes, s
     return total / weights
 
 
+def losses(
+    judge: Judge, hu: np.ndarray, even: np.ndarray, begins: Sequence[Sequence[int]], boxes: Boxes
+) -> np.ndarray:
+    """How much of its score each finding loses when one of the boxes at `begins` is evened out, (n, f)."""
+    ground = even.astype(np.float32)
+    scores = judge(chain([hu.astype(np.float32)], (hidden(hu, ground, begin, boxes) for begin in begins)))
+    return np.asarray(scores[0] - scores[1:])
+
+
 def occlusion(judge: Judge, hu: np.ndarray, even: np.ndarray, boxes: Boxes) -> np.ndarray:
     """How much of its score each finding loses where the head `hu` (X, Y, Z) is evened out, (f, X, Y, Z) float32.
 
     `even` is the evened-out head. Boxes in which both are alike, as in air, are not looked at: they lose nothing.
     """
-    begins = boxes.begins(hu.shape)
-    differ = hu != even
-    looked = [differ[inside(begin, boxes.edge)].any() for begin in begins]
-
-    def variants() -> Iterator[np.ndarray]:
-        yield hu.astype(np.float32)
-        for begin, is_looked in zip(begins, looked, strict=True):
-            if is_looked:
-                yield hidden(hu, even.astype(np.float32), begin, boxes)
-
-    scores = judge(variants())
-    said = np.repeat(scores[:1], len(begins), axis=0)
-    said[np.flatnonzero(looked)] = scores[1:]
-    return (scores[0][:, None, None, None] - spread(said, begins, boxes, hu.shape)).astype(np.float32)
+    begins, looked = boxes.begins(hu.shape), boxes.that_hide(hu, even)
+    lost = dict(zip(looked, losses(judge, hu, even, looked, boxes), strict=True))
+    nothing = np.zeros(len(judge.detector.findings))
+    every = np.stack([lost.get(begin, nothing) for begin in begins])
+    return spread(every, begins, boxes, hu.shape).astype(np.float32)

@@ -9,13 +9,17 @@ ALIKE = 0.5
 """A map that is as alike as this to one of random weights does not show what was learned."""
 
 
-def likeness(first: np.ndarray, second: np.ndarray, domain: np.ndarray) -> float:
-    """Rank correlation (Spearman) of what two maps (X, Y, Z) show: where they speak for a finding, within `domain`.
+def likeness(ours: np.ndarray, others: np.ndarray) -> float:
+    """Rank correlation (Spearman) of what a map shows with what one of random weights does, at n places each, (n,).
 
-    Compared is the part above 0, as it is drawn, for what speaks against is not seen. 0 where one map is the same
-    everywhere.
+    Shown is the part above 0. Random weights have either sign by chance, so that what speaks against a finding with
+    them would as often have spoken for it: the larger of both correlations counts. 0 where one is the same everywhere.
     """
-    ranks = [rankdata(np.clip(one[domain], 0, None)) for one in (first, second)]
-    a, b = (one - one.mean() for one in ranks)
+    shown = np.clip(ours, 0, None)
+    return max(_correlation(shown, np.clip(sign * others, 0, None)) for sign in (1, -1))
+
+
+def _correlation(first: np.ndarray, second: np.ndarray) -> float:
+    a, b = (ranks - ranks.mean() for ranks in (rankdata(first), rankdata(second)))
     lengths = np.sqrt((a @ a) * (b @ b))
     return float(a @ b / lengths) if lengths > 0 else 0.0

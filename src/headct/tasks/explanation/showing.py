@@ -136,10 +136,12 @@ def write(
     """Write maps, pictures, tables and page into a folder, which is made as needed.
 
     Maps lie on the grid of the prepared head, scan.nii.gz, whose matrix leads to RAS mm of the scanner: opened together
-    with the original scan they lie on it. A map that all findings share is written once.
+    with the original scan they lie on it. A map that all findings share is written once. Maps and pictures that an
+    earlier call has left there, perhaps of another scan, are removed.
     """
     check(out)
     out.mkdir(parents=True, exist_ok=True)
+    _clear(out)
     affine = found.subject.ready.affine
     write_nifti(found.subject.hu, out / SCAN, affine)
     for one in found.explained:
@@ -154,6 +156,17 @@ def write(
         for shown in finding.maps:
             write_atomically(out / OVERLAYS / f"{finding.name}.{shown.method}.png", overlay_png(scan, finding, shown))
     explanation_page(scan, _provenance(found, detector, machine, settings), virtual=virtual).write(out / PAGE)
+
+
+def _clear(out: Path) -> None:
+    """Remove the maps and pictures of the rows that an earlier call has listed in its table."""
+    if not (out / TABLE).exists():
+        return
+    before = pd.read_csv(out / TABLE, dtype=str, keep_default_na=False)
+    for finding, method in zip(before["finding"], before["method"], strict=True):
+        (out / OVERLAYS / f"{finding}.{method}.png").unlink(missing_ok=True)
+        for name in (f"{finding}.{method}", method):
+            (out / MAPS / f"{name}.nii.gz").unlink(missing_ok=True)
 
 
 def _scan(found: Explanation) -> ExplainedScan:

@@ -40,7 +40,7 @@ def driving_slices(
     given = [array, *(evened_slab(array, slab) for slab in slabs)]
     scores = np.concatenate(
         [
-            judged(detector, given[start : start + BATCH], spacing_mm, machine)[1]
+            judged(detector, given[start : start + BATCH], spacing_mm, machine)
             for start in range(0, len(given), BATCH)
         ]
     )

@@ -89,10 +89,10 @@ def leaks(seen: Labelled, findings: pd.DataFrame) -> Iterator[tuple[str, str]]:
 
 
 def rescans(encoder: PretrainedEncoder, cohort: Cohort, machine: Machine) -> Iterator[tuple[str, str]]:
-    everyone = measure(cohort, encoder, machine).metrics()["rescan"]
+    everyone = measure(cohort, encoder, machine).metrics()["all"]
     for name in ("first_of_all", "cosine", "cosine_of_others", "rank", "icc_of_features"):
         leaf: Mapping[str, Any] = everyone[name]
-        interval = "" if leaf["low"] is None else f" ({leaf['low']:.3f} to {leaf['high']:.3f})"
+        interval = "" if leaf["low"] is None or np.isnan(leaf["low"]) else f" ({leaf['low']:.3f} to {leaf['high']:.3f})"
         yield f"{name}, {leaf['n']} pairs", f"{leaf['value']:.3f}{interval}"
 
 

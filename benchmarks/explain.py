@@ -1,13 +1,13 @@
 """Whether maps can be believed, by method and finding, on virtual patients whose lesions are known.
 
     headct simulate --patients 60 --masks --recipe RECIPE --out COHORT
-    python benchmarks/explain.py DETECTOR COHORT [--scans 6] [--box 24] [--findings iph,sdh]
+    python benchmarks/explain.py DETECTOR COHORT [--scans 6] [--box 32] [--findings iph,sdh]
 
 For each finding of the detector the first scans of the cohort that have it, and a mask of it. By method: how much
 sooner than at random the score falls (deletion) and returns (insertion), as a share of what there is to lose; the
 pointing game and the overlap beside what a map without sense would have; likeness to maps of random weights; and how
 many maps pass. Intervals are 95 %, Student's, Wilson's for shares, over patients. A look takes what an embedding takes;
-a scan takes about 3,500 of them.
+a scan takes about 1,000 of them.
 
 Deletion and insertion decide on whether a map is faithful to its detector, pointing and overlap on whether the detector
 looks at the lesion: the two are not the same.
@@ -96,7 +96,7 @@ def main() -> None:
     parser.add_argument("detector", type=Path)
     parser.add_argument("cohort", type=Path)
     parser.add_argument("--scans", type=int, default=6)
-    parser.add_argument("--box", type=float, default=24.0)
+    parser.add_argument("--box", type=float, default=Settings.box_mm)
     parser.add_argument("--findings", default="")
     options = parser.parse_args()
     detector, cohort, machine = Detector.load(options.detector), Cohort(options.cohort), choose("fp32", "cpu")

@@ -4,7 +4,8 @@
     .venv/bin/python benchmarks/segment.py memory SEGMENTER [--slices 200]
 
 `curve`: for each number of patients, drawn by a seed and nested, the same decoder on the model's encoder, on its
-frozen encoder, on the same architecture from scratch, and on its random frozen features; with --beside, CT-FM's
+frozen encoder, on the same architecture from scratch, and on its random frozen features (validation patients, a share
+of the cohort, come on top and choose the step, the same ones for every number of patients); with --beside, CT-FM's
 architecture from scratch too. Dice is the mean over classes of their means over scans that have them, misses 0, on
 patients that nobody learned from, with intervals over draws of patients; differences are paired. Cohorts hold masks/.
 `memory`: a virtual head of 512 x 512 is drawn on, and the largest memory of the process and its seconds are told.

@@ -79,6 +79,14 @@ def test_a_report_names_the_segments_that_it_measures(tmp_path: Path) -> None:
         assert np.ravel(item.referenced_segment_numbers).tolist() == [number]
 
 
+def test_long_names_have_codes_of_their_own() -> None:
+    """A Code Value has 16 characters at most (VR SH)."""
+    left, right = (segment_named(f"subdural_hematoma_{side}").kind for side in ("left", "right"))
+    assert left.value != right.value
+    assert max(len(left.value), len(right.value)) <= 16
+    assert segment_named("subdural_hematoma_left").kind == left
+
+
 @pytest.mark.skipif(DCIODVFY is None, reason="needs dciodvfy")
 def test_the_standard_finds_no_error(tmp_path: Path) -> None:
     sources = series(tmp_path / "ct")

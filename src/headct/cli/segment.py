@@ -26,9 +26,7 @@ from headct.failure import Misuse
 
 SHOWN = 20
 """Rows of the table that are printed; all of them are in the file."""
-SegmenterFolder = Annotated[
-    Path | None, typer.Option("--segmenter", metavar="SEGMENTER", help="A folder of headct segment train.")
-]
+A_SEGMENTER = typer.Option("--segmenter", metavar="SEGMENTER", help="A folder of headct segment train.")
 MaskFolders = Annotated[
     list[Path] | None,
     typer.Option(
@@ -135,6 +133,8 @@ def train(
             progress=partial(progress, "training"),
             reading=partial(progress, "reading masks"),
         )
+    for sentence in fitted.started:
+        talk.say(sentence)
     for note in fitted.notes:
         talk.warn(note)
     fitted.save(out)
@@ -147,9 +147,7 @@ def predict(
     talk: Talk,
     inputs: Inputs,
     *,
-    segmenter: Annotated[
-        Path, typer.Option("--segmenter", metavar="SEGMENTER", help="A folder of headct segment train.")
-    ],
+    segmenter: Annotated[Path, A_SEGMENTER],
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for masks and volumes.")],
     dicom: Annotated[
         bool, typer.Option("--dicom/--no-dicom", help="Also a DICOM segmentation and report, for DICOM series.")
@@ -165,7 +163,8 @@ def predict(
 
     DIR holds volumes.csv, masks/SCAN_ID.nii.gz, for DICOM series dicom/SCAN_ID.seg.dcm and SCAN_ID.sr.dcm, and
     rejections.csv. The DICOM files bear the patient's name and ids, as a viewer needs them. Where slices are
-    unevenly spaced, which NIfTI cannot say, its mask lies on the recipe's grid. The same line goes on after a kill.
+    unevenly spaced, which NIfTI cannot say, its mask lies on the recipe's grid. The same line goes on after a kill;
+    what an earlier line has drawn into DIR is replaced.
 
     Examples:
         headct segment predict night --segmenter segmenter --out drawn
@@ -215,7 +214,7 @@ def evaluate(
     out: Annotated[
         Path, typer.Option("--out", metavar="DIR", help="Folder for segments.csv, metrics.json, report.html.")
     ],
-    segmenter: SegmenterFolder = None,
+    segmenter: Annotated[Path | None, A_SEGMENTER] = None,
     drawn: Annotated[
         Path | None, typer.Option("--drawn", metavar="DIR", help="Masks that were drawn before, instead.")
     ] = None,
@@ -255,8 +254,6 @@ def evaluate(
             if not given:
                 raise Misuse("a segmenter draws on the scans of a cohort", do="name one")
             found = Segmenter.load(segmenter)
-            places = masks or [cohort.path / "masks" for cohort in given]
-            judging.same_classes(found.classes, found.definition, places, classes)
             true = gathered(given, masks or [], classes or found.definition)
             machine = choose(precision, device)
             talk.say(f"{', '.join(found.classes)} by {found.plan.decoder} on {machine}")

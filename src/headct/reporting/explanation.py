@@ -147,8 +147,9 @@ def _verdicts(scan: ExplainedScan) -> Section:
         ]
     lead = (
         "Deletion is the mean score while the head is evened out in the map's order, lower is better; insertion while "
-        "it is put back, higher is better; p is the chance of a random order to do as well, not corrected for the number of maps. A map that is "
-        "like one of random weights, whichever sign these have (a rank correlation of 0.5 or more) shows nothing that was learned."
+        "it is put back, higher is better; p is the chance of a random order to do as well, not corrected for the "
+        "number of maps. A map that is like one of random weights, whichever sign these have (a rank correlation of "
+        "0.5 or more), shows nothing that was learned."
     )
     if any(finding.mask is not None for finding in scan.findings):
         lead += (

@@ -15,7 +15,7 @@ from headct.reporting.charts import Interval, intervals
 from headct.reporting.findings import BONE, BRAIN, called
 from headct.reporting.measured import Measured
 from headct.reporting.page import Page, Provenance, Section
-from headct.reporting.pictures import alt_text, cut, framed, shades, sides, webp
+from headct.reporting.pictures import Window, alt_text, cut, framed, shades, sides, webp
 from headct.reporting.tables import Column, table
 from headct.reporting.words import NOT_STATED, count, sentence_case, visible
 
@@ -223,9 +223,9 @@ def _colour(number: int) -> tuple[int, int, int]:
     return COLOURS[(number - 1) % len(COLOURS)]
 
 
-def _outlined(one: Outlined, numbers: np.ndarray, index: int, window: object) -> np.ndarray:
+def _outlined(one: Outlined, numbers: np.ndarray, index: int, window: Window) -> np.ndarray:
     """An axial slice uint8 (rows, cols, 3) as the viewer sees it, classes outlined."""
-    grey = shades(cut(one.array, "axial", one.spacing_mm, MM_PER_PIXEL, index), window)  # type: ignore[arg-type]
+    grey = shades(cut(one.array, "axial", one.spacing_mm, MM_PER_PIXEL, index), window)
     seen = numbers[:, :, index].T[::-1, ::-1].astype(np.uint8)
     size = (grey.shape[1], grey.shape[0])
     return outlined(grey, np.asarray(Image.fromarray(seen).resize(size, Image.Resampling.NEAREST)))

@@ -45,6 +45,9 @@ BY_CONSTRUCTION = Code("CONSTRUCTED", OWN_SCHEME, "Known by construction")
 BY_NETWORK = codes.DCM.ArtificialIntelligence
 """Algorithm family of what a network has drawn."""
 
+CODE_LENGTH = 16
+"""Characters of a Code Value (0008,0100), VR SH."""
+
 NO_DATE, NO_TIME = "19700101", "000000"
 """Content Date and Time may not be empty (PS3.3 C.7.6.16); these stand where the images state none."""
 
@@ -117,7 +120,10 @@ def segment_named(name: str) -> Segment:
         return SEGMENTS[name]
     if name in ANATOMY:
         return Segment(name, codes.SCT.AnatomicalStructure, ANATOMY[name])
-    return Segment(name, codes.SCT.SpatialAndRelationalConcept, Code(name.upper()[:16], OWN_SCHEME, name[:64]))
+    code = name.upper()
+    if len(code) > CODE_LENGTH:  # told apart by more than what fits
+        code = f"{code[: CODE_LENGTH - 7]}-{hashlib.blake2b(name.encode(), digest_size=3).hexdigest().upper()}"
+    return Segment(name, codes.SCT.SpatialAndRelationalConcept, Code(code, OWN_SCHEME, name[:64]))
 
 
 def write_segmentation(

@@ -110,9 +110,7 @@ def test_files_lie_on_the_scan_in_patient_space(found: Explanation, detector: De
         assert picture.size == (3 * 128, 2 * (128 + 18) + 36)  # two windows, each of three planes
 
 
-def test_another_call_leaves_no_maps_of_the_one_before(
-    found: Explanation, detector: Detector, tmp_path: Path
-) -> None:
+def test_another_call_leaves_no_maps_of_the_one_before(found: Explanation, detector: Detector, tmp_path: Path) -> None:
     write(found, detector, painted.MACHINE, QUICK, tmp_path / "out")
     (tmp_path / "out" / "maps" / "mine.nii.gz").write_bytes(b"not ours")
     fewer = replace(found, findings=("iph",), explained=[one for one in found.explained if one.finding == "iph"])

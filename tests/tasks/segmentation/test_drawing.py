@@ -21,7 +21,7 @@ import pytest
 import torch
 from tasks.segmentation import drawn
 
-from headct.embedding.inputs import Reading
+from headct.embedding.inputs import IDS, Reading
 from headct.embedding.machine import choose
 from headct.failure import Misuse
 from headct.preparing import prepare, recipes
@@ -30,6 +30,7 @@ from headct.scan import Scan
 from headct.tasks.segmentation import Segmenter, Sliding, draw_into
 from headct.tasks.segmentation.network import Plan, SegmentationNetwork
 from headct.tasks.segmentation.predicting import drawn_on, slice_voxels_ml, volumes_ml
+from headct.tasks.segmentation.subjects import Job, Subject
 from headct.virtual.phantom import Phantom
 from headct.writing import write_dicom, write_nifti
 
@@ -203,6 +204,44 @@ def test_files_of_other_kinds_and_cohorts(bone: Segmenter, tmp_path: Path) -> No
     other = drawn.make(tmp_path / "other", 1, recipe=recipes["head"])
     with pytest.raises(Misuse, match=r"uses recipe head \("):
         draw_into(tmp_path / "more", [other.path], bone, READING, MACHINE)
+
+
+def test_a_folder_holds_what_one_line_has_drawn(
+    bone: Segmenter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small: dict[str, Any] = {"slices": 24, "gap_mm": 6.0, "rows": 48, "cols": 48, "pixel_mm": 4.0}
+    write_dicom(head(**small), tmp_path / "a")
+    write_nifti(head(**small, tilt_deg=9.0), tmp_path / "b.nii.gz")
+    out = tmp_path / "out"
+    draw_into(out, [tmp_path / "a", tmp_path / "b.nii.gz"], bone, READING, MACHINE)
+    assert len(list((out / "masks").glob("*.nii.gz"))) == 2
+    (row,) = draw_into(out, [tmp_path / "b.nii.gz"], bone, READING, MACHINE).rows
+    assert [path.name for path in (out / "masks").glob("*.nii.gz")] == [Path(row["nifti"]).name]
+    assert not list((out / "dicom").iterdir())
+
+    def dies(self: Segmenter, *given: Any) -> torch.Tensor:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Segmenter, "probabilities", dies)
+    with pytest.raises(KeyboardInterrupt):
+        draw_into(out, [tmp_path / "b.nii.gz"], bone, READING, MACHINE)
+    with pytest.raises(Misuse, match=r"draws otherwise \(dicom, inputs\)"):
+        draw_into(out, [tmp_path / "a"], bone, READING, MACHINE, dicom=False)
+
+
+def test_a_scan_that_comes_up_twice_keeps_its_first_files(
+    bone: Segmenter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From a file and from a cohort that was made of it, whose mask would lie on another grid."""
+    scan = head()
+    prepared = prepare(scan, recipes["head-coarse"], check_head=False)
+    ids = dict.fromkeys(IDS, "a")
+    of_file, of_cohort = (Subject(ids, prepared.array, prepared.affine, one) for one in (scan, None))
+    found = [Job("file", lambda: [of_file]), Job("cohort", lambda: [of_cohort])]
+    monkeypatch.setattr("headct.tasks.segmentation.drawing.jobs", lambda inputs, reading: found)
+    (row,) = draw_into(tmp_path / "out", [tmp_path], bone, READING, MACHINE).rows
+    assert row["grid"] == "scanner"
+    assert nibabel.load(tmp_path / "out" / row["nifti"]).shape == (76, 80, 36)
 
 
 def test_another_body_part_is_rejected_and_said(bone: Segmenter, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from headct.failure import Misuse
 from headct.preparing import recipes
 from headct.reporting.segmentation import outlined
 from headct.tasks.segmentation import Segmenter, gathered, judge_folders, judge_segmenter
-from headct.tasks.segmentation.judging import classes_of_both, same_classes, write
+from headct.tasks.segmentation.judging import classes_of_both, write
 
 MACHINE = choose("fp32", "cpu")
 
@@ -47,6 +47,8 @@ def test_a_segmenter_on_patients_it_has_not_seen(place: Path, tmp_path: Path) ->
     other = gathered([drawn.make(tmp_path / "h", 9, recipe=recipes["head"])], [], "")
     with pytest.raises(Misuse, match=r"uses recipe head \("):
         judge_segmenter(other, segmenter, MACHINE)
+    with pytest.raises(Misuse, match="the classes are sdh; ich, sdh are drawn"):
+        judge_segmenter(gathered([cohort], [], "sdh"), segmenter, MACHINE)
 
 
 def folders(tmp_path: Path, affine: np.ndarray) -> tuple[Path, Path]:
@@ -70,7 +72,10 @@ def test_folders_of_masks(tmp_path: Path) -> None:
     assert iph["dice"].tolist() == pytest.approx([1, 5 / 6, 0])
     assert iph["hausdorff_95_mm"].tolist() == pytest.approx([0, 1, np.inf])
     assert iph["patient_id"].tolist() == ["s0", "s1", "s2"]
-    assert "1 true masks have nothing beside them in drawn, and count as missed" in judged.notes
+    assert judged.notes == (
+        "without a cohort each mask counts as a patient of its own",
+        "1 true masks have nothing beside them in drawn, and count as missed",
+    )
     metrics = judged.agreement.metrics()
     assert metrics["iph"]["hausdorff_95_mm"]["value"] == pytest.approx(1)
     assert metrics["iph"]["missed"]["value"] == pytest.approx(1 / 3)
@@ -93,6 +98,18 @@ def test_a_sheared_grid_is_measured_upright(tmp_path: Path) -> None:
     assert volume_ml.iloc[0] == pytest.approx(6 * 7 * 6 * 2 / 1000, rel=0.05)
 
 
+def test_a_sheared_grid_half_way_between_the_axes_of_the_patient(tmp_path: Path) -> None:
+    """Turned by 45 degrees about the table, each row runs as much to the right as to the front."""
+    turn = np.eye(4)
+    turn[:2, :2] = np.array([[1, -1], [1, 1]]) / np.sqrt(2)
+    shear = np.diag([1.0, 1.5, 2.0, 1.0])
+    shear[1, 2] = -1.0
+    found, true = folders(tmp_path, turn @ shear)
+    rows = judge_folders(found, true, *classes_of_both(found, true, "iph")).agreement.rows
+    assert rows["dice"].iloc[0] == 1
+    assert rows["true_ml"].iloc[0] == pytest.approx(6 * 7 * 6 * 1.5 * 2 / 1000, rel=0.1)
+
+
 def test_classes_that_do_not_match(tmp_path: Path) -> None:
     found, true = folders(tmp_path, np.eye(4))
     (true / "classes.csv").write_text("value,name\n1,iph\n2,ivh\n3,sdh\n")
@@ -103,8 +120,6 @@ def test_classes_that_do_not_match(tmp_path: Path) -> None:
     (found / "classes.csv").unlink()
     of_truth, of_drawn = classes_of_both(found, true, "ich=iph+ivh")
     assert of_drawn.values == ((1, 2),)
-    with pytest.raises(Misuse, match="those that were drawn iph"):
-        same_classes(("iph",), "iph", [true], "ivh")
     with pytest.raises(Misuse, match=r"no mask in .* is called as one in"):
         judge_folders(made_empty(tmp_path), true, of_truth, of_drawn)
     with pytest.raises(Misuse, match="there is no folder"):
@@ -123,6 +138,15 @@ def test_patients_of_a_cohort(tmp_path: Path) -> None:
     assert judged.agreement.rows["patient_id"].nunique() == 4
     assert judged.agreement.metrics()["ich"]["dice"]["value"] == 1
     assert judged.notes == ()
+    drawn.write_mask(tmp_path / "more" / "stranger.nii.gz", np.zeros((4, 4, 4), np.uint8), np.eye(4))
+    for path in masks.iterdir():
+        (tmp_path / "more" / path.name).write_bytes(path.read_bytes())
+    (tmp_path / "more" / f"{next(iter(cohort))}.nii.gz").unlink()
+    more = tmp_path / "more"
+    assert judge_folders(masks, more, *classes_of_both(masks, more, ""), cohort=cohort).notes == (
+        "1 masks in masks have no true mask beside them, and are left out",
+        "1 true masks are of no scan of the cohort, and are left out",
+    )
     other = made.make(tmp_path / "o", 2, seed=9)
     with pytest.raises(Misuse, match="is of a scan of the cohort"):
         judge_folders(masks, masks, *classes_of_both(masks, masks, ""), cohort=other)

@@ -16,7 +16,7 @@ from tasks.segmentation import drawn
 from headct.failure import Misuse
 from headct.preparing import prepare, recipes
 from headct.tasks.segmentation.classes import read_classes
-from headct.tasks.segmentation.masks import Masks, gathered, on_grid
+from headct.tasks.segmentation.masks import Masks, gathered, on_grid, same_grid
 from headct.virtual.phantom import Phantom
 
 AFFINE = np.diag([*made.SPACING_MM, 1.0])
@@ -40,6 +40,9 @@ def test_classes_by_a_table_by_name_and_by_value(tmp_path: Path) -> None:
         ("value,name\n1,brain\n", "brain,b=1", "the value 1 comes twice"),
         ("value,name\n1,brain\n", "brain=1,brain=2", "the class brain comes twice"),
         ("value,name\n1,br/ain\n", "", "cannot be called"),
+        ("value,name\n1,ödem\n", "", "cannot be called"),
+        ("value,name\n1,all\n", "", "the mean over classes"),
+        ("value,name\n1,brain\n2,iph\n", "iph=1", "iph is the value 1, and 2 in"),
         ("number,name\n1,brain\n", "", "no table of classes"),
         ("value,name\n0,brain\n", "", "above 0"),
     ],
@@ -105,6 +108,33 @@ def test_a_voxel_becomes_what_fills_most_of_it() -> None:
     np.testing.assert_array_equal(on_grid(numbers, affine, (6, 7, 8), target, 4), expected)
 
 
+def test_memory_is_bounded_without_another_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    numbers = np.random.default_rng(1).integers(0, 3, (9, 8, 7)).astype(np.uint8)
+    target = np.array([[1.3, 0.2, 0, -0.4], [0, 1.1, 0, 0.6], [0, 0.3, 1.7, 0], [0, 0, 0, 1]])
+    whole = on_grid(numbers, np.eye(4), (7, 8, 5), target, 3)
+    monkeypatch.setattr("headct.tasks.segmentation.masks.AT_A_TIME", 3 * 8 * 5)
+    np.testing.assert_array_equal(on_grid(numbers, np.eye(4), (7, 8, 5), target, 3), whole)
+
+
+def test_what_is_too_small_for_the_grid_keeps_a_voxel() -> None:
+    """So that a scan with a small lesion stays one with a lesion, which can be missed."""
+    numbers = np.zeros((40, 40, 40), np.uint8)
+    numbers[8:32, 8:32, 8:32] = 1
+    numbers[21, 17, 30] = 2
+    found = on_grid(numbers, np.eye(4), (10, 10, 10), np.diag([4.0, 4.0, 4.0, 1.0]), 4)
+    assert np.argwhere(found == 2).tolist() == [[5, 4, 8]]  # 21, 17 and 30 mm, to the nearest
+    assert set(np.unique(found)) == {0, 1, 2}
+
+
+@pytest.mark.parametrize(("moved_voxels", "same"), [(0.05, True), (0.5, False)])
+def test_half_a_voxel_beside_is_another_grid(moved_voxels: float, same: bool) -> None:
+    affine = np.diag([0.45, 0.45, 5.0, 1.0])
+    for axis in range(3):
+        other = affine.copy()
+        other[axis, 3] += moved_voxels * affine[axis, axis]
+        assert same_grid((512, 512, 30), affine, (512, 512, 30), other) == same
+
+
 def test_masks_that_lie_elsewhere_are_refused(tmp_path: Path) -> None:
     cohort = drawn.make(tmp_path / "c", 2)
     (masks,) = gathered([cohort], [], "")
@@ -137,6 +167,9 @@ def test_cohorts_and_folders_without_masks(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(Misuse, match=r"no scan of .* has a mask"):
         gathered([cohort], [tmp_path / "empty"], "a=1")
+    twice = drawn.make(tmp_path / "once", 2), drawn.make(tmp_path / "twice", 3)
+    with pytest.raises(Misuse, match=r"2 scans of .*twice are in another cohort too"):
+        gathered(list(twice), [], "")
     with pytest.raises(Misuse, match="holds no scans"):
         gathered([made.make(tmp_path / "none", 0)], [tmp_path / "empty"], "a=1")
 

@@ -101,5 +101,7 @@ def test_two_segmenters_are_compared_in_pairs() -> None:
     assert apart["iph"].low == pytest.approx(apart["iph"].value)  # the same in each patient
     assert set(apart) == {"iph", "sdh", "all"}
     assert apart["sdh"].low is None
+    alone = [Agreement(one.rows.assign(patient_id="a"), CLASSES, Judging()) for one in (good, bad)]
+    assert alone[0].differences(alone[1])["iph"].low is None  # three scans of one patient
     with pytest.raises(Misuse, match="same scans"):
         good.differences(Agreement(bad.rows[:2], CLASSES, Judging()))

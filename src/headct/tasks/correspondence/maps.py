@@ -35,8 +35,9 @@ class MapSettings:
     """At which places an encoder is asked.
 
     With `patch_mm` 0 one look gives the whole map: the template points of an anatomy encoder, which names some whether
-    it was taught them or not, and of any other its tokens; `compared` decides otherwise. With `patch_mm` above 0 patches with
-    that edge are cut out and their scan vectors compared: slower by the number of patches, and finer by `overlap`.
+    it was taught them or not, and of any other its tokens; `compared` decides otherwise. With `patch_mm` above 0
+    patches with that edge are cut out and their scan vectors compared: slower by the number of patches, and finer by
+    `overlap`.
     """
 
     patch_mm: float = 0.0

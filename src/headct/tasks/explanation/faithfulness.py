@@ -18,8 +18,8 @@ from scipy.ndimage import distance_transform_edt, gaussian_filter
 from headct.tasks.explanation.judging import Judge
 
 SHARES = (0.0, 0.02, 0.05, 0.12, 0.3, 0.6, 1.0)
-"""Of the voxels that can change, how many are evened out, or put back; most findings fill a few per cent. Each costs two
-looks for every order."""
+"""Of the voxels that can change, how many are evened out, or put back; most findings fill a few per cent. Each
+costs two looks for every order."""
 ROUGH_MM = 12.0
 """Sigma of the noise by which random orders are made: single voxels here and there would be noise to an encoder, while
 maps are of places."""

@@ -50,7 +50,7 @@ class Settings:
 
     methods: tuple[str, ...] = ()
     findings: tuple[str, ...] = ()
-    box_mm: float = 32.0  # edge of what is hidden at a time, of which the fading spares all but the middle half
+    box_mm: float = 32.0  # edge of what is hidden at a time, of which, as it fades, little more than the middle half
     steps: int = 16  # of the way along which gradients are summed up
     smooth_mm: float = 4.0  # of gradients
     orders: int = LEAST_ORDERS  # random ones, which a map has to be better than
@@ -373,8 +373,8 @@ def _columns(detector: Detector, findings: Sequence[str]) -> list[int]:
 
 
 def _checked(masks: Mapping[str, np.ndarray], subject: Subject) -> dict[str, np.ndarray]:
-    head, masks = subject.hu > HEAD_HU, {name: np.asarray(mask, dtype=bool) for name, mask in masks.items()}
-    for name, mask in masks.items():
+    head, checked = subject.hu > HEAD_HU, {name: np.asarray(mask, dtype=bool) for name, mask in masks.items()}
+    for name, mask in checked.items():
         if mask.shape != subject.hu.shape:
             raise Misuse(
                 f"the mask of {name} has the shape {mask.shape}, the prepared head {subject.hu.shape}",
@@ -386,4 +386,4 @@ def _checked(masks: Mapping[str, np.ndarray], subject: Subject) -> dict[str, np.
                 why="it may be of another scan, or have lost its geometry",
                 do="name the mask of this scan",
             )
-    return masks
+    return checked

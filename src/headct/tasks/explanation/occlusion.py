@@ -110,9 +110,7 @@ def spread(outputs: np.ndarray, begins: Sequence[Sequence[int]], boxes: Boxes, s
     return total / weights
 
 
-def losses(
-    judge: Judge, hu: np.ndarray, even: np.ndarray, begins: Sequence[Sequence[int]], boxes: Boxes
-) -> np.ndarray:
+def losses(judge: Judge, hu: np.ndarray, even: np.ndarray, begins: Sequence[Sequence[int]], boxes: Boxes) -> np.ndarray:
     """How much of its score each finding loses when one of the boxes at `begins` is evened out, (n, f)."""
     ground = even.astype(np.float32)
     scores = judge(chain([hu.astype(np.float32)], (hidden(hu, ground, begin, boxes) for begin in begins)))

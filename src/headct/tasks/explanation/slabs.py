@@ -39,10 +39,7 @@ def driving_slices(
         return {finding: [] for finding in detector.findings}
     given = [array, *(evened_slab(array, slab) for slab in slabs)]
     scores = np.concatenate(
-        [
-            judged(detector, given[start : start + BATCH], spacing_mm, machine)
-            for start in range(0, len(given), BATCH)
-        ]
+        [judged(detector, given[start : start + BATCH], spacing_mm, machine) for start in range(0, len(given), BATCH)]
     )
     falls = np.clip(scores[:1] - scores[1:], 0, None)  # (slabs, f)
     return {finding: _heaviest(slabs, falls[:, column]) for column, finding in enumerate(detector.findings)}

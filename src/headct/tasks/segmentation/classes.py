@@ -17,7 +17,9 @@ TABLE = "classes.csv"
 """In a folder of masks: columns value, name. `headct simulate --masks` writes one."""
 MOST = 254
 """Classes; their numbers are kept in a byte."""
-NAME = re.compile(r"[A-Za-z][\w-]*")
+NAME = re.compile(r"[A-Za-z][\w-]*", re.ASCII)  # as DICOM's default character set, columns and file names have it
+RESERVED = "all"
+"""What the mean over classes is called."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,12 @@ def read_classes(folders: Sequence[Path], wanted: str = "") -> Classes:
         names.append(_checked(name))
         values.append(tuple(sorted(_value(part.strip(), table, folders[0]) for part in (parts or name).split("+"))))
     _expect_once(names, [value for some in values for value in some])
+    for name, some in zip(names, values, strict=True):
+        if table.get(name, some[0]) not in some:
+            raise Misuse(
+                f"the class {name} is the value {'+'.join(map(str, some))}, and {table[name]} in {folders[0] / TABLE}",
+                do="write --classes for these masks, by the names in the table",
+            )
     known = frozenset({0, *table.values()}) if table and not wanted.strip() else None
     return Classes(tuple(names), tuple(values), definition, known)
 
@@ -108,7 +116,9 @@ def _read_table(path: Path) -> dict[str, int]:
 
 def _checked(name: str) -> str:
     if not NAME.fullmatch(name):
-        raise Misuse(f"a class cannot be called {name!r}", do="use letters, digits, _ and -, a letter first")
+        raise Misuse(f"a class cannot be called {name!r}", do="use letters of ASCII, digits, _ and -, a letter first")
+    if name == RESERVED:
+        raise Misuse(f"a class cannot be called {name!r}", why="the mean over classes is", do="give it another name")
     return name
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,10 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
+from headct import __version__
 from headct.cohort.journal import Journal, expect_writable, only_writer, write_atomically
 from headct.detection.method import Progress, quiet
-from headct.embedding.inputs import IDS, Reading
+from headct.embedding.inputs import IDS, Reading, chosen_by, digest
 from headct.embedding.machine import Machine
 from headct.failure import Failure, Misuse
 from headct.scan import GeometryError, Rejection, Scan
@@ -33,6 +34,10 @@ from headct.tasks.segmentation.subjects import Job, Subject, jobs
 from headct.writing import write_nifti
 
 VOLUMES, REJECTIONS, MASKS, DICOM = "volumes.csv", "rejections.csv", "masks", "dicom"
+FILES = ("nifti", "segmentation", "report")
+"""Columns of `VOLUMES` that name files."""
+UNFINISHED = ".drawing"
+"""Where the journal lies, and the lock."""
 SCANNER, RECIPE = "scanner", "recipe"
 """On whose grid a NIfTI mask lies."""
 UNEVEN = "its slices are unevenly spaced, which NIfTI cannot say: the mask lies on the recipe's grid"
@@ -60,9 +65,18 @@ def check(out: Path) -> None:
     """Raises Misuse where `out` is a place of something else, Failure where it cannot be written."""
     if out.exists() and not out.is_dir():
         raise Misuse(f"{out} is a file", do="name a folder")
-    if out.is_dir() and any(out.iterdir()) and not any((out / name).exists() for name in (VOLUMES, ".drawing")):
+    if out.is_dir() and any(out.iterdir()) and not _is_ours(out):
         raise Misuse(f"{out} holds other things", do="name a new folder")
-    expect_writable(out)
+    expect_writable(out / VOLUMES)
+
+
+def _is_ours(out: Path) -> bool:
+    """Whether a folder is one that `draw_into` has written, or begun to."""
+    table = out / VOLUMES
+    if (out / UNFINISHED).is_dir() or not table.is_file():
+        return (out / UNFINISHED).is_dir()
+    with table.open(encoding="utf-8", errors="replace") as file:
+        return set(FILES) <= set(file.readline().strip().split(","))
 
 
 def draw_into(
@@ -78,38 +92,62 @@ def draw_into(
     """Draw on every scan of the inputs and write what is in the head of this file. Goes on after a kill.
 
     With `dicom` a series of DICOM images also gets a DICOM segmentation and a report of volumes, which bear the
-    patient's identifiers as the images do. Raises Misuse where a cohort has another recipe than the segmenter, or
-    highdicom is not there.
+    patient's identifiers as the images do. What an earlier run has drawn into `out`, and this one does not draw again,
+    is removed at the end: the folder holds what one segmenter has drawn on these inputs. A scan that comes up twice is
+    drawn on where it comes first. Raises Misuse where a cohort has another recipe than the segmenter, an unfinished
+    run here was another one, or highdicom is not there.
     """
     check(out)
     if dicom:
         from headct.writing import measurements  # noqa: F401 - says at once what to install
     segmenter = segmenter.on(machine)
     wanted = jobs(inputs, reading)
-    with only_writer(out / ".drawing", out):
-        journal = Journal(out / ".drawing" / "journal")
-        terms = (segmenter.sha256, reading.recipe.id, dicom)
-        if journal.get("terms", 0) != terms:
-            journal.begin()
-            journal.put("terms", 0, terms)
+    terms = {
+        "segmenter": segmenter.sha256,
+        "precision": machine.precision,
+        "dicom": "yes" if dicom else "no",
+        **chosen_by(inputs, reading),
+        "inputs": digest(inputs),
+        "headct": __version__,
+    }
+    with only_writer(out / UNFINISHED, out):
+        journal = _begun(out, terms)
         kept: list[Done] = []
+        seen: set[str] = set()
         for number, job in enumerate(wanted):
             done = journal.get("done", number)
             if not isinstance(done, Done) or done.name != job.name:
-                done = _done(job, segmenter, machine, out, dicom=dicom)
+                done = _done(job, seen, segmenter, machine, out, dicom=dicom)
                 journal.put("done", number, done)
             kept.append(done)
+            seen.update(row["scan_id"] for row in done.rows)
             progress(number + 1, len(wanted))
         found = _tables(out, kept, segmenter.classes)
         journal.remove()
     return found
 
 
+def _begun(out: Path, terms: Mapping[str, str]) -> Journal:
+    """The journal of this run, whether it begins or goes on. Raises Misuse where an unfinished one was another."""
+    journal = Journal(out / UNFINISHED / "journal")
+    journal.sweep()
+    before = journal.get("terms", 0)
+    if before is None:
+        journal.begin()
+        journal.put("terms", 0, dict(terms))
+    elif before != terms:
+        other = sorted(name for name in {*before, *terms} if before.get(name) != terms.get(name))
+        raise Misuse(
+            f"an unfinished run in {out} draws otherwise ({', '.join(other)})",
+            do="finish it by the line that began it, or name a new folder",
+        )
+    return journal
+
+
 def _tables(out: Path, kept: Sequence[Done], classes: Sequence[str]) -> Drawn:
     rows = [row for one in kept for row in one.rows]
-    first = {row["scan_id"]: row for row in reversed(rows)}
-    rows = [row for row in rows if first[row["scan_id"]] is row]
     rejections = [row for one in kept for row in one.rejections]
+    _forget(out, {row[name] for row in rows for name in FILES})
     if rows:
         write_atomically(out / VOLUMES, pd.DataFrame(rows).to_csv(index=False).encode())
         named = pd.DataFrame({"value": range(1, len(classes) + 1), "name": list(classes)})
@@ -119,13 +157,26 @@ def _tables(out: Path, kept: Sequence[Done], classes: Sequence[str]) -> Drawn:
     return Drawn(rows, Counter(str(row["code"]) for row in rejections))
 
 
-def _done(job: Job, segmenter: Segmenter, machine: Machine, out: Path, *, dicom: bool) -> Done:
+def _forget(out: Path, written: Set[str]) -> None:
+    """Remove the table of an earlier run, and the files it names that were not written anew."""
+    table = out / VOLUMES
+    if not table.is_file():
+        return
+    before = pd.read_csv(table, usecols=list(FILES), dtype=str, keep_default_na=False)
+    for name in set(before.to_numpy().ravel().tolist()) - written - {""}:
+        (out / Path(name).parent.name / Path(name).name).unlink(missing_ok=True)
+    (out / MASKS / TABLE).unlink(missing_ok=True)
+    table.unlink()
+
+
+def _done(job: Job, seen: Set[str], segmenter: Segmenter, machine: Machine, out: Path, *, dicom: bool) -> Done:
+    """What becomes of a job; a scan that was `seen` in an input before keeps the files that it has."""
     rows, rejections = [], []
     for item in job.run():
         if isinstance(item, Rejection):
             told = {"code": item.code, "sentence": item.sentence, "remedy": item.remedy}
             rejections.append(told | {"files": " ".join(item.files)})
-        else:
+        elif item.ids["scan_id"] not in seen:
             rows.append(_row(item, segmenter, machine, out, dicom=dicom))
     return Done(job.name, tuple(rows), tuple(rejections))
 
@@ -206,10 +257,3 @@ def _write_dicom(
                 path.unlink()
         return files, f"no DICOM segmentation: {error}"
     return {"segmentation": f"{DICOM}/{drawn.name}", "report": f"{DICOM}/{report.name}"}, ""
-
-
-def each_mask(folder: Path) -> Iterator[tuple[str, Path]]:
-    """Names of scans and the masks in a folder, sorted."""
-    for path in sorted(folder.iterdir()):
-        if path.name.endswith((".nii", ".nii.gz")):
-            yield path.name.removesuffix(".gz").removesuffix(".nii"), path

@@ -67,7 +67,8 @@ class Fitted:
     segmenter: Segmenter
     splits: pd.DataFrame  # scan_id, patient_id, split: train, validation, or nothing where it was not used
     course: Course
-    notes: tuple[str, ...]
+    started: tuple[str, ...]  # what the network started with
+    notes: tuple[str, ...]  # what to mind
 
     def save(self, folder: Path) -> Path:
         """Write the segmenter with its splits. Raises Misuse where the folder exists."""
@@ -163,7 +164,7 @@ def fit(
         sliding,
         _record(encoder, settings, known, rows, course, started, machine),
     )
-    return Fitted(segmenter, table, course, (*started, *notes))
+    return Fitted(segmenter, table, course, started, notes)
 
 
 def expect_drawable(encoder: PretrainedEncoder) -> None:

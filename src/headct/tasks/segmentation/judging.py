@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.optimize import linear_sum_assignment
 
 from headct.cohort import Cohort
-from headct.cohort.journal import write_atomically
+from headct.cohort.journal import expect_writable, write_atomically
 from headct.detection.method import Progress, quiet
 from headct.embedding.machine import Machine
 from headct.failure import Misuse
@@ -20,9 +21,8 @@ from headct.reporting import page
 from headct.reporting.measured import Measured
 from headct.reporting.segmentation import Outlined, Row, segmentation_page
 from headct.tasks.segmentation.classes import Classes, names_in, read_classes
-from headct.tasks.segmentation.drawing import each_mask
 from headct.tasks.segmentation.fitting import example_of
-from headct.tasks.segmentation.masks import Masks, on_grid, read_mask, same_grid
+from headct.tasks.segmentation.masks import Masks, in_folder, on_grid, read_mask, same_grid
 from headct.tasks.segmentation.measuring import COLUMNS, Agreement, Judging, compared
 from headct.tasks.segmentation.segmenter import Segmenter
 
@@ -53,10 +53,16 @@ def judge_segmenter(
 ) -> Judged:
     """Draw on every scan that has a mask, on the recipe's grid, and compare.
 
-    Patients that the segmenter has learned from, or stopped by, are left out, and it is said how many. Raises Misuse
-    where a cohort has another recipe, or nobody is left.
+    Patients that the segmenter has learned from, or stopped by, are left out, and it is said how many; they are told by
+    `patient_id`. Raises Misuse where a cohort has another recipe, masks have other classes, or nobody is left.
     """
     judging = judging or Judging()
+    for some in masks:
+        if some.classes.names != segmenter.classes:
+            raise Misuse(
+                f"the classes are {', '.join(some.classes.names)}; {', '.join(segmenter.classes)} are drawn",
+                do="name the same ones in the same order, or leave out --classes",
+            )
     seen = frozenset(segmenter.record.get("seen_patients", ()))
     segmenter = segmenter.on(machine)
     wanted, left_out = [], 0
@@ -111,12 +117,19 @@ def judge_folders(
     for place in (drawn, truth):
         if not place.is_dir():
             raise Misuse(f"there is no folder {place}", do="name a folder of masks, SCAN_ID.nii.gz")
-    true_of, drawn_of = dict(each_mask(truth)), dict(each_mask(drawn))
+    true_of, drawn_of = in_folder(truth), in_folder(drawn)
     if not true_of.keys() & drawn_of.keys():
         raise Misuse(f"no mask in {drawn} is called as one in {truth}", do="call both by their scans: SCAN_ID.nii.gz")
+    notes: list[str] = []
+    if strange := len(drawn_of.keys() - true_of.keys()):
+        notes.append(f"{strange:,} masks in {drawn.name} have no true mask beside them, and are left out")
     patients: Mapping[str, str] = {}
-    if cohort is not None:
+    if cohort is None:
+        notes.append("without a cohort each mask counts as a patient of its own")
+    else:
         patients = dict(zip(cohort.scans["scan_id"], cohort.scans["patient_id"], strict=True))
+        if strange := len(true_of.keys() - patients.keys()):
+            notes.append(f"{strange:,} true masks are of no scan of the cohort, and are left out")
         true_of = {name: path for name, path in true_of.items() if name in patients}
     if not true_of:
         raise Misuse(f"no mask in {truth} is of a scan of the cohort", do="name the cohort of these masks, or none")
@@ -131,7 +144,7 @@ def judge_folders(
                 raise Misuse(
                     f"{drawn_of[name]} does not lie on the grid of {path}",
                     why=f"their shapes are {other.shape} and {stored.shape}, or their matrices differ",
-                    do="compare masks of one grid: what headct segment predict writes lies on that of the scan",
+                    do="compare masks of one grid; on whose a mask was drawn is in volumes.csv, column grid",
                 )
             found = drawn_classes.of(other, drawn_of[name])
         found, there, spacing_mm = _upright(found, there, affine, classes.outputs)
@@ -140,10 +153,8 @@ def judge_folders(
             for row in compared(found, there, spacing_mm, classes.names, judging)
         ]
         progress(number, len(true_of))
-    missing = len(true_of.keys() - drawn_of.keys())
-    notes = [f"{missing:,} true masks have nothing beside them in {drawn.name}, and count as missed"] * (missing > 0)
-    if cohort is None:
-        notes.append("without a cohort each mask counts as a patient of its own")
+    if missing := len(true_of.keys() - drawn_of.keys()):
+        notes.append(f"{missing:,} true masks have nothing beside them in {drawn.name}, and count as missed")
     agreement = Agreement(pd.DataFrame(rows, columns=list(COLUMNS)), classes.names, judging)
     virtual = cohort is not None and "simulated" in cohort.about
     return Judged(agreement, (), tuple(notes), virtual)
@@ -163,20 +174,6 @@ def classes_of_both(drawn: Path, truth: Path, wanted: str) -> tuple[Classes, Cla
     return of_truth, read_classes([drawn], ",".join(of_truth.names) if by_name else of_truth.definition)
 
 
-def same_classes(names: Sequence[str], definition: str, folders: Sequence[Path], wanted: str) -> Classes:
-    """The classes of folders of masks, as a segmenter draws them.
-
-    Raises Misuse where the folders cannot tell them, or other ones are wanted.
-    """
-    found = read_classes(folders, wanted or definition)
-    if found.names != tuple(names):
-        raise Misuse(
-            f"the classes are {', '.join(found.names)}, those that were drawn {', '.join(names)}",
-            do="name the same ones in the same order, or leave out --classes",
-        )
-    return found
-
-
 def _upright(
     found: np.ndarray, there: np.ndarray, affine: np.ndarray, outputs: int
 ) -> tuple[np.ndarray, np.ndarray, list[float]]:
@@ -187,9 +184,9 @@ def _upright(
         return found, there, spacing_mm.tolist()
     corners = np.array(np.meshgrid(*((-0.5, size - 0.5) for size in there.shape), [1], indexing="ij")).reshape(4, -1)
     low, high = (extreme((affine @ corners)[:3], axis=1) for extreme in (np.min, np.max))
-    nearest = np.argmax(np.abs(axes), axis=0)  # which direction of the patient each axis runs along
+    nearest, of_axis = linear_sum_assignment(np.abs(axes), maximize=True)  # directions of the patient, and their axes
     step_mm = np.empty(3)
-    step_mm[nearest] = spacing_mm
+    step_mm[nearest] = spacing_mm[of_axis]
     target = np.diag([*step_mm, 1.0])
     target[:3, 3] = low + step_mm / 2
     x, y, z = np.ceil((high - low) / step_mm).astype(int).tolist()
@@ -203,8 +200,9 @@ def _triple(values: np.ndarray) -> tuple[float, float, float]:
 
 
 def check(out: Path) -> None:
-    """Raises Misuse where the page would replace what is not ours."""
+    """Raises Misuse where the page would replace what is not ours, Failure where nothing can be written."""
     page.check_place(out / PAGE)
+    expect_writable(out / PAGE)
 
 
 def write(judged: Judged, out: Path, *, settings: Mapping[str, object], hashes: Mapping[str, str]) -> dict[str, Any]:
@@ -212,7 +210,7 @@ def write(judged: Judged, out: Path, *, settings: Mapping[str, object], hashes: 
     check(out)
     out.mkdir(parents=True, exist_ok=True)
     metrics = judged.agreement.metrics()
-    judged.agreement.rows.to_csv(out / SEGMENTS, index=False)
+    write_atomically(out / SEGMENTS, judged.agreement.rows.to_csv(index=False).encode())
     write_atomically(out / METRICS, (json.dumps(metrics, indent=1, allow_nan=False) + "\n").encode())
     table = judged.agreement.rows
     segmentation_page(

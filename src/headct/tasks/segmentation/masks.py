@@ -22,8 +22,8 @@ from headct.scan import AIR_HU
 from headct.tasks.segmentation.classes import TABLE, Classes, read_classes
 
 SUFFIXES = (".nii.gz", ".nii")
-TOLERANCE_MM = 0.5
-"""How far apart two matrices may put a corner of their grid and still be the same grid."""
+TOLERANCE_VOXELS = 0.1
+"""How far apart two matrices may put a corner of their grid, along its axes, and still be the same grid."""
 SPACING_TOLERANCE = 0.02
 """Share by which the voxels of a mask may differ from those of its scan."""
 TILT_DEG = 1.0
@@ -33,6 +33,8 @@ LEAST_INSIDE = 0.5
 AIR_BELOW_HU = -700
 MOST_POINTS = 4
 """Along each axis of a voxel, at which its class is looked up."""
+AT_A_TIME = 1 << 22
+"""Voxels whose classes are counted together, so that memory does not grow with the grid."""
 
 
 @dataclass(frozen=True)
@@ -88,10 +90,11 @@ class Masks:
         row = rows[scan_id]
         acquired = (int(row["cols"]), int(row["rows"]), int(row["slices"]))
         if sorted(shape) != sorted(acquired):
+            moved = tuple(shape) == tuple(prepared)
             raise Misuse(
                 f"{path} has the shape {_sizes(shape)}; scan {scan_id} was acquired as {_sizes(acquired)} and prepared "
                 f"as {_sizes(prepared)}",
-                why="a mask lies on one of the two grids",
+                why="its matrix is not that of the prepared array" if moved else "a mask lies on one of the two grids",
                 do="export it on the grid of its image",
             )
         told_mm = sorted((float(row["pixel_mm"]), float(row["pixel_mm"]), _slice_step_mm(row)))
@@ -130,11 +133,11 @@ def read_mask(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def same_grid(shape: Sequence[int], affine: np.ndarray, other_shape: Sequence[int], other: np.ndarray) -> bool:
-    """Whether two grids put each of their corners at the same place."""
+    """Whether two grids put each of their corners at the same place, to a small share of a voxel."""
     if tuple(shape) != tuple(other_shape):
         return False
     corners = np.array([[*corner, 1] for corner in itertools.product(*((0, size - 1) for size in shape))]).T
-    return bool(np.linalg.norm(((affine - other) @ corners)[:3], axis=0).max() <= TOLERANCE_MM)
+    return bool(np.abs(np.linalg.solve(affine, other @ corners) - corners).max() <= TOLERANCE_VOXELS)
 
 
 def on_grid(
@@ -143,30 +146,54 @@ def on_grid(
     """Class numbers on another grid: of each voxel the one that fills most of it, by points within.
 
     `numbers` (I, J, K) lie by `affine`, the result, of `shape`, by `target`; both matrices may be sheared. Where
-    classes fill as much, the later one is taken; what lies outside is background.
+    classes fill as much, the later one is taken; what lies outside is background. A class that would vanish, as it
+    fills most of no voxel, keeps one.
     """
     to_there = np.linalg.inv(affine) @ target
     points = np.clip(np.ceil(2 * np.abs(to_there[:3, :3]).max(axis=0) - 1e-3), 1, MOST_POINTS).astype(int)
-    votes = np.zeros((outputs, int(np.prod(shape))), dtype=np.uint8)
+    shifts = list(itertools.product(*((np.arange(n) + 0.5) / n - 0.5 for n in points)))
+    planes = max(1, AT_A_TIME // max(1, shape[1] * shape[2]))
+    found = np.empty(shape, dtype=np.uint8)
+    for begin in range(0, shape[0], planes):
+        some = slice(begin, min(begin + planes, shape[0]))
+        found[some] = _most_seen(numbers, to_there, some, shape, shifts, outputs)
+    _keep_small(numbers, found, np.linalg.inv(to_there))
+    return found
+
+
+def _most_seen(
+    numbers: np.ndarray,
+    to_there: np.ndarray,
+    planes: slice,
+    shape: tuple[int, int, int],
+    shifts: Sequence[tuple[float, ...]],
+    outputs: int,
+) -> np.ndarray:
+    """The classes of some planes of a grid: of each voxel the one seen at most of the points, by their `shifts`."""
+    i, j, k = np.arange(planes.start, planes.stop), np.arange(shape[1]), np.arange(shape[2])
+    slab = (len(i), len(j), len(k))
+    votes = np.zeros((outputs, len(i) * len(j) * len(k)), dtype=np.uint8)
     everywhere = np.arange(votes.shape[1])
-    offsets = [(np.arange(n) + 0.5) / n - 0.5 for n in points]
-    i, j, k = (np.arange(size, dtype=np.float64) for size in shape)
-    for shift in itertools.product(*offsets):
-        at = np.full(shape, -1, dtype=np.int64)
-        inside = np.ones(shape, dtype=bool)
-        for axis, size in enumerate(numbers.shape):
-            x, y, z, start = to_there[axis]
-            place = (
-                (x * (i + shift[0]) + start)[:, None, None]
-                + (y * (j + shift[1]))[:, None]
-                + z * (k + shift[2])
-            )  # fmt: skip
-            nearest = np.rint(place).astype(np.int64)
+    for shift in shifts:
+        at, inside = np.zeros(slab, dtype=np.int64), np.ones(slab, dtype=bool)
+        for (x, y, z, start), size in zip(to_there[:3], numbers.shape, strict=True):
+            along_i, along_j, along_k = x * (i + shift[0]) + start, y * (j + shift[1]), z * (k + shift[2])
+            nearest = np.rint(along_i[:, None, None] + along_j[:, None] + along_k).astype(np.int64)
             inside &= (nearest >= 0) & (nearest < size)
-            at = nearest if axis == 0 else at * size + nearest
+            at = at * size + nearest
         seen = np.where(inside, numbers.ravel()[np.clip(at, 0, numbers.size - 1)], 0).ravel()
         votes[seen, everywhere] += 1
-    return (outputs - 1 - votes[::-1].argmax(axis=0)).astype(np.uint8).reshape(shape)
+    return (outputs - 1 - votes[::-1].argmax(axis=0)).astype(np.uint8).reshape(slab)
+
+
+def _keep_small(numbers: np.ndarray, found: np.ndarray, to_found: np.ndarray) -> None:
+    """Give, in place, a class that fills most of no voxel the one that holds most of it: what is there stays there."""
+    for number in np.setdiff1d(numbers, found):
+        places = np.rint(to_found[:3, :3] @ np.array(np.nonzero(numbers == number)) + to_found[:3, 3:]).astype(int)
+        places = places[:, ((places >= 0) & (places < np.array(found.shape)[:, None])).all(axis=0)]
+        if number and places.size:
+            voxels, counts = np.unique(places, axis=1, return_counts=True)
+            found[tuple(voxels[:, counts.argmax()])] = number
 
 
 def _expect_on_head(
@@ -216,7 +243,7 @@ def _sizes(values: Sequence[float]) -> str:
 def gathered(cohorts: Sequence[Cohort], folders: Sequence[Path], wanted: str) -> list[Masks]:
     """The masks of each cohort, in a folder each or in its own `masks`, with the same classes.
 
-    Raises Misuse where there are as many folders neither as cohorts nor none.
+    Raises Misuse where there are as many folders neither as cohorts nor none, or two cohorts hold the same scan.
     """
     if folders and len(folders) != len(cohorts):
         raise Misuse(
@@ -232,7 +259,26 @@ def gathered(cohorts: Sequence[Cohort], folders: Sequence[Path], wanted: str) ->
                 f"there is no folder of masks {place}", do=f"name one: --masks DIR, files SCAN_ID.nii.gz and {TABLE}"
             )
     classes = read_classes(places, wanted)
-    return [Masks(cohort, place, classes) for cohort, place in zip(cohorts, places, strict=True)]
+    found = [Masks(cohort, place, classes) for cohort, place in zip(cohorts, places, strict=True)]
+    seen: set[str] = set()
+    for some in found:
+        if twice := seen.intersection(some.scan_ids):
+            raise Misuse(
+                f"{len(twice):,} scans of {some.cohort.path} are in another cohort too, such as {min(twice)}",
+                why="they would count twice",
+                do="leave their masks out of one of the two folders",
+            )
+        seen.update(some.scan_ids)
+    return found
+
+
+def in_folder(folder: Path) -> dict[str, Path]:
+    """The masks in a folder by the names of their scans, sorted."""
+    return {
+        path.name.removesuffix(".gz").removesuffix(".nii"): path
+        for path in sorted(folder.iterdir())
+        if path.name.endswith(SUFFIXES)
+    }
 
 
 def each(masks: Sequence[Masks]) -> Iterator[tuple[Masks, str]]:

@@ -157,15 +157,15 @@ class Agreement:
         ]
         means = [_drawn_means(table, weights) for table in tables]
         plain = [_drawn_means(table, np.ones((1, len(scans)))) for table in tables]
-        there = np.isfinite(tables[0]).sum(axis=0)
-        found = {
-            name: _difference(plain, means, column, int(there[column]), len(weights))
-            for column, name in enumerate(self.classes)
-            if there[column]
-        }
+        there = np.isfinite(tables[0]).T  # (classes, scans)
+        found = {}
+        for column, name in enumerate(self.classes):
+            if there[column].any():
+                value, drawn = (one[:, column] - less[:, column] for one, less in (plain, means))
+                found[name] = _difference(value, drawn, there[column], patients)
         if len(found) > 1:
-            together = [_over_classes(table)[:, None] for table in (*plain, *means)]
-            found["all"] = _difference(together[:2], together[2:], 0, len(scans), len(weights))
+            value, drawn = (_over_classes(one) - _over_classes(less) for one, less in (plain, means))
+            found["all"] = _difference(value, drawn, there.any(axis=0), patients)
         return found
 
     def _of(self, name: str) -> pd.DataFrame:
@@ -196,15 +196,11 @@ def _over_classes(means: np.ndarray) -> np.ndarray:
     return np.divide(np.where(known, means, 0.0).sum(axis=1), among, out=np.full(len(means), np.nan), where=among > 0)
 
 
-def _difference(plain: Sequence[np.ndarray], drawn: Sequence[np.ndarray], column: int, n: int, draws: int) -> Estimate:
-    """Of two means, and of their draws of the same patients."""
-    value = float(plain[0][0, column] - plain[1][0, column])
-    apart_ = drawn[0][:, column] - drawn[1][:, column]
-    kept = apart_[np.isfinite(apart_)]
-    enough = n > 1 and len(kept) >= draws / 2
-    low, high = np.quantile(kept, [0.025, 0.975]) if enough else (np.nan, np.nan)
-    method = f"Dice less Dice, paired; percentiles of {draws:,} draws of patients"
-    return Estimate.of(value, float(low), float(high), n=n, positives=n, method=method)
+def _difference(value: np.ndarray, drawn: np.ndarray, there: np.ndarray, patients: Patients) -> Estimate:
+    """Of two means (1,), with their draws (d,) of the same patients, over the scans of which both have a number."""
+    low, high = _limits(drawn, Patients.of(patients.codes[there]))
+    n, method = int(there.sum()), f"Dice less Dice, paired; percentiles of {len(drawn):,} draws of patients"
+    return Estimate.of(float(value[0]), low, high, n=n, positives=n, method=method)
 
 
 def _limits(drawn: np.ndarray, patients: Patients) -> tuple[float, float]:

@@ -9,7 +9,7 @@ what their tokens add.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any
@@ -61,11 +61,6 @@ class SegmentationNetwork(nn.Module):
         """Keep its statistics, and its weights too if it is frozen."""
         self.held = True
         self.encoder_part.requires_grad_(not frozen)
-
-    def decoder_weights(self) -> Iterator[nn.Parameter]:
-        """All but the encoder's."""
-        of_encoder = set(self.encoder_part.parameters())
-        return (weight for weight in self.parameters() if weight not in of_encoder)
 
 
 class ResidualSegmenter(SegmentationNetwork):

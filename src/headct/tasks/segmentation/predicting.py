@@ -49,10 +49,11 @@ def _span(probabilities: Tensor) -> np.ndarray | None:
 
     Interpolation between voxels of which each is background most probably gives background.
     """
-    drawn = np.nonzero(probabilities.argmax(dim=0).cpu().numpy())
-    if not len(drawn[0]):
+    drawn = (probabilities.argmax(dim=0) > 0).cpu().numpy()
+    along = [np.flatnonzero(drawn.any(axis=others)) for others in ((1, 2), (0, 2), (0, 1))]
+    if not len(along[0]):
         return None
-    return np.array([[axis.min() - 1 for axis in drawn], [axis.max() + 1 for axis in drawn]], dtype=float)
+    return np.array([[some[0] - 1 for some in along], [some[-1] + 1 for some in along]], dtype=float)
 
 
 def _box(

@@ -65,6 +65,7 @@ class Segmenter:
     def __repr__(self) -> str:
         return f"Segmenter({', '.join(self.classes)}; {self.plan.decoder} on {self.plan.architecture})"
 
+    @torch.inference_mode()
     def probabilities(self, array: np.ndarray, affine: np.ndarray, machine: Machine) -> Tensor:
         """Probabilities (K, X, Y, Z), float32 on the machine's device, of an array as the recipe makes it.
 
@@ -76,9 +77,12 @@ class Segmenter:
         spacing_mm = np.linalg.norm(affine[:3, :3], axis=0)
         example = Example(array, np.zeros((0, 0, 0), np.uint8), spacing_mm)
         logits = look(self.network, example, list(self.windows.values()), self.sliding, machine)
-        if not bool(torch.isfinite(logits).all()):
+        if not bool(torch.isfinite(torch.stack(torch.aminmax(logits))).all()):
             raise Failure("the logits are not finite", do="look at the scan, or train again")
-        return torch.softmax(logits, dim=0)
+        logits -= logits.amax(dim=0)  # a softmax in place: on large grids two such arrays would not fit
+        logits.exp_()
+        logits /= logits.sum(dim=0)
+        return logits
 
     def on(self, machine: Machine) -> Segmenter:
         """The same, its network moved to a machine."""

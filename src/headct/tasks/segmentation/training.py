@@ -150,7 +150,8 @@ def train(network: SegmentationNetwork, task: Task, schedule: Schedule, progress
     if kept is not None:
         network.load_state_dict(kept)
     network.eval()
-    chosen_by = "the last step" if kept is None else "Dice of whole validation scans, mean over classes"
+    judged = f"Dice of {len(looked_at)} whole validation scans, mean over classes"
+    chosen_by = "the last step" if kept is None else judged
     return Course(best_step, schedule.steps, time.monotonic() - begun_s, chosen_by, tuple(history))
 
 

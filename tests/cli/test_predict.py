@@ -14,8 +14,10 @@ from detection import made
 from headct import encoders
 from headct.checkpoints import Card, load, save
 from headct.cli.app import run
+from headct.cohort import Cohort
 from headct.cohort.labels import read_labels
 from headct.detection import AdaptSettings, adapt
+from headct.detection.reasons import VIRTUAL
 from headct.embedding.machine import choose
 from headct.preparing import recipes
 from headct.preparing.windows import WINDOWS
@@ -120,6 +122,32 @@ def test_a_page_for_one_scan_and_an_index_for_several(
     assert "1 page: " in capsys.readouterr().err
     only = (tmp_path / "one.html").read_text()
     assert "Slices of 7 mm; training had up to 5 mm." in only
+
+
+def made_virtual(folder: Path, number: int, *, virtual: bool) -> Cohort:
+    """A cohort that says of itself that its patients do not exist, or does not."""
+    path = made.make(folder, number).path
+    about = json.loads((path / "cohort.json").read_text())
+    (path / "cohort.json").write_text(json.dumps({**about, **({"simulated": {}} if virtual else {})}))
+    return Cohort(path)
+
+
+def test_a_detector_of_virtual_patients_says_so(place: Path, tmp_path: Path) -> None:
+    """In its card, and on pages about scans that may be of people; not where every patient is virtual anyway."""
+    cohort = made_virtual(tmp_path / "cohort", 24, virtual=True)
+    made.truth(cohort).to_csv(tmp_path / "labels.csv", index=False)
+    labels = read_labels(tmp_path / "labels.csv", [cohort])
+    settings, machine = AdaptSettings(method="linear"), choose("fp32", "cpu")
+    encoder = load(place / "model")
+    adapt([cohort], labels, encoder, machine, tmp_path / "cache", settings).save(tmp_path / "detector")
+    assert VIRTUAL in (tmp_path / "detector" / "README.md").read_text()
+    assert VIRTUAL not in (place / "detector" / "README.md").read_text()
+    for name, number, virtual in (("people", 3, False), ("person", 1, False), ("virtual", 3, True)):
+        other = made_virtual(tmp_path / name, number, virtual=virtual)
+        words = line(tmp_path, tmp_path / f"{name}.parquet", other.path)
+        assert run([*words, "--page", str(tmp_path / f"{name}.html"), "--quiet"]) == 0
+        said = "what it says of real ones has not been measured" in (tmp_path / f"{name}.html").read_text()
+        assert said != virtual
 
 
 def test_a_page_that_is_not_ours_is_kept(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

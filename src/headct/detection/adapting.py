@@ -21,7 +21,7 @@ from headct.detection.ladder import climb
 from headct.detection.method import Fitted, Progress, Task, quiet
 from headct.detection.methods import METHODS, entry, method
 from headct.detection.ood import Familiar
-from headct.detection.reasons import Met
+from headct.detection.reasons import VIRTUAL, Met
 from headct.detection.scans import scans_of
 from headct.detection.shots import Shots, draw_shots
 from headct.detection.splits import check_patients, read_splits, split, splits_table
@@ -135,8 +135,10 @@ def adapt(
     fitted, ladder = _fitted(task, settings, progress)
     detector, rows = _detector(task, fitted, _met(cohorts, scan_ids, task.known(task.train)))
     account = _impersonal(labels.account)
-    sentences = [*account.sentences(), *_told(task, parts, shots, splits), *notes]
+    virtual = all("simulated" in cohort.about for cohort in cohorts)
+    sentences = [*account.sentences(), *_told(task, parts, shots, splits), *notes, *[VIRTUAL] * virtual]
     record = {
+        "virtual": virtual,
         "labels": account.to_dict(),
         "settings": asdict(settings),
         "splits": {part: int((parts == part).sum()) for part in ("train", "validation", "test")},

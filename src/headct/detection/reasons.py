@@ -22,6 +22,8 @@ TELLING = frozenset(
 """Flags that may change what a network sees."""
 WHOLE = 0.9
 """Share of the brain below which the part that is missing is worth a word."""
+VIRTUAL = "the detector was learned from virtual patients alone: what it says of real ones has not been measured"
+"""Stands in the card of such a detector, and with what it says of a scan that may be a person's."""
 
 
 @dataclass(frozen=True)

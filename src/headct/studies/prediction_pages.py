@@ -17,6 +17,7 @@ from headct.cohort.journal import refused
 from headct.detection import Detector
 from headct.detection.method import Progress, quiet
 from headct.detection.ood import DOUBT
+from headct.detection.reasons import VIRTUAL
 from headct.embedding.inputs import Reading, Ready, is_cohort, stream
 from headct.embedding.machine import Machine
 from headct.reporting.findings import called
@@ -57,17 +58,18 @@ def write_pages(
     if len(told) == 1:
         places = dict.fromkeys(told, page)
     virtual = all(is_cohort(one) and "simulated" in Cohort(one).about for one in inputs)
+    doubts = [VIRTUAL] if detector.record.get("virtual") and not virtual else []
     detector, provenance, written = detector.on(machine), _provenance(detector, machine), set()
     try:
         for ready in _ready(inputs, reading, workers):
             scan_id = ready.ids["scan_id"]
             if scan_id in told and scan_id not in written:
-                scan = _scan(ready, told[scan_id], detector, machine)
+                scan = _scan(ready, told[scan_id], detector, machine, doubts)
                 scan_page(scan, provenance, virtual=virtual).write(places[scan_id])
                 written.add(scan_id)
                 progress(len(written), len(told))
         if len(told) > 1:
-            _index(told, places, page, detector, provenance, virtual=virtual).write(page)
+            _index(told, places, page, detector, provenance, doubts, virtual=virtual).write(page)
     except OSError as error:
         raise refused(page, error) from error
     return len(written)
@@ -78,7 +80,9 @@ def _ready(inputs: Sequence[Path], reading: Reading, workers: int) -> Iterator[R
         yield from (one for one in items or () if isinstance(one, Ready))
 
 
-def _scan(ready: Ready, rows: Sequence[Mapping[str, Any]], detector: Detector, machine: Machine) -> PredictedScan:
+def _scan(
+    ready: Ready, rows: Sequence[Mapping[str, Any]], detector: Detector, machine: Machine, doubts: Sequence[str]
+) -> PredictedScan:
     x, y, z = (float(mm) for mm in ready.spacing_mm)
     points = dict(zip(detector.findings, detector.points, strict=True))
     vectors = vectors_of(detector, [ready.array], (x, y, z), machine)
@@ -103,7 +107,7 @@ def _scan(ready: Ready, rows: Sequence[Mapping[str, Any]], detector: Detector, m
             for row in rows
         ],
         familiarity=Familiarity(distance=float(far.distances(vectors)[0]), usual=far.usual, share=DOUBT),
-        reasons=detector.met.doubts(ready.traits),
+        reasons=[*doubts, *detector.met.doubts(ready.traits)],
     )
 
 
@@ -127,6 +131,7 @@ def _index(
     page: Path,
     detector: Detector,
     provenance: Provenance,
+    doubts: Sequence[str],
     *,
     virtual: bool,
 ) -> Page:
@@ -163,6 +168,7 @@ def _index(
         answer=[
             f"The detector says yes to at least one finding in {anything:,} of {count(len(told), 'scan')}.",
             Markup("Scans with a yes, by finding: {}.").format(named),
+            *(Markup("<b>Reason to doubt all of it:</b> {}.").format(one) for one in doubts),
         ],
         sections=[
             Section(

@@ -82,7 +82,7 @@ class Cohort:
                 f"cohort {self.path.name} uses recipe {self.recipe.name} ({self.recipe.id}), "
                 f"the model uses {recipe.name} ({recipe.id})",
                 why="features of differently prepared scans cannot be compared",
-                do=f"prepare the cohort again with recipe {recipe.name}, or choose another model",
+                do=f"make the cohort again with --recipe {recipe.name}, or choose another model",
             )
 
     def __iter__(self) -> Iterator[str]:

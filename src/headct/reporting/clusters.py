@@ -26,6 +26,7 @@ SHAPES = ("circle", "square", "triangle", "diamond", "cross", "wedge")
 REST = "#8a8f94"
 SIDE, MARGIN, PITCH = 300.0, 8.0, 17.0
 RADIUS = 2.6
+CHANCE = 0.5
 MOST_POINTS = 1500
 """More are thinned out evenly, and the caption says so."""
 
@@ -130,7 +131,9 @@ def _answer(machines: Sequence[Told], findings: Sequence[Told]) -> list[str]:
     lines = []
     if machines:
         one = best(machines)
-        lines.append(f"The {one.name} can be read from the features with an AUROC of {one.auroc.written(2)}.")
+        shown = one.auroc.low is not None and one.auroc.low > CHANCE
+        can = "can be read from the features with" if shown else "is not shown to be readable:"
+        lines.append(f"The {one.name} {can} an AUROC of {one.auroc.written(2)}.")
     else:
         lines.append("How much of site and scanner is in the features cannot be told from these scans.")
     if findings:
@@ -162,7 +165,7 @@ def _areas(machines: Sequence[Told], findings: Sequence[Told]) -> Markup:
         caption="dots with intervals by patient; filled: findings, open: site and scanner; dotted: chance",
         low=0.4,
         high=1.0,
-        chance=0.5,
+        chance=CHANCE,
     )
 
 

@@ -131,7 +131,7 @@ def _answer(machines: Sequence[Told], findings: Sequence[Told]) -> list[str]:
     lines = []
     if machines:
         one = best(machines)
-        shown = one.auroc.low is not None and one.auroc.low > CHANCE
+        shown = one.auroc.has_interval and one.auroc.low > CHANCE
         can = "can be read from the features with" if shown else "is not shown to be readable:"
         lines.append(f"The {one.name} {can} an AUROC of {one.auroc.written(2)}.")
     else:

@@ -194,6 +194,15 @@ def test_template_points_find_the_place_that_they_name(
             np.testing.assert_allclose(found.loc[scan_id, ["r_mm", "a_mm", "s_mm"]].to_numpy(float), expected, atol=0.5)
 
 
+def test_the_page_of_template_points_says_what_agreement_is_worth(
+    cohort: Cohort, anatomist: PretrainedEncoder, encoder: PretrainedEncoder, tmp_path: Path
+) -> None:
+    for name, model in (("template", anatomist), ("tokens", encoder)):
+        found = same_place(first(cohort), cohort, model, MACHINE, POINT)
+        write(found, cohort, model, MACHINE, tmp_path / name)
+        assert ("agrees nearly always" in (tmp_path / name / "page.html").read_text()) == (name == "template")
+
+
 def test_points_on_the_sphere_are_the_more_alike_the_nearer_they_are() -> None:
     rng = np.random.default_rng(0)
     p, q = rng.normal(size=(2, 50, 3))

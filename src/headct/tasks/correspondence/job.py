@@ -28,6 +28,10 @@ TABLE, PAGE, HEAT = "found.csv", "page.html", "similarity"
 COLUMNS = ("scan_id", "r_mm", "a_mm", "s_mm", "similarity", "forward_backward_mm")
 SHOWN = 24
 """Scans whose slices are on the page."""
+SMOOTH = (
+    "Template points were compared: they change smoothly through every head, so that similarity is high and the search "
+    "back agrees nearly always, also where a head was misread."
+)
 AGREED_MM = 10.0
 """A search back that ends within this agrees."""
 BOX_COLUMNS = ("r_low_mm", "a_low_mm", "s_low_mm", "r_high_mm", "a_high_mm", "s_high_mm")
@@ -169,7 +173,12 @@ def write(found: Found, cohort: Cohort, encoder: PretrainedEncoder, machine: Mac
         near_mm=AGREED_MM,
         provenance=_provenance(found, cohort, encoder, machine),
         virtual=simulated and query.scan_id in cohort,  # a query from a file may be of a person
-        note="The scans of the cohort are of virtual patients." if simulated and query.scan_id not in cohort else "",
+        note=" ".join(
+            [
+                *["The scans of the cohort are of virtual patients."] * (simulated and query.scan_id not in cohort),
+                *[SMOOTH] * (found.search.maps.of(encoder) == "template"),
+            ]
+        ),
     ).write(out / PAGE)
 
 

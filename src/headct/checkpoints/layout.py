@@ -12,7 +12,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,8 @@ CONFIG, MODEL, SELFTEST, README = "config.json", "model.safetensors", "selftest.
 
 DECISIVE = "decisive_sha256"
 """Where the self-test's file keeps the hash of what decides the vectors."""
+CONFIG_HASH = "config_sha256"
+"""Where the self-test's file of a sealed folder keeps the hash of its configuration."""
 OF_THE_GRAPH = ("kind", "precision", "shape", "spacing_mm", "grid")
 """What decides the vectors of a graph, among the facts about it."""
 
@@ -91,6 +93,52 @@ def read_config(folder: Path) -> dict[str, Any]:
             do=COPY_AGAIN if not isinstance(found, int) else newer if found > FORMAT else older,
         )
     return dict(config)
+
+
+@dataclass(frozen=True)
+class Sealed:
+    """A kind of folder whose configuration is sealed: the self-test's file holds its SHA-256."""
+
+    format: str
+    version: int
+    noun: str  # what such a folder is called
+    made_by: str  # the command that writes it
+    sealed: str  # what would be changed by a hand in the configuration
+
+    def read_config(self, folder: Path) -> tuple[dict[str, Any], str]:
+        """The configuration and its SHA-256.
+
+        Raises Misuse where the folder is none of this kind, CheckpointFailure where it is damaged, of another version
+        or was changed.
+        """
+        none = Misuse(f"{folder} is not a {self.noun}", do=f"name a folder that `{self.made_by}` has written")
+        if not folder.exists():
+            raise Misuse(f"{folder} does not exist", do=none.do)
+        if not (folder / CONFIG).is_file():
+            raise none
+        content = read(folder, CONFIG)
+        try:
+            config = json.loads(content)
+        except (ValueError, RecursionError) as error:
+            raise damaged(folder / CONFIG, error) from error
+        if not isinstance(config, dict) or config.get("format") != self.format:
+            raise none
+        if config.get("format_version") != self.version:
+            raise CheckpointFailure(
+                f"{folder} has the format {config.get('format_version')!r}, this version reads {self.version}",
+                do=f"update headct, or make it again by `{self.made_by}`",
+            )
+        example = read(folder, SELFTEST)
+        tensors(folder / SELFTEST, example)  # its header can be read
+        header = json.loads(example[8 : 8 + int.from_bytes(example[:8], "little")])
+        sha256 = hashlib.sha256(content).hexdigest()
+        if header.get("__metadata__", {}).get(CONFIG_HASH) != sha256:
+            raise CheckpointFailure(
+                f"{folder / CONFIG} is not what it was when the {self.noun} was saved",
+                why=f"{self.sealed} may have been changed",
+                do=COPY_AGAIN,
+            )
+        return config, sha256
 
 
 def tensors(path: Path, content: bytes) -> dict[str, Tensor]:

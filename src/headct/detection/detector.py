@@ -42,9 +42,8 @@ from headct.embedding.vectors import Looked, look
 from headct.failure import Failure, Misuse
 from headct.reading import Criteria
 
-FORMAT, FORMAT_VERSION = "headct-detector", 1
+SEALED = layout.Sealed("headct-detector", 1, "detector", "headct adapt", "findings, calibration or operating points")
 HEAD = "head.safetensors"
-CONFIG_HASH = "config_sha256"
 TOLERANCE = 1e-3
 """Largest difference in the self-test, as a share of the largest score: machines differ by less."""
 PLAIN = Machine(torch.device("cpu"), "fp32", "for the self-test")
@@ -211,8 +210,8 @@ class Detector:
     def _files(self, folder: Path) -> dict[str, bytes]:
         head = to_bytes(self._tensors())
         config = {
-            "format": FORMAT,
-            "format_version": FORMAT_VERSION,
+            "format": SEALED.format,
+            "format_version": SEALED.version,
             "method": self.fitted.method,
             "findings": list(self.findings),
             "settings": self.fitted.settings(),
@@ -233,7 +232,7 @@ class Detector:
             "written_by": {"headct": __version__, "torch": torch.__version__},
         }
         written = (json.dumps(config, indent=2, ensure_ascii=False, default=_plain) + "\n").encode()
-        metadata = {CONFIG_HASH: hashlib.sha256(written).hexdigest()}
+        metadata = {layout.CONFIG_HASH: hashlib.sha256(written).hexdigest()}
         plain = self if METHODS[self.fitted.method].frozen else self._restored(PLAIN)
         return {
             HEAD: head,
@@ -264,7 +263,7 @@ class Detector:
         detector or its encoder is not found, CheckpointFailure where its content is not right.
         """
         place = layout.present(Path(os.path.expanduser(folder)))
-        config, sha256 = _read_config(place)
+        config, sha256 = SEALED.read_config(place)
         head = layout.read(place, HEAD)
         if hashlib.sha256(head).hexdigest() != config["head_sha256"]:
             raise CheckpointFailure(f"{place / HEAD} is not the file that was saved", do=COPY_AGAIN)
@@ -305,37 +304,6 @@ def _example(detector: Detector) -> dict[str, Tensor]:
         "arrays": arrays.contiguous(),
         "spacing_mm": torch.tensor([[1.5, 2.0, 3.0]]),
     }
-
-
-def _read_config(folder: Path) -> tuple[dict[str, Any], str]:
-    """The configuration and its SHA-256, which the self-test's file must hold."""
-    if not (folder / CONFIG).is_file():
-        what = "is not a detector" if folder.exists() else "does not exist"
-        raise Misuse(f"{folder} {what}", do="name a folder that `headct adapt` has written")
-    content = layout.read(folder, CONFIG)
-    try:
-        config = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise damaged(folder / CONFIG, error) from error
-    if not isinstance(config, dict) or config.get("format") != FORMAT:
-        raise Misuse(f"{folder} is not a detector", do="name a folder that `headct adapt` has written")
-    if config.get("format_version") != FORMAT_VERSION:
-        version = config.get("format_version")
-        raise CheckpointFailure(
-            f"{folder} has the format {version!r}, this version reads {FORMAT_VERSION}",
-            do="update headct, or adapt again",
-        )
-    example = layout.read(folder, SELFTEST)
-    layout.tensors(folder / SELFTEST, example)  # its header can be read
-    header = json.loads(example[8 : 8 + int.from_bytes(example[:8], "little")])
-    sha256 = hashlib.sha256(content).hexdigest()
-    if header.get("__metadata__", {}).get(CONFIG_HASH) != sha256:
-        raise CheckpointFailure(
-            f"{folder / CONFIG} is not what it was when the detector was saved",
-            why="findings, calibration or operating points may have been changed",
-            do=COPY_AGAIN,
-        )
-    return config, sha256
 
 
 def _encoder_of(config: Mapping[str, Any], folder: Path, model: str | os.PathLike[str] | None) -> PretrainedEncoder:

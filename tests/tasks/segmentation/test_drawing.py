@@ -46,6 +46,10 @@ class Bone(SegmentationNetwork):
 
     decoder, divisor = "light", 1
 
+    @property
+    def encoder_part(self) -> torch.nn.Module:
+        return self
+
     def forward(self, x: torch.Tensor, spacing_mm: torch.Tensor) -> Any:
         return torch.cat([0.5 - x, x - 0.5], dim=1) * 20
 

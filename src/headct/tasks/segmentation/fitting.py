@@ -17,6 +17,7 @@ from headct.checkpoints import PretrainedEncoder, published, registry
 from headct.cohort import Cohort
 from headct.detection import splits
 from headct.detection.method import Progress, mirrored, quiet
+from headct.detection.training.loop import Course
 from headct.detection.training.network import copied, inner
 from headct.embedding.machine import Machine
 from headct.encoders import Encoder, Grid, SegResEncoder
@@ -27,7 +28,7 @@ from headct.tasks.segmentation.masks import Masks, each
 from headct.tasks.segmentation.network import Plan, ResidualSegmenter, SegmentationNetwork, decoder_for, network_of
 from headct.tasks.segmentation.patches import Augmentation, Example, cut, draw
 from headct.tasks.segmentation.segmenter import Segmenter
-from headct.tasks.segmentation.training import Course, Schedule, Task, train, voxels_and_channels
+from headct.tasks.segmentation.training import Schedule, Task, train, voxels_and_channels
 from headct.tasks.segmentation.windows import Sliding, window_for
 
 INITIALS = ("pretrained", "random")

@@ -9,6 +9,7 @@ what their tokens add.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
@@ -30,7 +31,7 @@ LIGHT_WIDTHS = (16, 32, 64)
 GROUPS = 8
 
 
-class SegmentationNetwork(nn.Module):
+class SegmentationNetwork(nn.Module, ABC):
     """What both kinds are used by.
 
     In training mode `forward` gives logits (B, K, ...) at several resolutions, the finest first, each half of the one
@@ -43,13 +44,13 @@ class SegmentationNetwork(nn.Module):
     held = False
 
     @property
+    @abstractmethod
     def encoder_part(self) -> nn.Module:
         """The encoder."""
-        raise NotImplementedError
 
+    @abstractmethod
     def forward(self, x: Tensor, spacing_mm: Tensor) -> Any:
         """Logits from x (B, C, X, Y, Z) and voxels (B, 3) in mm."""
-        raise NotImplementedError
 
     def train(self, mode: bool = True) -> SegmentationNetwork:
         super().train(mode)

@@ -30,7 +30,7 @@ from headct.checkpoints.layout import CONFIG, MODEL, README, SELFTEST
 from headct.checkpoints.strict import COPY_AGAIN, damaged, differences, some
 from headct.embedding.machine import Machine
 from headct.encoders import Window
-from headct.failure import Failure, Misuse
+from headct.failure import Failure
 from headct.preparing import Recipe
 from headct.pretraining.step import kept_random
 from headct.tasks.segmentation.network import Plan, SegmentationNetwork
@@ -38,8 +38,7 @@ from headct.tasks.segmentation.patches import Example
 from headct.tasks.segmentation.training import look
 from headct.tasks.segmentation.windows import Sliding
 
-FORMAT, FORMAT_VERSION = "headct-segmenter", 1
-CONFIG_HASH = "config_sha256"
+SEALED = layout.Sealed("headct-segmenter", 1, "segmenter", "headct segment train", "classes, recipe or windows")
 TOLERANCE = 1e-3
 """Largest difference in the self-test, as a share of the largest logit: machines differ by less."""
 EXAMPLE_MM = (1.5, 2.0, 3.0)
@@ -105,8 +104,8 @@ class Segmenter:
         self.network.cpu().eval()
         model = to_bytes({name: one.contiguous() for name, one in self.network.state_dict().items()})
         config = {
-            "format": FORMAT,
-            "format_version": FORMAT_VERSION,
+            "format": SEALED.format,
+            "format_version": SEALED.version,
             "classes": list(self.classes),
             "definition": self.definition,
             "network": asdict(self.plan),
@@ -124,7 +123,7 @@ class Segmenter:
             CONFIG: written,
             SELFTEST: to_bytes(
                 {**example, "logits": _logits(self.network, example)},
-                {CONFIG_HASH: hashlib.sha256(written).hexdigest()},
+                {layout.CONFIG_HASH: hashlib.sha256(written).hexdigest()},
             ),
             README: _write_up(config).encode(),
         }
@@ -137,7 +136,7 @@ class Segmenter:
         CheckpointFailure where its content is not right.
         """
         place = layout.present(Path(os.path.expanduser(folder)))
-        config, sha256 = _read_config(place)
+        config, sha256 = SEALED.read_config(place)
         content = layout.read(place, MODEL)
         if hashlib.sha256(content).hexdigest() != config["model_sha256"]:
             raise CheckpointFailure(f"{place / MODEL} is not the file that was saved", do=COPY_AGAIN)
@@ -160,37 +159,6 @@ def _example(network: SegmentationNetwork, plan: Plan) -> dict[str, Tensor]:
 def _logits(network: SegmentationNetwork, example: Mapping[str, Tensor]) -> Tensor:
     logits: Tensor = network.eval()(example["x"], example["spacing_mm"])
     return logits.float().contiguous()
-
-
-def _read_config(folder: Path) -> tuple[dict[str, Any], str]:
-    """The configuration and its SHA-256, which the self-test's file must hold."""
-    if not (folder / CONFIG).is_file():
-        what = "is not a segmenter" if folder.exists() else "does not exist"
-        raise Misuse(f"{folder} {what}", do="name a folder that `headct segment train` has written")
-    content = layout.read(folder, CONFIG)
-    try:
-        config = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise damaged(folder / CONFIG, error) from error
-    if not isinstance(config, dict) or config.get("format") != FORMAT:
-        raise Misuse(f"{folder} is not a segmenter", do="name a folder that `headct segment train` has written")
-    if config.get("format_version") != FORMAT_VERSION:
-        version = config.get("format_version")
-        raise CheckpointFailure(
-            f"{folder} has the format {version!r}, this version reads {FORMAT_VERSION}",
-            do="update headct, or train again",
-        )
-    example = layout.read(folder, SELFTEST)
-    layout.tensors(folder / SELFTEST, example)  # its header can be read
-    header = json.loads(example[8 : 8 + int.from_bytes(example[:8], "little")])
-    sha256 = hashlib.sha256(content).hexdigest()
-    if header.get("__metadata__", {}).get(CONFIG_HASH) != sha256:
-        raise CheckpointFailure(
-            f"{folder / CONFIG} is not what it was when the segmenter was saved",
-            why="classes, recipe or windows may have been changed",
-            do=COPY_AGAIN,
-        )
-    return config, sha256
 
 
 def _built(config: Mapping[str, Any], weights: Mapping[str, Tensor], sha256: str) -> Segmenter:

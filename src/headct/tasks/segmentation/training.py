@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from headct.detection.method import Progress, quiet
-from headct.detection.training.loop import decayed
+from headct.detection.training.loop import Course, decayed
 from headct.embedding.machine import Machine
 from headct.encoders import Grid, Window, as_input
 from headct.failure import Failure, Misuse
@@ -72,27 +71,6 @@ class Task:
     machine: Machine
     seed: int = 0
     augmentation: Augmentation = field(default_factory=Augmentation)
-
-
-@dataclass(frozen=True)
-class Course:
-    """How a training went. The network has the weights of the best look."""
-
-    best_step: int
-    steps: int
-    seconds: float
-    chosen_by: str
-    history: tuple[Mapping[str, float], ...]  # a row a look
-
-    def facts(self) -> dict[str, Any]:
-        """The same as plain values."""
-        return {
-            "steps": self.steps,
-            "best_step": self.best_step,
-            "seconds": round(self.seconds, 3),
-            "chosen_by": self.chosen_by,
-            "history": [dict(row) for row in self.history],
-        }
 
 
 def train(network: SegmentationNetwork, task: Task, schedule: Schedule, progress: Progress = quiet) -> Course:

@@ -1,12 +1,14 @@
 """What each objective teaches each kind of encoder in the same time: frozen probes inside and outside.
 
-    headct simulate --patients 800 --seed 21 --masks --deformation --out PRETRAIN
-    headct simulate --patients 300 --seed 22 --twin iph --rescan site-b --out PAIRS
-    headct simulate --patients 800 --seed 23 --out INSIDE
-    headct simulate --patients 300 --seed 24 --site site-c --out OUTSIDE
-    python benchmarks/objectives.py PRETRAIN --pairs PAIRS --inside INSIDE --outside OUTSIDE [--budget 120]
+    headct simulate --recipe head-coarse --patients 600 --seed 11 --masks --deformation --out PRETRAIN
+    headct simulate --recipe head-coarse --patients 150 --seed 22 --twin iph --rescan site-b --out PAIRS
+    headct simulate --recipe head-coarse --patients 900 --seed 12 --out INSIDE
+    headct simulate --recipe head-coarse --patients 200 --seed 13 --site site-c --out OUTSIDE
+    python benchmarks/objectives.py PRETRAIN --pairs PAIRS --inside INSIDE --outside OUTSIDE [--budget 240]
 
-Every run has the same budget of seconds, the same views of whole heads and the same windows. Who is learned from and
+Every run has the same budget of seconds of one core, told by the processor's clock: a few steps are timed, then as many
+are made as fit. Views are those of each objective at the 4 mm of the recipe: whole heads of 48 x 48 x 48 voxels, local
+ones of 32 x 32 x 32, and the same windows. Who is learned from and
 who is tested is as in `few_labels.py` (`headct.studies.few_labels`): K positives and K negatives of a finding, drawn
 several times among patients of INSIDE; tested on others of INSIDE, and on OUTSIDE, whose scanners no probe has seen.
 Two probes on the same vectors: logistic regression, and the 10 nearest by cosine. Macro AUROC with its interval over
@@ -16,10 +18,15 @@ test patients and draws. All patients are virtual: nothing here says anything ab
 from __future__ import annotations
 
 import argparse
+import json
+import shutil
+import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -44,32 +51,67 @@ from headct.studies.few_labels import (
     study_of,
 )
 
-VIT = {"depth": 6, "pooling": "class+mean"}
-MODELS = {"vit-tiny": VIT, "segresenc": {"init_filters": 8}, "slices-tiny": {}, "conv-tiny": {}}
-ANATOMY = {"anatomy-conv": {}, "anatomy-vit": {}}
-PLANS: Sequence[tuple[str, Sequence[str]]] = (
-    ("dino", tuple(MODELS)),
-    ("simclr", tuple(MODELS)),
-    ("rescan", tuple(MODELS)),
-    ("twin", tuple(MODELS)),
-    ("dinov2", ("vit-tiny",)),
-    ("mae", ("vit-tiny",)),
-    ("jepa", ("vit-tiny",)),
-    ("hybrid", ("vit-tiny",)),
-    ("dense", tuple(ANATOMY)),
-    ("insert", tuple(ANATOMY)),
-    ("dense-insert", tuple(ANATOMY)),
+VIT = {"depth": 6, "pooling": "class+mean", "patch": (8, 8, 8), "grid": (6, 7, 6)}
+MODELS: Mapping[str, Mapping[str, Any]] = {
+    "vit-tiny": VIT,
+    "segresenc": {"init_filters": 8},
+    "slices-tiny": {},
+    "conv-tiny": {},
+}
+WHOLE = {"shape": (48, 48, 48), "edge_mm": (186.0, 200.0)}
+LOCAL = {"shape": (32, 32, 32), "edge_mm": (96.0, 128.0)}
+VIEWS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
+    "dino": {"global_crops": WHOLE, "local_crops": LOCAL | {"views": 2}},
+    "dinov2": {"global_crops": WHOLE, "local_crops": LOCAL | {"views": 2}},
+    "simclr": {"crops": LOCAL | {"views": 4}},
+    "rescan": {"crop": WHOLE},
+    "twin": {"crop": WHOLE},
+    "mae": {"crops": WHOLE},
+    "jepa": {"crops": WHOLE},
+    "hybrid": {"crops": WHOLE},
+}
+"""What differs from the views of an objective, which are for 2 mm; those of `dense` and `insert` are at 4 mm."""
+TRIAL_STEPS = 3
+ANATOMY: Mapping[str, Mapping[str, Any]] = {
+    "anatomy-conv": {},
+    "anatomy-vit": {"inner_settings": VIT},
+}
+PLANS = (
+    ("dino", "vit-tiny"),
+    ("dino", "segresenc"),
+    ("dino", "slices-tiny"),
+    ("dinov2", "vit-tiny"),
+    ("mae", "vit-tiny"),
+    ("jepa", "vit-tiny"),
+    ("simclr", "vit-tiny"),
+    ("simclr", "segresenc"),
+    ("simclr", "slices-tiny"),
+    ("hybrid", "vit-tiny"),
+    ("rescan", "vit-tiny"),
+    ("rescan", "segresenc"),
+    ("rescan", "slices-tiny"),
+    ("twin", "vit-tiny"),
+    ("twin", "segresenc"),
+    ("twin", "slices-tiny"),
+    ("dense", "anatomy-conv"),
+    ("insert", "anatomy-conv"),
+    ("dense-insert", "anatomy-conv"),
+    ("dense-insert", "anatomy-vit"),
 )
+LIKE = "virtual-coarse"
+"""A checkpoint whose recipe and windows are those of the runs."""
 PROBES = ("linear", "knn")
 PLACES = ("inside", "outside")
 
 
-def settings(objective: str, encoder: str, budget_s: float, seed: int) -> PretrainSettings:
+def settings(objective: str, encoder: str, steps: int, seed: int) -> PretrainSettings:
+    told = objective_settings(objective)
+    views = {name: replace(getattr(told, name), **other) for name, other in VIEWS.get(objective, {}).items()}
     return PretrainSettings(
-        objectives={objective: objective_settings(objective)},
+        objectives={objective: replace(told, **views)},
         encoder=encoder,
         encoder_settings={**MODELS, **ANATOMY}[encoder],
-        budget_s=budget_s,
+        steps=steps,
         batch=8,
         seed=seed,
         precision="bf16",
@@ -79,10 +121,22 @@ def settings(objective: str, encoder: str, budget_s: float, seed: int) -> Pretra
     )
 
 
-def untrained(told: PretrainSettings, like: Contestant, train: np.ndarray, machine: Machine) -> np.ndarray:
+def steps_within(budget_s: float, told: PretrainSettings, cohorts: Sequence[Path]) -> int:
+    """As many as fit into so much time of the processor, whatever else the machine does."""
+    spent = []
+    for steps in (TRIAL_STEPS, 2 * TRIAL_STEPS):
+        with tempfile.TemporaryDirectory() as folder:
+            begun_s = time.process_time()
+            pretraining.pretrain(cohorts, Path(folder), replace(told, steps=steps))
+            spent.append(time.process_time() - begun_s)
+    return max(1, int(budget_s * TRIAL_STEPS / (spent[1] - spent[0])))
+
+
+def untrained(model: str, study: Study, like: Contestant, machine: Machine, seed: int) -> np.ndarray:
     """Vectors of the encoder as a run begins with it, with BatchNorm statistics of scans."""
+    told = settings("dino", model, 1, seed)
     encoder, windows = new_objective(told).encoder, list(told.windows.values())
-    baselines.settle(encoder, windows, like.scans, train, machine)
+    baselines.settle(encoder, windows, like.scans, np.flatnonzero(study.parts == "train"), machine)
     return baselines.seen_by(encoder, windows, like.scans, machine)
 
 
@@ -105,47 +159,59 @@ def measured(study: Study, one: Contestant, machine: Machine, k: int) -> dict[st
 def rows_of(
     study: Study, cohorts: Sequence[Cohort], options: argparse.Namespace, machine: Machine
 ) -> Iterator[dict[str, str]]:
-    """Every plan, and after the first run, whose scans they share, the baselines."""
-    like: Contestant | None = None
-    for objective, models in PLANS:
-        if options.only and objective not in options.only:
-            continue
-        for model in models:
-            told = settings(objective, model, options.budget, options.seed)
-            trained_on = [options.pairs] if objective in ("rescan", "twin") else [options.pretrain]
-            begun_s = time.process_time()
-            try:
-                run = pretraining.pretrain(trained_on, options.runs / f"{objective}-{model}", told)
-            except Failure as failure:  # a run that diverges is a result too
-                print(f"{objective} {model}: {failure}", flush=True)
-                continue
-            seconds = time.process_time() - begun_s
-            encoder = checkpoints.load(run.checkpoint)
-            one = of_encoder(objective, encoder, study, cohorts, machine, options.runs / "vectors")
-            if like is None:
-                like = one
-                yield from baseline_rows(study, like, options, machine)
-            said = f"{len(run.history)} steps, {seconds:.0f} s{', ' + run.stopped if run.stopped else ''}"
-            cells = measured(study, one, machine, options.positives)
-            yield {"objective": objective, "encoder": model, **cells, "run": said}
+    """Baselines, then every plan; each row is kept, so that a killed command goes on with the next."""
+    vectors = options.runs / "vectors"
+    like = of_encoder("", checkpoints.load(LIKE), study, cohorts, machine, vectors)
 
+    def beside(name: str, encoder: str, vectors_of: Callable[[], np.ndarray]) -> dict[str, str]:
+        one = of_vectors(name, vectors_of(), like)
+        return {"objective": name, "encoder": encoder, **measured(study, one, machine, options.positives), "run": ""}
 
-def baseline_rows(
-    study: Study, like: Contestant, options: argparse.Namespace, machine: Machine
-) -> Iterator[dict[str, str]]:
-    """Histograms and random weights on the same scans."""
-    vectors = {
-        ("HU histogram", ""): baselines.histograms(like.scans),
-        ("HU histogram of 27 regions", ""): baselines.histograms(like.scans, 3),
-    }
-    for (name, model), found in vectors.items():
-        cells = measured(study, of_vectors(name, found, like), machine, options.positives)
-        yield {"objective": name, "encoder": model, **cells, "run": ""}
+    for name, parts in (("HU histogram", 1), ("HU histogram of 27 regions", 3)):
+        found = partial(baselines.histograms, like.scans, parts)
+        yield kept(options.runs / f"histogram-{parts}.json", partial(beside, name, "", found))
     for model in MODELS:
-        train = np.flatnonzero(study.parts == "train")
-        found = untrained(settings("dino", model, 1.0, options.seed), like, train, machine)
-        cells = measured(study, of_vectors(model, found, like), machine, options.positives)
-        yield {"objective": "none", "encoder": model, **cells, "run": "random"}
+        found = partial(untrained, model, study, like, machine, options.seed)
+        yield kept(options.runs / f"random-{model}.json", partial(beside, "random weights", model, found))
+    for objective, model in PLANS:
+        if not options.only or objective in options.only:
+            make = partial(pretrained, objective, model, study, cohorts, options, machine)
+            yield kept(options.runs / f"{objective}-{model}.json", make)
+
+
+def kept(path: Path, make: Callable[[], dict[str, str]]) -> dict[str, str]:
+    """The row of this file, made and written if it is not there."""
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(make()))
+    found: dict[str, str] = json.loads(path.read_text())
+    return found
+
+
+def pretrained(
+    objective: str,
+    model: str,
+    study: Study,
+    cohorts: Sequence[Cohort],
+    options: argparse.Namespace,
+    machine: Machine,
+) -> dict[str, str]:
+    """The row of one run."""
+    trained_on = [options.pairs] if objective in ("rescan", "twin") else [options.pretrain]
+    folder = options.runs / f"{objective}-{model}"
+    shutil.rmtree(folder, ignore_errors=True)  # of a command that was killed
+    steps = steps_within(options.budget, settings(objective, model, 1, options.seed), trained_on)
+    begun_s = time.process_time()
+    try:
+        run = pretraining.pretrain(trained_on, folder, settings(objective, model, steps, options.seed))
+    except Failure as failure:  # a run that diverges is a result too
+        return {"objective": objective, "encoder": model, "run": str(failure)}
+    said = f"{len(run.history)} steps, {time.process_time() - begun_s:.0f} s"
+    encoder = checkpoints.load(run.checkpoint)
+    one = of_encoder(objective, encoder, study, cohorts, machine, options.runs / "vectors")
+    cells = measured(study, one, machine, options.positives)
+    stopped = f", {run.stopped}" if run.stopped else ""
+    return {"objective": objective, "encoder": model, **cells, "run": said + stopped}
 
 
 def main() -> None:
@@ -155,7 +221,7 @@ def main() -> None:
     parser.add_argument("--inside", type=Path, required=True)
     parser.add_argument("--outside", type=Path, required=True)
     parser.add_argument("--runs", type=Path, default=Path("runs-of-objectives"), help="where runs are kept")
-    parser.add_argument("--budget", type=float, default=120.0, help="seconds of each run")
+    parser.add_argument("--budget", type=float, default=240.0, help="seconds of each run")
     parser.add_argument("--positives", type=int, default=16)
     parser.add_argument("--draws", type=int, default=5)
     parser.add_argument("--seed", type=int, default=0)
@@ -173,7 +239,7 @@ def main() -> None:
     columns = ["objective", "encoder", *(f"{probe} {place}" for probe in PROBES for place in PLACES), "run"]
     print(f"\n| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
     for found in rows_of(study, cohorts, options, machine):
-        print(f"| {' | '.join(found[column] for column in columns)} |", flush=True)
+        print(f"| {' | '.join(found.get(column, '') for column in columns)} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -12,8 +12,10 @@ of a histogram), or a network from scratch. What it says of the test patients is
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -192,10 +194,12 @@ def from_scratch(
     return replace(like, name=name, method=replace(method, schedule=schedule), draws=draws)
 
 
-def predicted(study: Study, one: Contestant, machine: Machine, progress: Progress = quiet) -> pd.DataFrame:
+def predicted(
+    study: Study, one: Contestant, machine: Machine, progress: Progress = quiet, drafts: Path | None = None
+) -> pd.DataFrame:
     """What a contestant says of each test scan after each draw at each K: a table of `COLUMNS`.
 
-    Scores order scans; they are no probabilities.
+    Scores order scans; they are no probabilities. What was said after a draw is kept in `drafts`, and not made again.
     """
     task = Task(
         encoder=one.encoder,
@@ -208,28 +212,41 @@ def predicted(study: Study, one: Contestant, machine: Machine, progress: Progres
         seed=study.settings.seed,
         machine=machine,
     )
-    tables, tested = [], study.tested
+    tables = []
     few = [each for each in by_shots(task, study.scan_ids, study.shots) if one.draws is None or each.draw < one.draws]
     for done, each in enumerate(few, start=1):
-        scores = one.method.fit(each.task).scores(one.scans, tested)
-        tables.append(_table(study, each, scores))
+        if drafts is None:
+            tables.append(_said(study, one, each))
+        else:
+            tables.append(_once(drafts / f"{int(each.size)}-{each.draw}.parquet", partial(_said, study, one, each)))
         progress(done, len(few))
     return pd.concat(tables, ignore_index=True)
 
 
 def kept(folder: Path, study: Study, one: Contestant, machine: Machine, progress: Progress = quiet) -> pd.DataFrame:
-    """`predicted`, kept in a folder under the contestant's name, so that a killed study goes on with the next one."""
+    """`predicted`, kept in a folder under the contestant's name: a killed study goes on with the next draw."""
     path = folder / f"{one.name.replace(', ', '-').replace(' ', '-')}.parquet"
+    drafts = path.with_suffix(".drafts")
+    table = _once(path, lambda: predicted(study, one, machine, progress, drafts))
+    shutil.rmtree(drafts, ignore_errors=True)
+    return table
+
+
+def _once(path: Path, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
+    """The table of this file, made and written if it is not there."""
     if not path.exists():
-        draft = path.with_suffix(".partial")
-        predicted(study, one, machine, progress).to_parquet(draft)
-        draft.rename(path)
+        table = make()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partly = path.with_suffix(".partial")
+        table.to_parquet(partly)
+        partly.rename(path)
     return pd.read_parquet(path)
 
 
-def _table(study: Study, few: Few, scores: np.ndarray) -> pd.DataFrame:
-    """Scores (tested, f) as rows."""
+def _said(study: Study, one: Contestant, few: Few) -> pd.DataFrame:
+    """What a contestant says of all test scans, a row a score, after it learned from one draw."""
     tested, findings = study.tested, few.task.findings
+    scores = one.method.fit(few.task).scores(one.scans, tested)
     return pd.DataFrame(
         {
             "k": int(few.size),

@@ -39,10 +39,7 @@ def run_shell(example: Example) -> None:
 
 @pytest.fixture(scope="session")
 def prepared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`scans/` with two heads (one tilted) and a text that is no scan; `model/`, a checkpoint with random weights."""
-    from headct import checkpoints, encoders
-    from headct.preparing import recipes
-    from headct.preparing.windows import WINDOWS
+    """`scans/` with two heads (one tilted) and a text that is no scan."""
     from headct.virtual.phantom import Phantom
     from headct.writing import write_dicom
 
@@ -51,8 +48,6 @@ def prepared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         scan = Phantom(seed=number).scan(slices=30, rows=128, cols=128, pixel_mm=1.8, tilt_deg=tilt_deg, noise_hu=4)
         write_dicom(scan, folder / "scans" / f"patient-{number}")
     (folder / "scans" / "notes.txt").write_text("not a scan\n")
-    card = checkpoints.Card(recipe=recipes["head"], windows=WINDOWS)
-    checkpoints.save(folder / "model", encoders.build("vit-tiny", depth=2), card)
     return folder
 
 

@@ -43,6 +43,10 @@ REASONS: Mapping[str, Reason] = _reasons(
     link_loop=("a symbolic link leads back to a folder already visited", "nothing to do: its files are read once"),
     special_file=("not a regular file (a pipe, socket or device)", "remove it from the input"),
     unknown_format=("not DICOM, NIfTI, NRRD, MetaImage or an archive", "nothing to do, unless it should be a scan"),
+    side_file=(
+        "a mask, or a table or array that headct writes beside scans",
+        "nothing to do; masks and labels are named where they are asked for (--masks, --labels)",
+    ),
     duplicate_file=("the same content was already read from another file", "nothing to do; the first copy is used"),
     # archives
     archive_unreadable=(

@@ -13,6 +13,7 @@ from headct import encoders
 from headct.checkpoints import Card, save
 from headct.cli.app import run
 from headct.detection import Detector
+from headct.failure import Failure
 from headct.preparing import recipes
 from headct.preparing.windows import WINDOWS
 
@@ -40,6 +41,8 @@ def test_a_detector_and_what_was_learned_from(place: Path, tmp_path: Path, capsy
     assert "column 'scan_id' is the scan id; 24 of 24 rows match" in said.err
     assert f"the detector (linear) is in {out}" in said.err
     assert "validation AUROC" in said.out
+    assert "train with / without" in said.out
+    assert "auto: " not in said.err
     assert Detector.load(out).findings == ("ich", "sdh")
 
 
@@ -51,6 +54,21 @@ def test_json_and_a_choice_of_findings(place: Path, tmp_path: Path, capsys: pyte
     assert rows[0]["train"] == "4 / 4"
     assert (tmp_path / "d" / "shots.csv").is_file()
     assert (tmp_path / ".headct-vectors").is_dir()
+
+
+def test_auto_says_beforehand_what_it_will_do_and_what_is_quicker_on_a_cpu(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: object, **__: object) -> None:
+        raise Failure("stopped where it would begin")
+
+    monkeypatch.setattr("headct.detection.adapt", stop)
+    assert run(line(place, tmp_path / "d")) == 1
+    said = capsys.readouterr().err
+    assert "auto: linear, then lora, then full; what is best on validation is taken" in said
+    assert "--method linear is the first alone" in said
+    assert run(line(place, tmp_path / "d", "--quiet")) == 1
+    assert "auto:" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

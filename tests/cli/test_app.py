@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import errno
 import importlib
+import inspect
 import json
 import subprocess
 import sys
 from collections.abc import Callable
+from typing import get_args
 
 import pytest
 
@@ -109,6 +111,26 @@ def test_wrong_usage_says_what_and_where_to_look(line, expected, capsys):
     assert expected in said.err
     assert "--help`" in said.err
     assert said.out == ""
+
+
+def names_places(words: tuple[str, ...]) -> list[list[str]]:
+    """A line for each place that a command takes, with nothing in it."""
+    lines = []
+    for parameter in inspect.signature(function_of(words), eval_str=True).parameters.values():
+        kind, *about = get_args(parameter.annotation) or (None,)
+        if about and (app._holds_path(kind) or about[0].metavar in app.MAYBE_PLACES):
+            option = about[0].default
+            lines.append([*words, f"{option}="] if isinstance(option, str) else [*words, ""])
+    return lines
+
+
+@pytest.mark.parametrize("line", [line for words in every_command() for line in names_places(words)], ids=" ".join)
+def test_an_empty_path_is_never_the_folder_that_one_is_in(line, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert app.run(line) == 2
+    said = capsys.readouterr()
+    assert " is empty\n  why: an empty path names nothing" in said.err
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(

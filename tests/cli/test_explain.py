@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -69,9 +70,14 @@ def test_a_scan_of_a_cohort_with_its_mask(place: Path, tmp_path: Path, capsys: p
     }  # fmt: skip
 
 
-def test_a_cohort_of_one_scan_as_json(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_cohort_of_one_scan_as_json(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("headct.cli.progress.LINE_EVERY_S", 0.0)
     assert run(line(place, str(place / "one"), tmp_path / "out", "--method", "occlusion", "--json")) == 0
-    told = json.loads(capsys.readouterr().out)
+    said = capsys.readouterr()
+    assert re.search(r"^looks: [\d,]+ of [\d,]+, .* per second, \d+ min left$", said.err, re.MULTILINE)
+    told = json.loads(said.out)
     assert set(told) == {"ich", "sdh"}
     assert set(told["ich"]) == {"occlusion"}
 
@@ -81,7 +87,7 @@ def test_a_cohort_of_one_scan_as_json(place: Path, tmp_path: Path, capsys: pytes
     [
         ("SECOND", ["--in", "other"], "uses recipe head-fine"),
         ("unknown", ["--in", "cohort"], "no scan of that id"),
-        ("nowhere.nii.gz", [], "there is no nowhere.nii.gz"),
+        ("nowhere.nii.gz", [], "there is no file or folder nowhere.nii.gz"),
         ("PLACE/cohort", [], "is a cohort of several scans"),
         ("SECOND", ["--in", "cohort", "--mask", "mask.nii.gz"], "of which finding"),
         ("SECOND", ["--in", "cohort", "--finding", "ich", "--mask", "flat.nii.gz"], "a mask has three axes"),

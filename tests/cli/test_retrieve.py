@@ -116,9 +116,11 @@ def test_judged(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert leaf["chance"] == pytest.approx(14 / 30)
     assert tree["ich"]["precision_at_1"]["value"] > 0.8  # the block is painted in
     assert json.loads((out / "metrics.json").read_text())["findings"] == tree
-    assert "Do neighbours share a finding?" in (out / "report.html").read_text()
+    html = (out / "report.html").read_text()
+    assert "Neighbours share intracranial hemorrhage (16 queries)" in html
+    assert " more often than by chance." in html
     assert run([*line, "--relevance", "same", "--findings", "sdh"]) == 0
-    assert "chance" in capsys.readouterr().out
+    assert "mAP against chance" in capsys.readouterr().out
 
 
 def test_labels_without_the_cohort(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -56,7 +56,7 @@ def test_patients_who_were_scanned_twice(place: Path, tmp_path: Path, capsys: py
     ("cohort", "more", "says"),
     [
         ("once", [], "nothing to judge"),
-        ("once", ["--model", "MODEL", "--rescans"], "have two scans"),
+        ("once", ["--model", "MODEL", "--rescans"], "two scans of"),
         ("once", ["--model", "MODEL", "--change", "noise"], "is not KIND=SIZE"),
         ("once", ["--model", "MODEL", "--change", "magic=3"], "no change 'magic'"),
         ("once", ["--model", "MODEL", "--change", "noise=-3"], "above 0"),

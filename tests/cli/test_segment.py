@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +59,43 @@ def test_draw_and_judge(place: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
     again = json.loads(capsys.readouterr().out)
     assert again["ich"]["dice"]["n"] == 3  # files do not say who was learned from
     assert {path.name for path in (tmp_path / "j2").iterdir()} == {"segments.csv", "metrics.json", "report.html"}
+
+
+def test_joined_classes_are_judged_as_they_were_learned(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = ["segment", "train", str(place / "cohort"), "--model", str(place / "model"), "--classes", "lesion=ich+sdh"]
+    assert run([*line, "--out", str(tmp_path / "s"), *QUICK]) == 0
+    assert "warning" not in capsys.readouterr().err
+    other, segmenter = str(place / "other"), ["--segmenter", str(tmp_path / "s")]
+    assert run(["segment", "evaluate", other, *segmenter, "--out", str(tmp_path / "j"), "--json", *COLD]) == 0
+    assert json.loads(capsys.readouterr().out).keys() == {"lesion"}
+    assert run(["segment", "predict", other, *segmenter, "--out", str(tmp_path / "d"), *COLD]) == 0
+    capsys.readouterr()
+    masks = ["--drawn", str(tmp_path / "d" / "masks"), "--masks", str(place / "other" / "masks")]
+    assert run(["segment", "evaluate", *masks, "--out", str(tmp_path / "j2"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out).keys() == {"lesion"}
+
+
+@pytest.mark.slow
+def test_a_training_that_was_killed_goes_on(place: Path, tmp_path: Path) -> None:
+    """By the real signal, after the first look was saved; then the same line gives the same weights as one in a go."""
+    line = ["segment", "train", str(place / "cohort"), "--model", str(place / "model"), *COLD]
+    line += ["--window", "24,28,24", "--batch", "1", "--steps", "60"]
+    process = subprocess.Popen([sys.executable, "-m", "headct", *line, "--out", str(tmp_path / "killed")])
+    until = time.monotonic() + 300
+    while not list((tmp_path / ".killed.training").glob("states/*.pt")):
+        assert process.poll() is None
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    assert not (tmp_path / "killed").exists()
+    models = []
+    for name in ("killed", "whole"):
+        subprocess.run([sys.executable, "-m", "headct", *line, "--out", str(tmp_path / name)], check=True)
+        models.append((tmp_path / name / "model.safetensors").read_bytes())
+    assert models[0] == models[1]
 
 
 def test_nothing_to_draw_on_ends_with_1(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -59,9 +59,10 @@ def test_nothing_usable_ends_with_1_and_the_reasons(
 
 
 def test_an_empty_folder_is_said_to_be_empty(key: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "night").mkdir(parents=True)
     assert run(["ingest", str(tmp_path / "in"), "--out", str(tmp_path / "cohort"), "--key", str(key)]) == 1
     assert f"why: no files in {tmp_path / 'in'}" in capsys.readouterr().err
+    assert not (tmp_path / "cohort").exists()
 
 
 def test_a_place_that_cannot_be_written_is_told_before_anything_is_made(

@@ -14,7 +14,7 @@ import pytest
 
 from headct.cohort.journal import Journal, only_writer, write_atomically
 from headct.cohort.work import Outcome
-from headct.failure import Failure
+from headct.failure import Failure, Misuse
 from headct.scan import Rejection
 
 OUTCOME = Outcome(rejections=(Rejection.because("no-head", "no skull", ("a/b",)),))
@@ -35,6 +35,22 @@ def test_what_is_put_comes_back(tmp_path: Path) -> None:
     assert records.get("series", 1235) is None
     records.drop("series", 1234)
     assert records.get("series", 1234) is None
+
+
+def test_a_job_goes_on_only_on_the_terms_it_was_begun_on(tmp_path: Path) -> None:
+    records = Journal(tmp_path / "home" / "journal")
+    assert not records.resume({"model": "a", "seed": 1}, tmp_path / "out")
+    records.put("part", 0, "done")
+    assert records.resume({"seed": 1, "model": "a"}, tmp_path / "out")
+    assert records.get("part", 0) == "done"
+    with pytest.raises(Misuse) as refused:
+        records.resume({"model": "b", "window": (1, 2)}, tmp_path / "out")
+    assert refused.value.what == f"an unfinished job at {tmp_path / 'out'} was begun otherwise (model, seed, window)"
+    assert f"or remove {tmp_path / 'home'} and" in str(refused.value.do)
+    assert records.get("part", 0) == "done"
+    with pytest.raises(Misuse) as refused:
+        records.resume({}, tmp_path / "out", remains="this and that")
+    assert "or remove this and that and" in str(refused.value.do)
 
 
 def test_nobody_else_can_look_inside(tmp_path: Path) -> None:

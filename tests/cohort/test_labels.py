@@ -55,7 +55,7 @@ def test_the_column_that_names_scans_is_found_whatever_it_is_called(
     assert len(account.unmatched) == 1
     assert "row 5 (strange)" in account.unmatched[0]
     assert account.counts == {"ich": (1, 1, 6)}
-    assert "1 rows match nothing: row 5 (strange)" in " ".join(account.sentences())
+    assert "1 row without a match: row 5 (strange)" in " ".join(account.sentences())
 
 
 @pytest.mark.parametrize(("kind", "names"), [("patient_id", ("p001", "p002")), ("study_id", ("st001", "st002"))])

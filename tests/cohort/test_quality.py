@@ -227,7 +227,7 @@ def test_a_missing_cohort_is_wrong_usage_and_a_place_that_cannot_be_written_is_n
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(["qc", str(tmp_path / "typo"), "--out", str(tmp_path / "page.html")]) == 2
-    assert f"there is no {tmp_path / 'typo'}" in capsys.readouterr().err
+    assert f"there is no folder {tmp_path / 'typo'}" in capsys.readouterr().err
     night = str(cohort(tmp_path / "night", []).path)
     (tmp_path / "file").write_text("")
     out = tmp_path / "file" / "page.html"

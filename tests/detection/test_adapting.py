@@ -114,7 +114,7 @@ def test_splits_of_the_user_are_kept(
     settings = AdaptSettings(method="linear")
     found = adapt([cohort], labels, encoder, MACHINE, cache, settings, splits=tmp_path / "s.csv")
     assert found.detector.record["splits"] == {"train": 60, "validation": 20, "test": 8}
-    assert "8 labelled scans are in no split and were left out" in found.detector.record["sentences"]
+    assert "left out, for they are in no split: 8 labelled scans" in found.detector.record["sentences"]
     rows = cohort.scans[["scan_id"]].assign(split=["train", "validation"] * 48)
     rows.to_csv(tmp_path / "torn.csv", index=False)
     with pytest.raises(Misuse, match="has patients in several splits: p000 in train and validation"):
@@ -159,7 +159,7 @@ def test_what_stands_in_the_users_table_is_not_given_away_with_the_detector(
     assert "MRN-4711" in " ".join(labels.account.sentences())  # the user is told
     found = adapt([cohort], labels, encoder, MACHINE, cache, AdaptSettings(method="linear"))
     sentences = found.detector.record["sentences"]
-    assert "1 rows match nothing: row 98: no such scan_id in the cohort" in sentences
+    assert "1 row without a match: row 98: no such scan_id in the cohort" in sentences
     assert "no finding (row 2 holds no label): name" in sentences
     for file in found.save(tmp_path / "detector").iterdir():
         assert not any(word in file.read_bytes() for word in (b"4711", b"Doe", b"Roe")), file.name

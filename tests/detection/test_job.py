@@ -99,7 +99,7 @@ def test_an_unfinished_job_of_other_inputs_is_not_mixed_in(detector: Detector, c
 
     with pytest.raises(KeyboardInterrupt):
         predict_into(tmp_path / "p.parquet", [cohort], detector, READING, MACHINE, progress=killed)
-    with pytest.raises(Misuse, match=r"predicts otherwise \(inputs\)"):
+    with pytest.raises(Misuse, match=r"begun otherwise \(inputs\)"):
         predict_into(tmp_path / "p.parquet", [cohort, cohort], detector, READING, MACHINE)
 
 

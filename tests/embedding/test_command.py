@@ -43,6 +43,7 @@ def test_an_empty_folder_is_said_to_be_empty(
     (tmp_path / "in").mkdir()
     assert run(line([tmp_path / "in"], checkpoint, tmp_path / "v.parquet")) == 1
     assert f"why: no files in {tmp_path / 'in'}" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
 
 
 def test_what_cannot_work_is_told_before_the_model_is_loaded(
@@ -53,7 +54,7 @@ def test_what_cannot_work_is_told_before_the_model_is_loaded(
     (tmp_path / "mine.parquet").write_text("mine")
     missing = tmp_path / "typo"
     for inputs, out, code, says in (
-        ([files, missing], tmp_path / "v.parquet", 2, f"there is no {missing}"),
+        ([files, missing], tmp_path / "v.parquet", 2, f"there is no file or folder {missing}"),
         ([files], tmp_path / "t.py", 2, "name "),
         ([files], tmp_path / "mine.parquet", 2, "is damaged, or not a table at all"),
         ([files], tmp_path / "file" / "v.parquet", 1, f"cannot write {tmp_path / 'file' / 'v.parquet'}"),

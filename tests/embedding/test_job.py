@@ -138,7 +138,7 @@ def test_another_line_does_not_finish_an_unfinished_job(model: PretrainedEncoder
     cohort.dies_at = "scan-2"
     with pytest.raises(Killed):
         run(model, cohort, tmp_path / "out.parquet")
-    with pytest.raises(Misuse, match="embeds otherwise \\(precision\\)"):
+    with pytest.raises(Misuse, match="begun otherwise \\(precision\\)"):
         run(model, cohort, tmp_path / "out.parquet", precision="bf16", criteria=Criteria(check_head=False))
 
 
@@ -165,9 +165,9 @@ def test_other_inputs_or_another_key_do_not_finish_an_unfinished_job(
         ([files], b"2" * 32, "ids"),
         ([files], None, "ids"),
     ):
-        with pytest.raises(Misuse, match=f"embeds otherwise \\({other}\\)"):
+        with pytest.raises(Misuse, match=f"begun otherwise \\({other}\\)"):
             run(model, inputs, out, key=key)
-    with pytest.raises(Misuse, match="embeds otherwise \\(criteria\\)"):
+    with pytest.raises(Misuse, match="begun otherwise \\(criteria\\)"):
         run(model, [files], out, key=b"1" * 32, criteria=Criteria(check_head=False))
     assert run(model, [Path()], out, key=b"1" * 32).scans == 2  # the same folder, named in another way
 
@@ -341,7 +341,7 @@ def test_tokens_that_are_gone_are_not_made_up(
     """Elsewhere, removed, cut short, those of another job, or no tokens at all."""
     out, tokens, cohort = tmp_path / "out.parquet", tmp_path / "tokens", MemoryCohort(heads(7))
     cut(model, cohort, out, at=6, tokens=tokens)
-    with pytest.raises(Misuse, match="embeds otherwise \\(tokens\\)"):
+    with pytest.raises(Misuse, match="begun otherwise \\(tokens\\)"):
         run(model, cohort, out, tokens=tmp_path / "elsewhere")
     file = tokens / "tokens.npy"
     whole = file.read_bytes()
@@ -419,7 +419,7 @@ def test_another_pooling_neither_keeps_vectors_nor_finishes_a_job(model: Pretrai
     run(model, MemoryCohort(heads(2)), tmp_path / "out.parquet")
     assert run(other, MemoryCohort(heads(2)), tmp_path / "out.parquet").kept == 0
     cut(model, MemoryCohort(heads(3)), tmp_path / "cut.parquet", at=2)
-    with pytest.raises(Misuse, match="embeds otherwise \\(decisive_sha256\\)"):
+    with pytest.raises(Misuse, match="begun otherwise \\(decisive_sha256\\)"):
         run(other, MemoryCohort(heads(3)), tmp_path / "cut.parquet")
 
 

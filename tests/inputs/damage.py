@@ -73,6 +73,15 @@ def clutter(folder: Path) -> None:
     (folder / "slice.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(64))
 
 
+@kind("tables and an array that headct writes, among the slices", rejected={"side-file": 4})
+def tables_of_ours(folder: Path) -> None:
+    write(images(), folder)
+    (folder / "labels.csv").write_text("scan_id,patient_id,ich\n1a,2b,1\n")
+    (folder / "landmarks.csv").write_text("series_id,landmark,x_mm,y_mm,z_mm\n3c,right-eye,1,2,3\n")
+    (folder / "classes.csv").write_text("value,name\n1,brain\n")
+    np.save(folder / "classes.npy", np.ones((3, 4, 5), np.uint8))
+
+
 @refused("a text file named .dcm", "unknown-format")
 def text_named_dcm(folder: Path) -> None:
     (folder / "scan.dcm").write_text("This is not a scan.\n" * 50)

@@ -175,7 +175,7 @@ def nifti_mr(folder: Path) -> None:
     _nifti(mr).to_filename(folder / "t1.nii.gz")
 
 
-@refused("NIfTI of a mask", "not-hounsfield")
+@refused("NIfTI of a mask", "side-file")
 def nifti_mask(folder: Path) -> None:
     _nifti((head().hu.transpose(2, 1, 0) > 0).astype(np.uint8)).to_filename(folder / "mask.nii.gz")
 

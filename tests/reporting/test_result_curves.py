@@ -102,6 +102,8 @@ def test_bins_of_a_reliability_diagram_lie_where_they_are_and_count_their_scans(
     heights = [float(column.get("height")) for column in drawing.findall("rect")]
     assert heights[0] / heights[1] == pytest.approx(4, abs=0.05)
     assert "n 80" in drawing.find("desc").text
+    places = [(float(words.get("x")), float(words.get("y"))) for words in drawing.findall("text")]
+    assert not [place for place in places if 40 < place[0] < 238 and 24 < place[1] < 222]  # where bars would cross it
 
 
 def test_dots_before_calibration_are_open_and_said() -> None:

@@ -189,6 +189,24 @@ def test_snomed_codes_are_those_of_the_standard() -> None:
     assert len({segment.kind.value for segment in SEGMENTS.values()}) == len(SEGMENTS)
 
 
+def test_images_that_lack_what_may_be_empty_are_drawn_on(tmp_path: Path) -> None:
+    sources = series(tmp_path / "ct")
+    for source in sources:
+        image = pydicom.dcmread(source)
+        for name in ("PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID"):
+            if name in image:
+                delattr(image, name)
+        image.save_as(source)
+    masks = masks_for(sources)
+    path = write_segmentation(masks, sources, tmp_path / "seg.dcm")
+    image = pydicom.dcmread(path)
+    assert "PatientBirthDate" in image
+    assert not image.PatientBirthDate
+    if DCIODVFY:
+        told = subprocess.run([DCIODVFY, path], capture_output=True, text=True, check=False)
+        assert "Error" not in told.stdout + told.stderr
+
+
 def test_what_cannot_be_written_is_refused_by_name(tmp_path: Path) -> None:
     sources, path = series(tmp_path / "ct"), tmp_path / "seg.dcm"
     good = np.ones((8, ROWS, COLS), bool)

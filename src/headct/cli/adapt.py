@@ -4,13 +4,21 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from headct.cli.options import Batch, Device, Json, Key, Model, Precision, Threads
 from headct.cli.progress import progress_of
 from headct.cli.talk import Talk
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from headct.embedding.machine import Machine
+
+TITLES = {"train": "train with / without", "validation": "validation with / without"}
+"""Of columns whose cells are two numbers of scans, where people read them."""
 
 
 def adapt(
@@ -73,6 +81,7 @@ def adapt(
     from headct.cohort.labels import read_labels
     from headct.detection import AdaptSettings
     from headct.detection import adapt as learn
+    from headct.detection.adapting import AUTO
     from headct.embedding.machine import choose
     from headct.evaluation.cells import readers_rule
     from headct.reading.pseudonyms import user_key
@@ -97,6 +106,8 @@ def adapt(
         talk.say(note)
     machine = choose(precision, device, graph=encoder.runtime)
     talk.say(f"on {machine}")
+    if method == AUTO:
+        talk.say(_plan_of_auto(machine))
     place = cache or out.parent / ".headct-vectors"
     with progress_of(talk) as progress:
         adapted = learn(
@@ -116,6 +127,20 @@ def adapt(
         talk.warn(note)
     adapted.save(out)
     talk.table(adapted.ladder, to_stderr=True)
-    talk.table(adapted.rows, as_json=as_json)
+    talk.table(adapted.rows if as_json else [_titled(row) for row in adapted.rows], as_json=as_json)
     talk.say(f"validation chose and calibrated, so its numbers are too good; vectors are kept in {place}")
     talk.say(f"the detector ({adapted.detector.fitted.method}) is in {out}")
+
+
+def _plan_of_auto(machine: Machine) -> str:
+    """What `auto` will do, said before it begins, and on a CPU what would be quicker."""
+    from headct.detection.ladder import RUNGS
+
+    told = f"auto: {', then '.join(RUNGS)}; what is best on validation is taken"
+    if machine.device.type != "cpu" or machine.of_graph:  # a graph is never trained
+        return told
+    return f"{told}. Training takes long on a CPU: --method {RUNGS[0]} is the first alone, done once scans are embedded"
+
+
+def _titled(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {TITLES.get(name, name): value for name, value in row.items()}

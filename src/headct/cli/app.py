@@ -13,9 +13,10 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args, get_origin
 
 import typer
 from typer.core import TyperGroup
@@ -25,6 +26,8 @@ from headct.cli.talk import Talk
 from headct.failure import Failure, Misuse
 
 NOTHING_USABLE, WRONG_USAGE, INTERRUPTED = 1, 2, 130
+MAYBE_PLACES = ("SCAN", "MODEL")
+"""What is a path or a name: `Path("")` would be the folder that one is in, so that no text may be empty here either."""
 
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress and no summary; data, warnings and errors only.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
@@ -113,11 +116,43 @@ def split_docstring(function: Callable[..., Any]) -> tuple[str, list[str]]:
     return text.strip(), [line.strip() for line in examples.splitlines() if line.strip()]
 
 
-def _at_home(value: Any) -> Any:
-    """A path, or each of several, with the home folder for a `~` that the shell has left, as it does in `--out=~/x`."""
-    if isinstance(value, list):
-        return [_at_home(one) for one in value]
-    return Path(os.path.expanduser(value)) if isinstance(value, Path) else value
+def _with_place(parameter: inspect.Parameter) -> inspect.Parameter:
+    """The parameter, its text parsed by `_place` where it names one."""
+    if get_origin(parameter.annotation) is not Annotated:
+        return parameter
+    kind, about = get_args(parameter.annotation)
+    is_path = _holds_path(kind)
+    if not is_path and about.metavar not in MAYBE_PLACES:
+        return parameter
+    name = about.default if isinstance(about.default, str) else about.metavar  # inside Annotated the first is its name
+
+    def parse(text: str | Path) -> str | Path:
+        return _place(name, text) if is_path else _not_empty(name, str(text))
+
+    about = copy(about)
+    about.parser = parse
+    return parameter.replace(annotation=Annotated[kind, about])
+
+
+def _holds_path(kind: Any) -> bool:
+    """Whether a type is a path, several of them, or perhaps none."""
+    return kind is Path or any(map(_holds_path, get_args(kind)))
+
+
+def _place(name: str, text: str | Path) -> Path:
+    """A path, with the home folder for a `~` that the shell has left, as it does in `--out=~/x`."""
+    return Path(os.path.expanduser(_not_empty(name, str(text))))
+
+
+def _not_empty(name: str, text: str) -> str:
+    """Raises Misuse for an empty path, which would be the folder that one happens to be in."""
+    if not text:
+        raise Misuse(
+            f"{name} is empty",
+            why="an empty path names nothing; a shell leaves one where a variable has no value",
+            do="write what is meant, or . for the folder that you are in",
+        )
+    return text
 
 
 def _with_talk(function: Callable[..., Any], *, unless_part: bool = False) -> Callable[..., None]:
@@ -133,13 +168,12 @@ def _with_talk(function: Callable[..., Any], *, unless_part: bool = False) -> Ca
         if unless_part and ctx.invoked_subcommand is not None:
             ctx.default_map = {ctx.invoked_subcommand: {**options, "quiet": quiet, "debug": debug}}
             return
-        options = {name: _at_home(value) for name, value in options.items()}
         if wants_talk:
             options["talk"] = Talk(quiet=quiet)
         function(**options)
 
     by_name, no_default = inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.empty
-    parameters = [p.replace(kind=by_name) for p in signature.parameters.values() if p.name != "talk"]
+    parameters = [_with_place(p).replace(kind=by_name) for p in signature.parameters.values() if p.name != "talk"]
     added: dict[str, tuple[Any, Any]] = {
         "ctx": (typer.Context, no_default),
         "quiet": (Quiet, False),

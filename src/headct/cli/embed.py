@@ -22,6 +22,8 @@ from headct.cli.options import (
 )
 from headct.cli.talk import Talk
 
+NOTHING = "nothing could be embedded"
+
 
 def embed(
     talk: Talk,
@@ -51,7 +53,7 @@ def embed(
         headct embed /data/ct scan.nii.gz --model run/checkpoint --out vectors.parquet
     """
     from headct import checkpoints
-    from headct.cli.rejected import nothing, reasons
+    from headct.cli.rejected import expect_something, nothing, reasons
     from headct.embedding.embeddings import rejections_path
     from headct.embedding.inputs import Reading, is_cohort
     from headct.embedding.job import check, embed_into
@@ -61,6 +63,7 @@ def embed(
     from headct.reporting.words import count
 
     check(out, inputs, tokens)
+    expect_something(NOTHING, inputs)
     wanted = criteria_of(criteria)
     given = {"--criteria": criteria != "default", "--keep-ids": keep_ids, "--key": key is not None}
     of_files = ", ".join(option for option, is_given in given.items() if is_given)
@@ -93,6 +96,6 @@ def embed(
     sentences = rejections_path(out)
     if not done.scans:
         counted = {code: f"{number:,}" for code, number in done.rejected.items()}
-        raise nothing("nothing could be embedded", inputs, counted, do=f"see the sentences in {sentences}")
+        raise nothing(NOTHING, inputs, counted, do=f"see the sentences in {sentences}; {out} has no rows")
     if done.rejected:
         talk.say(f"what was seen in the others: {sentences}")

@@ -262,10 +262,13 @@ def _write_page(page: Any, out: Path) -> None:
 
 
 def _end(done: Evaluation, tree: Mapping[str, Any], talk: Talk, out: Path, *, as_json: bool) -> None:
+    from headct.reporting.words import count
+
     if as_json:
         talk.json(tree)
     talk.table(list(_rows(done)), to_stderr=True)
-    talk.say(f"{done.scans:,} scans of {done.patients:,} patients: {out / 'metrics.json'}, {out / 'report.html'}")
+    tested = f"{count(done.scans, 'scan')} of {count(done.patients, 'patient')}"
+    talk.say(f"{tested}: {out / 'metrics.json'}, {out / 'report.html'}")
 
 
 def _tell(done: Evaluation, talk: Talk) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from headct.cli.options import Batch, CriteriaName, Device, Json, Precision, criteria_of
+from headct.cli.progress import progress_of
 from headct.cli.talk import Talk
 from headct.failure import Misuse
 
@@ -97,8 +99,8 @@ def explain(
         x, y, z = ready.array.shape
         masks = read_mask(where, ready.affine, (x, y, z), values)
     talk.say(f"{', '.join(settings.findings or found.findings)} by {found.fitted.method} on {machine}")
-    with talk.progress("explaining") as progress:
-        told = run(ready, found, machine, settings, masks, progress=progress)
+    with progress_of(talk) as progress:
+        told = run(ready, found, machine, settings, masks, progress=partial(progress, "looks"))
     virtual = cohort is not None and "simulated" in cohort.about and ready.ids["scan_id"] in cohort
     write(told, found, machine, settings, out, virtual=virtual)
     for note in told.notes:

@@ -15,6 +15,8 @@ from headct.cli.talk import Talk
 if TYPE_CHECKING:
     from headct.cohort.summary import Summary
 
+NOTHING = "no usable head CT was found"
+
 
 def ingest(
     talk: Talk,
@@ -53,9 +55,15 @@ def ingest(
         headct ingest /data/a /data/b.zip --out night --recipe head-fine --site north
     """
     from headct.cli.rejected import nothing
+    from headct.cohort.ingest import check_places
     from headct.cohort.ingest import ingest as run
+    from headct.cohort.inputs import holds_files
+    from headct.cohort.publish import COHORT_JSON
     from headct.reporting.words import count
 
+    check_places(inputs, out)
+    if not any(map(holds_files, inputs)) and not (out / COHORT_JSON).exists():  # else the inbox is empty tonight
+        raise nothing(NOTHING, inputs, {}, do="")
     tell_new_key(talk, key)
     with progress_of(talk) as progress:
         summary = run(
@@ -80,7 +88,7 @@ def ingest(
     if not summary.scans:
         counted = {code: count(files, "file") for code, files in summary.rejected_files.items()}
         do = f"see every one with its sentence: {page} (or read {out / 'rejections.parquet'})"
-        raise nothing("no usable head CT was found", inputs, counted, do)
+        raise nothing(NOTHING, inputs, counted, do)
     if not as_json:
         talk.say(f"the cohort is in {out}; look at it: {page}")
 

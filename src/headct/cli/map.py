@@ -90,8 +90,8 @@ def map_cohort(
             progress=partial(progress, "embedding"),
             progress_of_places=partial(progress, "places"),
         )
-    for name, why in mapped.left_out.items():
-        talk.warn(f"{name} is left out: {why}")
+    for why in mapped.left_out.values():  # which name what they are about
+        talk.warn(f"left out: {why}")
     try:
         mapped.page().write(out)
     except OSError as error:

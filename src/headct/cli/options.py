@@ -46,7 +46,7 @@ KeepIds = Annotated[bool, typer.Option("--keep-ids", help="Keep identifiers inst
 def tell_new_key(talk: Talk, key: Path | None) -> None:
     """Warn where `--key` names no file: it will be made, and a slip in its name would change every pseudonym."""
     if key is not None and not key.exists():
-        talk.warn(f"there is no {key}: a new key is made there, whose pseudonyms match those of no other")
+        talk.warn(f"there is no file {key}: a new key is made there, whose pseudonyms match those of no other")
 
 
 def criteria_of(option: str) -> Criteria:

@@ -22,6 +22,7 @@ from headct.cli.options import (
 )
 from headct.cli.talk import Talk
 
+NOTHING = "nothing could be looked at"
 SHOWN = 20
 """Rows of the table that are printed; all of them are in the file."""
 
@@ -63,7 +64,7 @@ def predict(
         headct predict scan.nii.gz --detector detector --out scan.parquet --json
         headct predict scan.nii.gz --detector detector --out scan.parquet --page scan.html
     """
-    from headct.cli.rejected import nothing, reasons
+    from headct.cli.rejected import expect_something, nothing, reasons
     from headct.detection import Detector
     from headct.detection.job import check, predict_into
     from headct.embedding.embeddings import rejections_path
@@ -75,6 +76,7 @@ def predict(
     from headct.studies.prediction_pages import write_pages
 
     check(out, inputs)
+    expect_something(NOTHING, inputs)
     if page is not None:
         check_place(page)
     wanted = criteria_of(criteria)
@@ -96,7 +98,7 @@ def predict(
     sentences = rejections_path(out)
     if not done.scans:
         counted = {code: f"{number:,}" for code, number in done.rejected.items()}
-        raise nothing("nothing could be looked at", inputs, counted, do=f"see the sentences in {sentences}")
+        raise nothing(NOTHING, inputs, counted, do=f"see the sentences in {sentences}; {out} has no rows")
     if as_json:
         talk.json(done.rows)
     else:

@@ -200,6 +200,7 @@ def query(
     from headct.cohort.journal import expect_writable, refused
     from headct.failure import Misuse
     from headct.reporting.page import check_place
+    from headct.reporting.words import count
     from headct.tasks.retrieval import Condition, Index, asking
     from headct.tasks.retrieval.gallery import expect_finite
     from headct.tasks.retrieval.showing import page_of
@@ -237,7 +238,7 @@ def query(
         if twin:
             talk.warn(f"{twin} is most likely the scan {one.name} itself, under another id")
         if len(what.rows) < k:
-            talk.warn(f"{one.name}: only {len(what.rows):,} of {k:,} scans were there to be found")
+            talk.warn(f"{one.name}: {k:,} were asked for, and only {count(len(what.rows), 'scan')} could be found")
     rows = list(_rows(queries, found, opened))
     talk.table(rows, as_json=as_json)
     if not all(one.exact for one in found):
@@ -392,6 +393,7 @@ def _judged(judged: Mapping[str, Judged], ks: tuple[int, ...]) -> Iterator[Mappi
             "finding": name,
             "queries": one.queries,
             "gallery": one.gallery,
+            "mAP against chance": one.against_chance,
             **{
                 title: f"{_shown(one.estimates[metric])}, chance {one.chance[metric]:.3f}"
                 for title, metric in (

@@ -62,6 +62,7 @@ def search(
     from headct import checkpoints
     from headct.cohort import Cohort
     from headct.embedding.machine import choose
+    from headct.reporting.words import count
     from headct.tasks.correspondence import Box, MapSettings, Search, same_place
     from headct.tasks.correspondence.job import HEAT, PAGE, TABLE, check, write
 
@@ -92,7 +93,8 @@ def search(
     talk.table(rows if as_json else rows[:SHOWN], as_json=as_json)  # type: ignore[arg-type]
     if len(rows) > SHOWN and not as_json:
         talk.say(f"and {len(rows) - SHOWN:,} more rows")
-    talk.say(f"{len(rows):,} scans, cells of {cells} mm; best agreement first; research software, not a medical device")
+    talk.say(f"{count(len(rows), 'scan')}, cells of {cells} mm; best agreement first")
+    talk.say("research software, not a medical device")
 
 
 def _numbers(option: str, text: str, number: int) -> list[float]:

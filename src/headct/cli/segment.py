@@ -91,7 +91,7 @@ def train(
 
     A mask lies on the prepared array (headct simulate --masks) or on the scanner's own grid, and is refused anywhere
     else. Patches are drawn so that rare classes come as often as others. Of several steps the one is taken whose Dice
-    on whole scans of validation patients is best. Not a medical device.
+    on whole scans of validation patients is best. The same line goes on after a kill. Not a medical device.
 
     Examples:
         headct segment train virtual --model run --out segmenter
@@ -101,7 +101,7 @@ def train(
     from headct.checkpoints.layout import check_new
     from headct.cohort.journal import expect_writable
     from headct.embedding.machine import choose
-    from headct.tasks.segmentation.fitting import TrainSettings, fit, opened
+    from headct.tasks.segmentation.fitting import TrainSettings, fit_into, opened, splits_of
     from headct.tasks.segmentation.masks import gathered
     from headct.tasks.segmentation.training import Schedule
 
@@ -124,7 +124,8 @@ def train(
     machine = choose(precision, device, graph=encoder.runtime)
     talk.say(f"{', '.join(given[0].classes.names)} on {machine}")
     with progress_of(talk) as progress:
-        fitted = fit(
+        fitted = fit_into(
+            out,
             given,
             encoder,
             machine,
@@ -132,15 +133,16 @@ def train(
             split_file=splits,
             progress=partial(progress, "training"),
             reading=partial(progress, "reading masks"),
+            say=talk.say,
         )
     for sentence in fitted.started:
         talk.say(sentence)
     for note in fitted.notes:
         talk.warn(note)
-    fitted.save(out)
     rows = [dict(row) for row in fitted.course.history]
     talk.table([{**dict.fromkeys(rows[-1]), **row} for row in rows], as_json=as_json)
-    talk.say(f"validation chose the step, so its Dice is too good; step {fitted.course.best_step:,} was taken: {out}")
+    chosen = "validation chose the step, so its Dice is too good; " if fitted.validated else ""
+    talk.say(f"{chosen}step {fitted.course.best_step:,} was taken: {out}; {splits_of(out)} names the patients")
 
 
 def predict(
@@ -254,7 +256,7 @@ def evaluate(
             if not given:
                 raise Misuse("a segmenter draws on the scans of a cohort", do="name one")
             found = Segmenter.load(segmenter)
-            true = gathered(given, masks or [], classes or found.definition)
+            true = gathered(given, masks or [], classes, learned=found.definition)
             machine = choose(precision, device)
             talk.say(f"{', '.join(found.classes)} by {found.plan.decoder} on {machine}")
             done = judging.judge_segmenter(true, found, machine, how, progress=progress)

@@ -62,6 +62,7 @@ def simulate(
         headct simulate --patients 12 --site site-b --format dicom --out archive
         headct simulate --patients 500 --prevalence sah=0.3 --prevalence surgery=0 --out bleeding
     """
+    from headct.reporting.words import count
     from headct.virtual.job import Job, run
     from headct.virtual.simulated import Simulation
 
@@ -77,7 +78,7 @@ def simulate(
     with progress_of(talk) as progress:
         result = run(job, out, workers=workers, progress=progress)
     for code, number in result.rejected.items():
-        talk.warn(f"{number} scans could not be prepared: {code}; see {out / 'rejections.parquet'}")
+        talk.warn(f"not prepared: {count(number, 'scan')}, {code}; see {out / 'rejections.parquet'}")
     talk.table(_counts(result), as_json=as_json, to_stderr=not as_json)
     talk.say(f"the virtual patients are in {out}; their labels in {out / 'labels.csv'}")
 

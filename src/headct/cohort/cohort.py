@@ -19,6 +19,7 @@ from headct.cohort.shards import Shards
 from headct.cohort.tables import read_table
 from headct.failure import Failure, Misuse
 from headct.preparing.recipe import Recipe
+from headct.reporting.words import count
 
 
 class Cohort:
@@ -38,7 +39,7 @@ class Cohort:
         return Cohort, (self.path.absolute(),)
 
     def __repr__(self) -> str:
-        return f"Cohort({str(self.path)!r}, {len(self)} scans, recipe {self.about['recipe']['id']})"
+        return f"Cohort({str(self.path)!r}, {count(len(self), 'scan')}, recipe {self.about['recipe']['id']})"
 
     def __len__(self) -> int:
         return int(self.about["counts"]["scans"])

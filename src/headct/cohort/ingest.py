@@ -71,7 +71,7 @@ def ingest(
     """
     started_s = time.monotonic()
     places, folder = [Path(place) for place in inputs], Path(out)
-    _check_places(places, folder)
+    check_places(places, folder)
     expect_writable(folder / publish.COHORT_JSON)
     secret = user_key(Path(key) if key is not None else None)
     terms = Terms(
@@ -109,14 +109,14 @@ def ingest(
         return _summary(folder, before, content, again, site, time.monotonic() - started_s)
 
 
-def _check_places(places: Sequence[Path], out: Path) -> None:
+def check_places(places: Sequence[Path], out: Path) -> None:
     """Raises Misuse where the cohort would lie in its own input, or over something else."""
     target = out.resolve()
     if not places:
         raise Misuse("nothing to read", do="name files, folders or archives")
     for place in places:
         if not os.path.lexists(place):
-            raise Misuse(f"there is no {place}", do="check the path")
+            raise Misuse(f"there is no file or folder {place}", do="check the path")
         source = place.resolve()
         if target == source or source in target.parents:
             raise Misuse(f"the cohort {out} would lie inside its input {place}", do="choose another --out")

@@ -39,6 +39,24 @@ def take_stock(places: Sequence[Path], names: Sequence[str]) -> list[Input]:
     return inputs
 
 
+def holds_files(place: Path) -> bool:
+    """Whether there is anything in a folder and those below it but folders; so is what cannot be looked into.
+
+    Stops at the first file, so that a job without any can end before it writes.
+    """
+    folders: list[str | os.PathLike[str]] = [place]
+    while folders:
+        try:
+            with os.scandir(folders.pop()) as listing:
+                entries = list(listing)
+        except OSError:  # a file, or a folder that is closed
+            return True
+        if not all(entry.is_dir(follow_symlinks=False) for entry in entries):
+            return True
+        folders += entries
+    return False
+
+
 def _inputs(found: Source | Rejection) -> Iterator[Input]:
     if isinstance(found, Rejection):
         for name in found.files:

@@ -15,11 +15,11 @@ import os
 import pickle
 import shutil
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from headct.failure import Failure
+from headct.failure import Failure, Misuse
 
 RECORDS_IN_A_FOLDER = 1000
 
@@ -145,6 +145,28 @@ class Journal:
     def drop(self, kind: str, number: int) -> None:
         """Forget one value."""
         self._path(kind, number).unlink(missing_ok=True)
+
+    def resume(self, terms: Mapping[str, Any], out: Path, *, remains: str = "") -> bool:
+        """Go on where a job on the same terms was cut short, or begin one; True where it goes on.
+
+        `out` is what the job makes, `remains` what it would leave if it is given up; the journal's place if not given.
+        Raises Misuse where an unfinished job was begun on other terms.
+        """
+        self.sweep()
+        before = self.get("terms", 0)
+        if before is None:
+            self.begin()
+            self.put("terms", 0, dict(terms))
+            return False
+        if before != dict(terms):
+            other = sorted(name for name in {*before, *terms} if before.get(name) != terms.get(name))
+            raise Misuse(
+                f"an unfinished job at {out} was begun otherwise ({', '.join(other)})",
+                why="what goes on otherwise is neither of the two",
+                do=f"finish it by the line that began it, or remove {remains or self.folder.parent} "
+                "and call this line again",
+            )
+        return True
 
     def begin(self) -> None:
         """An empty folder that only its owner can enter."""

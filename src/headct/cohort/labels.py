@@ -35,6 +35,7 @@ from headct.evaluation.cells import (
 )
 from headct.failure import Misuse
 from headct.reading.pseudonyms import Kind, Pseudonyms
+from headct.reporting.words import count
 
 KINDS: Mapping[str, Kind] = {"scan_id": "scan", "series_id": "series", "study_id": "study", "patient_id": "patient"}
 """Columns of `scans.parquet` by which a row may name scans, the most exact first, and their kinds of pseudonym."""
@@ -80,17 +81,17 @@ class Account:
         by = f"the {self.matched_as.removesuffix('_id')} {'id' if self.matched_as in KINDS else 'of its files'}"
         secretly = ", turned into pseudonyms by the key" if self.pseudonymised else ""
         lines = [
-            f"{self.table}: column {self.column!r} is {by}{secretly}; {self.matched_rows:,} of {self.rows:,} rows "
-            f"match, {self.labelled:,} of {self.scans:,} scans are labelled"
+            f"{self.table}: column {self.column!r} is {by}{secretly}; {self.matched_rows:,} of "
+            f"{count(self.rows, 'row')} match, labelled are {self.labelled:,} of {count(self.scans, 'scan')}"
         ]
         if self.spread_rows:
             unit = self.matched_as.removesuffix("_id")
-            lines.append(f"{self.spread_rows:,} rows gave the label of a {unit} to several scans of it")
+            lines.append(f"{count(self.spread_rows, 'row')} gave the label of a {unit} to several scans of it")
         by_cohorts, joined = self.patients
         if joined < by_cohorts:
             lines.append(
-                f"{by_cohorts:,} patients of the cohort are {joined:,} by column {self.patient_column!r}: their scans "
-                f"stay together"
+                f"{count(by_cohorts, 'patient')} of the cohort are {joined:,} by column {self.patient_column!r}: "
+                f"their scans stay together"
             )
         if len(self.pseudonyms) > 1:
             lines.append(
@@ -102,7 +103,7 @@ class Account:
         if self.unmatched:
             more = len(self.unmatched) - SHOWN
             lines.append(
-                f"{len(self.unmatched):,} rows match nothing: {'; '.join(self.unmatched[:SHOWN])}"
+                f"{count(len(self.unmatched), 'row')} without a match: {'; '.join(self.unmatched[:SHOWN])}"
                 + (f"; and {more:,} more" if more > 0 else "")
             )
         alike: dict[str, list[str]] = defaultdict(list)

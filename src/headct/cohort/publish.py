@@ -125,7 +125,7 @@ def read_about(out: Path) -> dict[str, Any]:
         newer = about["format_version"] > FORMAT_VERSION
     except (FileNotFoundError, NotADirectoryError):
         if not os.path.lexists(out):
-            raise Misuse(f"there is no {out}", do="check the path") from None
+            raise Misuse(f"there is no folder {out}", do="check the path") from None
         if (out / MAKING).is_dir():
             do = "call the line that began it again, such as `headct simulate`"
             raise Failure(f"the cohort {out} is not finished", do=do) from None

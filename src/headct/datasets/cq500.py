@@ -10,6 +10,7 @@ import pandas as pd
 
 from headct.datasets import layout, votes
 from headct.datasets.publicset import Found, PublicSet, Remark
+from headct.evaluation.cells import combined
 from headct.failure import Failure
 from headct.reading import contrast
 
@@ -94,7 +95,7 @@ def _labels(table: pd.DataFrame, units: pd.Index) -> tuple[pd.DataFrame, pd.Data
         cells = pd.DataFrame({reader: layout.as_labels(table[f"{reader}:{column}"]) for reader in READERS})
         cells.index = units
         voted = cells.to_numpy(float)
-        by_majority[finding], by_any[finding] = votes.majority(voted), votes.any_reader(voted)
+        by_majority[finding], by_any[finding] = combined([*voted.T], "majority"), combined([*voted.T], "any")
         said.append(cells.reset_index().assign(finding=finding))
         for unit in units[np.isnan(voted).any(axis=1)]:
             remarks.append(Remark("doubtful label", str(unit), f"{finding}: a reader said neither 0 nor 1"))

@@ -26,6 +26,7 @@ from headct.datasets import splits
 from headct.datasets.publicset import Found, PublicSet, Remark
 from headct.failure import Failure, Misuse
 from headct.preparing.recipe import Recipe
+from headct.reporting.words import count
 from headct.scan import REASONS
 
 COHORT, REPORT = "cohort", "report.json"
@@ -143,7 +144,7 @@ def _check_out(which: PublicSet, data: Path, out: Path) -> None:
 
 
 def _nothing(which: PublicSet, data: Path, out: Path, summary: Summary, remarks: Sequence[Remark]) -> Failure:
-    codes = ", ".join(f"{code} ({number} files)" for code, number in summary.rejected_files.items())
+    codes = ", ".join(f"{code} ({count(number, 'file')})" for code, number in summary.rejected_files.items())
     if not summary.scans:
         do = f"see {out / COHORT / 'rejections.parquet'}, or a page of it: headct qc {out / COHORT} --out qc.html"
         return Failure(f"no usable head CT of {which.name} in {data}", why=codes or "there are no files", do=do)

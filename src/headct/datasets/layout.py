@@ -26,7 +26,7 @@ def folders(data: Path, depth: int = DEPTH) -> Iterator[Path]:
     Raises Misuse where it is none.
     """
     if not data.is_dir():
-        what = f"{data} is a file, not the folder of the set" if data.is_file() else f"there is no {data}"
+        what = f"{data} is a file, not the folder of the set" if data.is_file() else f"there is no folder {data}"
         raise Misuse(what, do="name the folder into which the set was downloaded and unpacked")
     level = [data]
     for _ in range(depth + 1):

@@ -29,6 +29,7 @@ from headct.embedding.machine import Machine
 from headct.evaluation.leakage import no_duplicates
 from headct.evaluation.metrics import auroc
 from headct.failure import Misuse
+from headct.reporting.words import count
 
 LEAST_PATIENTS = 4
 """Of either class, for training and validation to have both: fewer cannot be shared out."""
@@ -164,7 +165,7 @@ def _learnable(labels: Labels, required: Sequence[str], *, given: bool) -> tuple
     }
     least = 1 if given else LEAST_PATIENTS
     few = {name: counts for name, counts in number.items() if min(counts) < least}
-    told = {name: f"{with_it} patients with it, {without} without" for name, (with_it, without) in few.items()}
+    told = {name: f"{count(with_it, 'patient')} with it, {without} without" for name, (with_it, without) in few.items()}
     wanted = [name for name in required if name in few]
     if wanted or len(few) == len(number):
         name = wanted[0] if wanted else next(iter(few))
@@ -208,7 +209,7 @@ def _in_both(labels: Labels, parts: np.ndarray, required: Sequence[str]) -> tupl
         for part in ("train", "validation"):
             positive, negative = (int((values[parts == part] == value).sum()) for value in (1, 0))
             if not positive or not negative:
-                lacking.setdefault(name, f"{part} has {positive} scans with it and {negative} without")
+                lacking.setdefault(name, f"{part} has {count(positive, 'scan')} with it and {negative} without")
     wanted = [name for name in required if name in lacking]
     if wanted or len(lacking) == len(labels.findings):
         name = wanted[0] if wanted else next(iter(lacking))
@@ -329,11 +330,13 @@ def _told(task: Task, parts: np.ndarray, shots: Shots | None, splits: Path | Non
         part: (int((parts == part).sum()), len(np.unique(task.patients[parts == part])))
         for part in ("train", "validation", "test", "")
     }
-    told = ", ".join(f"{part} {n:,} scans of {of:,} patients" for part, (n, of) in numbers.items() if part and n)
+    told = ", ".join(
+        f"{part} {count(n, 'scan')} of {count(of, 'patient')}" for part, (n, of) in numbers.items() if part and n
+    )
     how = f"by {splits.name}" if splits else f"stratified by finding, seed {task.seed}"
     lines = [f"shared out by patient ({how}): {told}"]
     if numbers[""][0]:
-        lines.append(f"{numbers[''][0]:,} labelled scans are in no split and were left out")
+        lines.append(f"left out, for they are in no split: {count(numbers[''][0], 'labelled scan')}")
     if shots is not None:
         lines.append(
             f"of the training scans {len(task.known(task.train)):,} were drawn (shots.csv); validation keeps all labels"

@@ -58,7 +58,7 @@ def check(out: Path, inputs: Sequence[Path]) -> None:
     """
     for one in inputs:
         if not os.path.lexists(one):
-            raise Misuse(f"there is no {one}", do="check the path")
+            raise Misuse(f"there is no file or folder {one}", do="check the path")
     if out.suffix.lower() != ".parquet":
         raise Misuse(
             f"predictions are a Parquet table, and {out} is not called so", do=f"name {out.with_suffix('.parquet')}"
@@ -134,17 +134,7 @@ class _Parts:
         self.rows: dict[str, list[dict[str, Any]]] = {}
         self.rejections: list[dict[str, Any]] = []
         self.done: set[str] = set()
-        journal.sweep()
-        before = journal.get("terms", 0)
-        if before is None:
-            journal.begin()
-            journal.put("terms", 0, dict(terms))
-        elif before != terms:
-            other = sorted(name for name in {*before, *terms} if before.get(name) != terms.get(name))
-            raise Misuse(
-                f"an unfinished job at {out} predicts otherwise ({', '.join(other)})",
-                do=f"finish it by the line that began it, or remove {journal.folder.parent} and call this line again",
-            )
+        journal.resume(terms, out)
         while (part := journal.get("part", self.count)) is not None:
             self._take(part)
         self._begin()

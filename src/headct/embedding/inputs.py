@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shlex
 from collections import Counter, deque
-from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import permutations
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -28,8 +30,11 @@ Input = str | os.PathLike[str] | Scan | Cohort | Rejection
 Inputs = Input | Iterable[Input]
 
 COHORT_FILE = "cohort.json"
+SHOWN = 3
+"""Scans that an error names of those that there are."""
 IDS = ("scan_id", "patient_id", "study_id", "series_id")
-TRAITS = ("flags", "thickness_mm", "coverage", "manufacturer", "contrast")
+OF_HEADER = ("flags", "manufacturer", "model", "kernel", "contrast", "age", "sex")
+TRAITS = (*OF_HEADER, "thickness_mm", "tilt_deg", "coverage")
 """What else is told of a scan, as in a cohort's table: by it a reader may doubt what is made of its vector."""
 T = TypeVar("T")
 R = TypeVar("R")
@@ -161,19 +166,42 @@ def one_scan(scan: str | os.PathLike[str], reading: Reading, cohort: Cohort | No
     if not place.exists():
         also = "" if cohort is None else f", and no scan of that id in {cohort.path}"
         raise Misuse(
-            f"there is no {place}{also}", do="name a file, a folder that holds one scan, or --in COHORT and an id"
+            f"there is no file or folder {place}{also}",
+            do="name a file, a folder that holds one scan, or --in COHORT and an id",
         )
-    if is_cohort(place) and len(Cohort(place)) > 1:
-        raise Misuse(f"{place} is a cohort of several scans", do="name one of them by its id, with --in COHORT")
+    if is_cohort(place) and len(several := Cohort(place)) > 1:
+        do = f"name one of them by its id, such as {next(iter(several))}, with --in {place}"
+        raise Misuse(f"{place} is a cohort of several scans", do=do)
     items = [item for _, several in stream(place, reading, workers=1) for item in several or ()]
     ready = [item for item in items if isinstance(item, Ready)]
     if not ready:
         told = "; ".join(dict.fromkeys(one.rejection.sentence for one in items if isinstance(one, Refused)))
         raise Failure(f"no scan in {place} can be used", why=told or "it holds no scans", do="name another scan")
     if len(ready) > 1:
-        named = ", ".join(one.ids["series_id"] or one.ids["scan_id"] for one in ready[:3])
-        raise Misuse(f"{place} holds {len(ready)} scans ({named}{', ...' * (len(ready) > 3)})", do="name one series")
+        raise Misuse(f"{place} holds {len(ready)} scans", do=_how_to_name_one(place, ready, reading))
     return ready[0]
+
+
+def _how_to_name_one(place: Path, ready: Sequence[Ready], reading: Reading) -> str:
+    """By the folder or file that holds one alone, where each has one; else by the ids that an ingest gives them."""
+    alone = [_place_of(place, one) for one in ready]
+    apart = all(one.exists() for one in alone) and not any(
+        first == second or first in second.parents for first, second in permutations(alone, 2)
+    )
+    named = [str(one) for one in alone] if apart else [one.ids["scan_id"] for one in ready]
+    some = ", ".join(named[:SHOWN]) + ", ..." * (len(named) > SHOWN)
+    if apart:
+        return f"name one of them: {some}"
+    return (
+        f"headct ingest {shlex.quote(str(place))} --recipe {reading.recipe.name} --out COHORT, "
+        f"then name one by its id with --in COHORT: {some}"
+    )
+
+
+def _place_of(place: Path, scan: Ready) -> Path:
+    """The file of a scan, or the folder of its files; their names begin with that of the input."""
+    common = os.path.commonpath(scan.files)
+    return place.joinpath(*Path(common).parts[1:])
 
 
 def _jobs(inputs: Inputs, reading: Reading) -> Iterator[Job]:
@@ -306,8 +334,9 @@ def _from_scan(scan: Scan, name: str, reading: Reading, files: tuple[str, ...] =
         return (Refused(prepared, name),)
     header = scan.header
     ids = dict(zip(IDS, (name, header.patient_id, header.study_id, header.series_id), strict=True))
-    told = (header.flags, scan.thickness_mm, prepared.coverage, header.manufacturer, header.contrast)
-    return (Ready(ids, prepared.array, prepared.affine, files, dict(zip(TRAITS, told, strict=True))),)
+    measured = {"thickness_mm": scan.thickness_mm, "tilt_deg": scan.tilt_deg, "coverage": prepared.coverage}
+    traits = {name: getattr(header, name) for name in OF_HEADER} | measured
+    return (Ready(ids, prepared.array, prepared.affine, files, traits),)
 
 
 def _refuse(rejection: Rejection) -> Items:

@@ -140,7 +140,7 @@ def check(out: Path, inputs: Inputs, tokens: Path | None = None) -> None:
     listed = [inputs] if isinstance(inputs, str | os.PathLike) else inputs
     for one in listed if isinstance(listed, Sequence) else ():  # an iterator can be gone through only once
         if isinstance(one, str | os.PathLike) and not os.path.lexists(os.path.expanduser(one)):
-            raise Misuse(f"there is no {one}", do="check the path")
+            raise Misuse(f"there is no file or folder {one}", do="check the path")
     check_place(out)
     expect_writable(out)
     if tokens is None:
@@ -197,18 +197,8 @@ class _Parts:
         self._firsts: list[int] = []  # number of the first row of each part
         self._id = ""  # of the last part
         self._held: tuple[int, dict[str, Any]] = (-1, {})
-        journal.sweep()
-        before = journal.get("terms", 0)
-        if before is None:
-            journal.begin()
-            journal.put("terms", 0, dict(terms))
-        elif before != terms:
-            other = [name for name in {*before, *terms} if before.get(name) != terms.get(name)]
-            remains = _remains(journal.folder.parent, before.get("tokens", "no"))
-            raise Misuse(
-                f"an unfinished job at {out} embeds otherwise ({', '.join(sorted(other))})",
-                do=f"finish it by the line that began it, or remove {remains} and call this line again",
-            )
+        unfinished = journal.get("terms", 0) or {}
+        journal.resume(terms, out, remains=_remains(journal.folder.parent, unfinished.get("tokens", "no")))
         # What follows a damaged part is done again; parts that came after it stay on disk, and follow no new one.
         while (part := journal.get("part", self.count)) is not None and part["after"] == self._id:
             self._take(part)

@@ -48,7 +48,7 @@ def choose(precision: str | None = "auto", device: str | None = None, *, graph: 
         raise Misuse(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
     place = _device(device)
     if precision != "auto":
-        return Machine(place, precision, "as asked for")
+        return Machine(place, precision, "as set")
     fast = _multiplies_bf16(place)
     found = "has" if fast else "has no"
     return Machine(place, "bf16" if fast else "fp32", f"the {NAMES[place.type]} {found} bf16 units")

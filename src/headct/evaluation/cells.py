@@ -134,7 +134,11 @@ def by_reader(columns: Iterable[str]) -> tuple[dict[str, list[str]], dict[str, s
 
 
 def combined(readers: Sequence[np.ndarray], rule: Readers) -> np.ndarray:
-    """One label (rows,) of several readers, of whom the unknown have no vote; an even vote is unknown."""
+    """One label (rows,) of several readers' 1, 0 and NaN, of whom those who said neither have no vote.
+
+    By majority it is what more than half of the votes say, and unknown where they are even; by any reader it is 1 where
+    one says so, else 0. Without a single vote it is unknown.
+    """
     votes = np.stack(readers)
     known, positive = np.isfinite(votes).sum(axis=0), (votes == 1).sum(axis=0)
     twice = 2 * positive - known if rule == "majority" else positive - 0.5

@@ -33,6 +33,7 @@ from pydicom.uid import (
 
 from headct.reading import contrast, grids, gzip
 from headct.reading.archives import HEAD_BYTES
+from headct.reading.beside import ours
 from headct.reading.faults import Fault
 from headct.reading.files import Source, format_of
 from headct.reading.isolation import announce
@@ -145,13 +146,16 @@ def read_header(source: Source) -> list[Instance | GridFile | Rejection]:
         if source.size_bytes == 0:
             raise Fault("empty-file", "it has no bytes")
         with source.open() as stream:  # once: opening a member of an archive decompresses it
-            kind = format_of(stream.read(HEAD_BYTES))
+            head = stream.read(HEAD_BYTES)
+            kind = format_of(head)
             if kind == "dicom":
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")  # pydicom warns of every irregularity; what matters is rejected
                     return [*_read_dicom(source, stream)]
             if kind in GRID_KINDS:
                 return [GridFile(source, kind, _digest(source, stream))]
+        if found := ours(source.name, head):
+            raise Fault("side-file", found)
         raise Fault("unknown-format", "not DICOM, NIfTI, NRRD or MetaImage by its content")
     except Fault as fault:
         return [fault.rejection(*source.files)]

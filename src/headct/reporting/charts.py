@@ -121,7 +121,7 @@ def tallies(counts: Mapping[str, int], *, title: str, caption: str = "", rows: i
     ranked = sorted(((visible(word), n) for word, n in counts.items() if word), key=lambda item: (-item[1], item[0]))
     shown = ranked[:rows] if len(ranked) <= rows else ranked[: rows - 1]
     if rest := ranked[len(shown) :]:
-        shown.append((f"{len(rest)} others", sum(n for _, n in rest)))
+        shown.append((count(len(rest), "other"), sum(n for _, n in rest)))
     if silent:
         shown.append(("not stated", silent))
     caption = caption or f"n\u00a0=\u00a0{total - silent:,}{_silent(silent)}"

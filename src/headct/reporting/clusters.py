@@ -25,6 +25,8 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 SHAPES = ("circle", "square", "triangle", "diamond", "cross", "wedge")
 REST = "#8a8f94"
 SIDE, MARGIN, PITCH = 300.0, 8.0, 17.0
+TOP = 14.0
+"""Of the name of the upward axis, above all points."""
 RADIUS = 2.6
 CHANCE = 0.5
 MOST_POINTS = 1500
@@ -223,7 +225,7 @@ def _of_places(places: MappedPlaces) -> Section:
 
 def _multiples(points: np.ndarray, axes: tuple[str, str], clouds: Sequence[Cloud], noun: str) -> Markup:
     drawn = Markup("").join(scatter(points, axes, cloud, noun) for cloud in clouds)
-    return Markup('<div class="plots small">{}</div>').format(drawn)
+    return Markup('<div class="plots small top">{}</div>').format(drawn)
 
 
 def scatter(points: np.ndarray, axes: tuple[str, str], cloud: Cloud, noun: str = "scan") -> Markup:
@@ -234,7 +236,7 @@ def scatter(points: np.ndarray, axes: tuple[str, str], cloud: Cloud, noun: str =
     seen = points[kept]
     low, span = seen.min(axis=0), np.maximum(np.ptp(seen, axis=0), 1e-12)
     across = MARGIN + (SIDE - 2 * MARGIN) * (seen[:, 0] - low[0]) / span[0]
-    upward = SIDE - MARGIN - (SIDE - 2 * MARGIN) * (seen[:, 1] - low[1]) / span[1]
+    upward = SIDE - MARGIN - (SIDE - 2 * MARGIN - TOP) * (seen[:, 1] - low[1]) / span[1]
     groups = _groups(cloud)
     marks = []
     for words, colour, shape in groups:

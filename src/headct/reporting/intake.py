@@ -41,7 +41,7 @@ STEP_OF: Mapping[str, str] = _steps(
     readable="not-found unreadable empty-file dangling-link link-loop special-file unknown-format duplicate-file "
     "archive-unreadable archive-bomb archive-path "
     "damaged no-pixels no-decoder too-large time-limit memory-limit crashed",
-    part_of_a_CT_volume="not-ct not-an-image localizer screen-capture derived-map projection film "
+    part_of_a_CT_volume="side-file not-ct not-an-image localizer screen-capture derived-map projection film "
     "no-geometry same-position duplicate-slice missing-slices not-spatial not-hounsfield split-series",
     within_the_criteria="contrast too-few-slices too-many-slices thickness kvp kernel description",
     showing_a_head="no-head",

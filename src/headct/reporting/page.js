@@ -65,9 +65,22 @@
     });
   }
 
+  function tellWhereCut(table) {
+    var frame = table.parentNode;
+    var hint = document.createElement("span");
+    hint.className = "more";
+    hint.textContent = "more columns to the right: scroll the table";
+    frame.parentNode.insertBefore(hint, frame);
+    var look = function () { hint.hidden = frame.scrollWidth <= frame.clientWidth + 1; };
+    window.addEventListener("resize", look);
+    document.addEventListener("toggle", look, true);
+    look();
+  }
+
   Array.prototype.forEach.call(document.querySelectorAll("table.sortable"), function (table) {
     makeSortable(table);
     copyButton(table);
+    tellWhereCut(table);
   });
 
   function openAt(hash) {

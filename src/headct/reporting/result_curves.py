@@ -202,7 +202,7 @@ def reliability(finding: str, bins: Sequence[Bin], *, ece: Measured, before: Seq
     """
     across, upward, parts = _square("", "share with the finding")
     perfect = line(across.at(0), upward.at(0), across.at(1), upward.at(1), "chance")
-    parts += [perfect, text(across.at(0.03), upward.at(0.93), "dotted: as predicted", kind="tick")]
+    parts.append(perfect)
     parts += [dot(across.at(one.predicted), upward.at(one.observed), "rest", 3.5) for one in before]
     for one in bins:
         x = across.at(one.predicted)
@@ -214,7 +214,8 @@ def reliability(finding: str, bins: Sequence[Bin], *, ece: Measured, before: Seq
         f"predicted {one.predicted:.2f}, observed {one.observed:.2f} ({one.low:.2f} to {one.high:.2f}), n {one.n:,}"
         for one in bins
     )
-    caption = f"calibration error {ece.written()}; {ece.cases}" + ("; open dots: before calibration" if before else "")
+    caption = f"calibration error {ece.written()}; {ece.cases}; dotted: as predicted"
+    caption += "; open dots: before calibration" if before else ""
     return figure(drawing(SMALL, 322, f"Reliability diagram, {finding}", said, *parts), finding, caption)
 
 

@@ -196,6 +196,7 @@ class JudgedRow:
     finding: str
     queries: int
     gallery: int
+    against_chance: str  # above, below or not above: the mAP, by its interval
     alone: int  # queries without a relevant scan of another patient
     unknown: int  # scans whose label is unknown
     values: Mapping[str, Measured]
@@ -222,26 +223,16 @@ def report(
     virtual: bool = False,
 ) -> Page:
     """The page of a judgement: do neighbours share a finding more often than a random order would have them?"""
-    above = [
-        row for row in rows if row.gains["average_precision"].has_interval and row.gains["average_precision"].low > 0
-    ]
-    names = ", ".join(called(row.finding) for row in above)
-    answer = (
-        f"Neighbours share {names} more often than chance: {len(above)} of {count(len(rows), 'finding')}."
-        if above
-        else f"Of {count(len(rows), 'finding')}, none is shared by neighbours more often than by chance, as far as "
-        "these scans tell."
-    )
     who = (
         "Queries are the scans with the finding, and a neighbour is right when it has the finding too"
         if relevance == "present"
         else "All scans are queries, and a neighbour is right when its label is the same"
     )
-    missing = [f"{called(name)} could not be judged: {why}." for name, why in left_out.items()]
+    missing = [f"{sentence_case(called(name))} could not be judged: {why}." for name, why in left_out.items()]
     return Page(
         title="Do neighbours share a finding?",
         kind="retrieval",
-        answer=[answer, f"{who}. Scans of the query's own patient are never looked at.", *missing],
+        answer=[*_against_chance(rows), f"{who}. Scans of the query's own patient are never looked at.", *missing],
         sections=[
             Section(
                 title="Over the whole order",
@@ -271,6 +262,24 @@ def report(
         provenance=provenance,
         virtual=virtual,
     )
+
+
+def _against_chance(rows: Sequence[JudgedRow]) -> list[str]:
+    """For which findings likeness is better than a random order, for which not, and for which worse."""
+
+    def named(how: str) -> str:
+        chosen = [row for row in rows if row.against_chance == how]
+        return ", ".join(f"{called(row.finding)} ({count(row.queries, 'query', 'queries')})" for row in chosen)
+
+    above, below, neither = named("above"), named("below"), named("not above")
+    sentences = [
+        f"Neighbours share {above} more often than by chance."
+        if above
+        else "It is not shown that neighbours share any finding more often than by chance."
+    ]
+    sentences += [f"They share {below} less often than by chance."] if below else []
+    sentences += [f"Not shown to be above chance: {neither}."] if neither else []
+    return sentences
 
 
 def _above_chance(rows: Sequence[JudgedRow]) -> Markup:

@@ -54,6 +54,18 @@ NO_DATE, NO_TIME = "19700101", "000000"
 DATES = tuple((f"{what}Date", f"{what}Time") for what in ("Content", "Acquisition", "Series", "Study"))
 """Where images state their date and time, nearest to the pixels first."""
 
+MAY_BE_EMPTY = (
+    "PatientID",
+    "PatientName",
+    "PatientBirthDate",
+    "PatientSex",
+    "AccessionNumber",
+    "StudyID",
+    "StudyDate",
+    "StudyTime",
+)
+"""Attributes of patient and study that every image must have, if empty (type 2, PS3.3 C.7.1.1 and C.7.2.1)."""
+
 SERIES_OFFSET = 1000
 """Added to the images' Series Number, so that viewers list the segmentation after them."""
 
@@ -187,13 +199,20 @@ def write_class_map(
 
 
 def headers(sources: Sequence[Source]) -> list[Dataset]:
-    """The images without their pixels. Raises ValueError where there are none."""
+    """The images without their pixels, empty where `MAY_BE_EMPTY` and absent, as real ones lack some of these.
+
+    Raises ValueError where there are no sources.
+    """
     if not sources:
         raise ValueError("a segmentation needs the images it lies on, got no sources")
-    return [
-        dcmread(io.BytesIO(source) if isinstance(source, bytes) else source, stop_before_pixels=True)
-        for source in sources
-    ]
+    images: list[Dataset] = []
+    for source in sources:
+        image = dcmread(io.BytesIO(source) if isinstance(source, bytes) else source, stop_before_pixels=True)
+        for name in MAY_BE_EMPTY:
+            if name not in image:
+                setattr(image, name, None)
+        images.append(image)
+    return images
 
 
 def _shape(images: Sequence[Dataset]) -> tuple[int, int, int]:

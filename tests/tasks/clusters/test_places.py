@@ -71,7 +71,7 @@ def test_a_line_finds_what_is_linear_and_nothing_else() -> None:
     assert found.middle_mm.value == pytest.approx(expected, rel=0.02)
     blind = whereabouts(Places(rng.normal(size=(600, 8)), positions, np.zeros(600), True), who)
     assert blind.error_mm.value == pytest.approx(blind.middle_mm.value, rel=0.05)
-    with pytest.raises(Misuse, match="4 patients are too few"):
+    with pytest.raises(Misuse, match="too few patients to learn where places are: 4"):
         whereabouts(Places(knowing[:120], positions[:120], np.zeros(120), True), who[:120])
 
 

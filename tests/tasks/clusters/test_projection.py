@@ -39,7 +39,7 @@ def test_umap_keeps_clusters_apart_and_repeats() -> None:
 def test_what_makes_no_map(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
     vectors = rng.normal(size=(9, 4))
-    with pytest.raises(Misuse, match="2 vectors make no map"):
+    with pytest.raises(Misuse, match="no map can be made of 2 vectors"):
         project(vectors[:2])
     with pytest.raises(Misuse, match="all vectors are the same"):
         project(np.ones((5, 4)))

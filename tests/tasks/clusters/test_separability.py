@@ -62,7 +62,11 @@ def test_what_cannot_be_told_apart() -> None:
         separability("site", vectors, np.full(30, "site-a"), patients)
     with pytest.raises(Misuse, match="too few patients") as caught:
         separability("site", vectors, np.where(np.arange(30) < 4, "site-b", "site-a"), patients)
-    assert "site-b 4" in caught.value.why
-    with pytest.raises(Misuse, match="too few patients"):
+    assert caught.value.why == "patients: 26 of site-a, 4 of site-b; two classes need 5 each"
+    of_few, words = np.where(np.arange(30) < 4, "1", "0"), {"1": "with it", "0": "without it"}
+    with pytest.raises(Misuse, match="too few patients") as caught:
+        separability("epidural hematoma", vectors, of_few, patients, words=words)
+    assert caught.value.why == "patients: 26 without it, 4 with it; two classes need 5 each"
+    with pytest.raises(Misuse, match="site cannot be told apart: it is unknown for all"):
         separability("site", vectors, np.full(30, ""), patients)
     assert len(names) == 30

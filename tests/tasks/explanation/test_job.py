@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -184,3 +185,14 @@ def test_what_is_refused(detector: Detector, tmp_path: Path) -> None:
 def test_impossible_settings_are_named(wrong: dict[str, Any], says: str) -> None:
     with pytest.raises(Misuse, match=says):
         Settings(**wrong)
+
+
+def test_progress_is_told_in_looks_and_ends_where_it_was_planned(detector: Detector) -> None:
+    """Of occlusion, in which one map is hundreds of looks; a method that does not fit is planned no more."""
+    told: list[tuple[int, int | None]] = []
+    wanted = replace(QUICK, methods=("rollout", "occlusion"), findings=("iph",), batch_size=8)
+    explain(painted.ready(), detector, painted.MACHINE, wanted, progress=lambda *at: told.append(at))
+    done, totals = zip(*told, strict=True)
+    assert len(set(totals)) == 1
+    assert max(after - before for before, after in pairwise(done)) <= wanted.batch_size
+    assert done[-2:] == (totals[0], totals[0])  # the last look is the last one planned

@@ -88,6 +88,28 @@ def test_by_hand() -> None:
     assert (found.queries, found.gallery, found.unknown, found.alone) == (3, 4, 1, 0)
 
 
+def test_queries_that_all_miss_keep_an_open_interval() -> None:
+    """Three pairs of a scan with the finding and one without. Wilson's of 0 of 3 ends at z^2 / (3 + z^2)."""
+    angles = np.radians([0, 1, 120, 121, 240, 241])
+    vectors = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    found = judge(Labelled(vectors, np.array([1.0, 0, 1, 0, 1, 0]), np.arange(6).astype(str)), Judging(ks=(1,)))
+    end, chance = 1.959964**2 / (3 + 1.959964**2), found.chance["precision_at_1"]
+    for name in ("precision_at_1", "average_precision_at_1", "hit_rate_at_1"):
+        one, gain = found.estimates[name], found.gain[name]
+        assert (one.value, one.low) == (0, 0)
+        assert one.high == pytest.approx(end, abs=1e-6)
+        assert (gain.value, gain.high) == (pytest.approx(-chance), pytest.approx(end - chance, abs=1e-6))
+    assert found.against_chance == "not above"
+
+
+def test_what_is_nearer_to_all_others_is_below_chance() -> None:
+    """Scans with the finding are at right angles to each other, and those without in the middle between them all."""
+    vectors = np.concatenate([np.eye(60), np.ones((60, 60))])
+    given = Labelled(vectors, np.repeat([1.0, 0.0], 60), np.arange(120).astype(str))
+    assert judge(given).against_chance == "below"
+    assert judge(world(signal=6.0)).against_chance == "above"
+
+
 def test_order_of_scans_is_of_no_matter() -> None:
     given = world(signal=2.0)
     order = np.random.default_rng(1).permutation(len(given.labels))
@@ -100,10 +122,10 @@ def test_order_of_scans_is_of_no_matter() -> None:
 def test_labels_that_nothing_can_be_judged_by() -> None:
     given = world()
     none = Labelled(given.vectors, np.full(len(given.labels), np.nan), given.patients)
-    with pytest.raises(Misuse, match="0 queries have a relevant scan of another patient"):
+    with pytest.raises(Misuse, match="relevant scans of other patients exist for 0 of at least 2"):
         judge(none)
     alone = Labelled(given.vectors, (given.patients == "3").astype(float), given.patients)
-    with pytest.raises(Misuse, match="0 queries have a relevant scan of another patient") as caught:
+    with pytest.raises(Misuse, match="relevant scans of other patients exist for 0 of at least 2") as caught:
         judge(alone)
     assert "2 queries" in caught.value.why
     with pytest.raises(Misuse, match="queries have vectors of 4 numbers, the index of 16"):

@@ -17,7 +17,10 @@ from headct.preparing.windows import WINDOWS
 from headct.tasks.segmentation import Schedule, TrainSettings
 
 QUICK = TrainSettings(
-    window=(24, 28, 24), overlap=0.0, validation=0.25, schedule=Schedule(steps=32, lr=1e-2, looks=2, warmup=0.1)
+    window=(24, 28, 24),
+    overlap=0.0,
+    validation=0.25,
+    schedule=Schedule(steps=32, lr=1e-2, looks=2, apart=1, warmup=0.1),
 )
 VIT = {"depth": 1, "width": 24, "heads": 2, "mlp_width": 32, "patch": (8, 8, 8), "grid": (6, 7, 6)}
 SEGRES = {"init_filters": 4, "blocks_down": (1, 1, 1)}

@@ -29,8 +29,9 @@ from headct.reading import Criteria
 from headct.scan import Scan
 from headct.tasks.segmentation import Segmenter, Sliding, draw_into
 from headct.tasks.segmentation.network import Plan, SegmentationNetwork
-from headct.tasks.segmentation.predicting import drawn_on, slice_voxels_ml, volumes_ml
+from headct.tasks.segmentation.predicting import drawn_on, on_both_grids, slice_voxels_ml, volumes_ml
 from headct.tasks.segmentation.subjects import Job, Subject
+from headct.tasks.segmentation.windows import Probabilities
 from headct.virtual.phantom import Phantom
 from headct.writing import write_dicom, write_nifti
 
@@ -67,6 +68,11 @@ def head(**settings: Any) -> Scan:
     return Phantom(0).scan(**{"slices": 36, "gap_mm": 4.0, "rows": 80, "cols": 76, "pixel_mm": 2.6, **settings})
 
 
+def in_slabs(probabilities: torch.Tensor, planes: int) -> Probabilities:
+    x, y, z = probabilities.shape[1:]
+    return Probabilities((x, y, z), lambda along: iter(probabilities.split(planes, dim=1 + along)))
+
+
 def overlap(one: np.ndarray, other: np.ndarray) -> float:
     return float(2 * (one & other).sum() / (one.sum() + other.sum()))
 
@@ -91,12 +97,15 @@ def test_what_lies_where_is_the_same_on_either_grid(settings: dict[str, Any]) ->
     rows, cols = np.arange(scan.hu.shape[1])[:, None, None], np.arange(scan.hu.shape[2])[:, None]
     points = scan.origins_mm[:, None, None] + rows * scan.row_step_mm + cols * scan.col_step_mm
     true = depth(points) > 0
-    found = drawn_on(scan, probabilities, prepared.affine)
+    found = drawn_on(scan, in_slabs(probabilities, 5), prepared.affine)
+    whole, numbers = on_both_grids(scan, in_slabs(probabilities, 500), prepared.affine)
+    assert (found != whole).mean() < 1e-4  # ties, which the last bits decide
+    np.testing.assert_array_equal(numbers, probabilities.argmax(dim=0))
     assert found.dtype == np.uint8
     assert found.shape == scan.hu.shape
     assert overlap(found == 1, true) > 0.985
     nothing = torch.stack([torch.ones_like(probabilities[0]), torch.zeros_like(probabilities[0])])
-    assert not drawn_on(scan, nothing, prepared.affine).any()
+    assert not drawn_on(scan, in_slabs(nothing, 7), prepared.affine).any()
 
 
 def test_volumes_count_the_space_of_each_slice() -> None:
@@ -170,7 +179,7 @@ def test_the_same_scan_gives_the_same_bytes_and_a_kill_costs_no_more_than_one(
     calls: list[int] = []
     probabilities = Segmenter.probabilities
 
-    def dies(self: Segmenter, *given: Any) -> torch.Tensor:
+    def dies(self: Segmenter, *given: Any) -> Probabilities:
         calls.append(1)
         if len(calls) == 2:
             raise KeyboardInterrupt
@@ -202,7 +211,7 @@ def test_files_of_other_kinds_and_cohorts(bone: Segmenter, tmp_path: Path) -> No
     table = pd.read_csv(tmp_path / "out" / "volumes.csv", keep_default_na=False)
     assert table["scan_id"][1] == next(iter(cohort))
     assert table["segmentation"].tolist() == ["", ""]
-    assert (tmp_path / "out" / "masks" / "classes.csv").read_text() == "value,name\n1,skull\n"
+    assert (tmp_path / "out" / "masks" / "classes.csv").read_text() == "value,name,parts\n1,skull,skull\n"
     with pytest.raises(Misuse, match="holds other things"):
         draw_into(tmp_path / "in", inputs, bone, READING, MACHINE)
     other = drawn.make(tmp_path / "other", 1, recipe=recipes["head"])
@@ -223,13 +232,13 @@ def test_a_folder_holds_what_one_line_has_drawn(
     assert [path.name for path in (out / "masks").glob("*.nii.gz")] == [Path(row["nifti"]).name]
     assert not list((out / "dicom").iterdir())
 
-    def dies(self: Segmenter, *given: Any) -> torch.Tensor:
+    def dies(self: Segmenter, *given: Any) -> Probabilities:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Segmenter, "probabilities", dies)
     with pytest.raises(KeyboardInterrupt):
         draw_into(out, [tmp_path / "b.nii.gz"], bone, READING, MACHINE)
-    with pytest.raises(Misuse, match=r"draws otherwise \(dicom, inputs\)"):
+    with pytest.raises(Misuse, match=r"begun otherwise \(dicom, inputs\)"):
         draw_into(out, [tmp_path / "a"], bone, READING, MACHINE, dicom=False)
 
 

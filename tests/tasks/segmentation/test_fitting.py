@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shutil
+import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +24,9 @@ from headct.cohort import Cohort
 from headct.embedding.machine import choose
 from headct.failure import Failure, Misuse
 from headct.preparing import recipes
-from headct.tasks.segmentation import Schedule, Segmenter, fit, gathered
+from headct.tasks.segmentation import Schedule, Segmenter, fit, fit_into, gathered
 from headct.tasks.segmentation.fitting import start
+from headct.tasks.segmentation.segmenter import hash_of
 
 MACHINE = choose("fp32", "cpu")
 ONE_STEP = dataclasses.replace(QUICK, schedule=Schedule(steps=1, looks=1))
@@ -37,17 +41,83 @@ def test_it_learns_and_is_the_same_after_saving(place: Path) -> None:
     other = Cohort(place / "other")
     scan_id = list(other)[3]
     first, again = (
-        one.probabilities(other.array(scan_id), other.affine(scan_id), MACHINE)
+        torch.cat(list(one.probabilities(other.array(scan_id), other.affine(scan_id), MACHINE).slabs(0)), dim=1)
         for one in (segmenter, Segmenter.load(place / "segmenter"))
     )
     torch.testing.assert_close(first, again, rtol=0, atol=0)
     torch.testing.assert_close(first.sum(dim=0), torch.ones(made.SHAPE), atol=1e-5, rtol=0)
-    splits = pd.read_csv(place / "segmenter" / "splits.csv")
+    splits = pd.read_csv(place / "segmenter.splits.csv")
     assert set(splits["split"]) == {"train", "validation"}
-    assert segmenter.record["seen_patients"] == sorted(splits["patient_id"])
+    assert segmenter.record["seen_patients_sha256"] == sorted(map(hash_of, splits["patient_id"]))
     text = (place / "segmenter" / "README.md").read_text()
     assert "not a medical device" in text
     assert "scans of 6 patients for train" in text
+
+
+def test_what_may_be_shipped_names_no_patient_and_no_scan(place: Path) -> None:
+    splits = pd.read_csv(place / "segmenter.splits.csv", dtype=str)
+    named = {name.encode() for name in splits[["scan_id", "patient_id"]].to_numpy().ravel()}
+    assert b"p000" in named
+    for path in (place / "segmenter").iterdir():
+        content = path.read_bytes()
+        if path.suffix == ".safetensors":
+            content = content[8 : 8 + int.from_bytes(content[:8], "little")]  # numbers may hold any bytes
+        assert [name for name in named if name in content] == [], path
+
+
+class Killed(Exception):
+    """Stands for a kill: nothing of the loop is run after it."""
+
+
+def test_after_a_kill_the_same_line_goes_on_and_gives_the_same_bits(
+    place: Path, cohort: Cohort, tmp_path: Path
+) -> None:
+    masks, encoder = gathered([cohort], [], ""), checkpoints.load(place / "model")
+    settings = dataclasses.replace(QUICK, schedule=Schedule(steps=6, looks=3, apart=1))
+
+    def until(last: int) -> Callable[[int, int | None], None]:
+        def progress(done: int, total: int | None) -> None:
+            if done == last:
+                raise Killed
+
+        return progress
+
+    said: list[str] = []
+    whole = fit_into(tmp_path / "whole", masks, encoder, MACHINE, settings)
+    for last in (1, 3, 5):  # before the first state, and after states of steps 2 and 4
+        with pytest.raises(Killed):
+            fit_into(tmp_path / "killed", masks, encoder, MACHINE, settings, progress=until(last), say=said.append)
+        assert not (tmp_path / "killed").exists()
+    other = dataclasses.replace(settings, schedule=Schedule(steps=6, looks=3, apart=1, lr=1e-4))
+    with pytest.raises(Misuse, match=r"begun otherwise \(lr\)"):
+        fit_into(tmp_path / "killed", masks, encoder, MACHINE, other)
+    newest = max((tmp_path / ".killed.training" / "states").glob("*.pt"))
+    newest.write_bytes(newest.read_bytes()[:-50])  # by a disk that fails: the state before it stands
+    again = fit_into(tmp_path / "killed", masks, encoder, MACHINE, settings, say=said.append)
+    assert [line for line in said if "goes on" in line] == ["goes on after step 2 of 6"] * 2
+    assert again.course.history == whole.course.history
+    assert again.course.best_step == whole.course.best_step
+    models = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("killed", "whole")]
+    assert models[0] == models[1]
+    assert (tmp_path / "killed.splits.csv").read_bytes() == (tmp_path / "whole.splits.csv").read_bytes()
+    assert not (tmp_path / ".killed.training").exists()
+
+
+def test_a_request_to_stop_is_taken_between_two_steps(place: Path, cohort: Cohort, tmp_path: Path) -> None:
+    masks, encoder = gathered([cohort], [], ""), checkpoints.load(place / "model")
+    settings = dataclasses.replace(QUICK, schedule=Schedule(steps=5, looks=1, apart=5))
+    with pytest.raises(KeyboardInterrupt):
+        fit_into(
+            tmp_path / "s", masks, encoder, MACHINE, settings,
+            progress=lambda done, total: os.kill(os.getpid(), signal.SIGTERM) if done == 2 else None,
+        )  # fmt: skip
+    said: list[str] = []
+    fit_into(tmp_path / "s", masks, encoder, MACHINE, settings, say=said.append)
+    assert said == ["goes on after step 3 of 5"]
+
+
+def test_looks_are_some_steps_apart() -> None:
+    assert [Schedule(steps=steps).look_every for steps in (10, 100, 1000)] == [25, 25, 125]
 
 
 def test_the_same_seed_gives_the_same_weights(place: Path, cohort: Cohort) -> None:
@@ -85,7 +155,7 @@ def test_one_scan_is_enough_to_learn_from_and_says_what_is_missing(place: Path, 
     fitted = fit(masks, checkpoints.load(place / "model"), MACHINE, ONE_STEP, split_file=tmp_path / "splits.csv")
     assert fitted.course.chosen_by == "the last step"
     assert "in no training scan, so never drawn: sdh" in fitted.notes
-    assert any("no patient is kept for validation" in note for note in fitted.notes)
+    assert any("no patient is kept for validation" in note for note in fitted.started)  # no mistake
     (tmp_path / "splits.csv").write_text("patient_id,split\np000,train\n")  # with empty masks alone
     with pytest.raises(Misuse, match="nothing is drawn in the masks"):
         fit(masks, checkpoints.load(place / "model"), MACHINE, ONE_STEP, split_file=tmp_path / "splits.csv")

@@ -17,6 +17,7 @@ from headct.failure import Misuse
 from headct.preparing import recipes
 from headct.reporting.segmentation import outlined
 from headct.tasks.segmentation import Segmenter, gathered, judge_folders, judge_segmenter
+from headct.tasks.segmentation.classes import write_table
 from headct.tasks.segmentation.judging import classes_of_both, write
 
 MACHINE = choose("fp32", "cpu")
@@ -24,7 +25,7 @@ MACHINE = choose("fp32", "cpu")
 
 def test_a_segmenter_on_patients_it_has_not_seen(place: Path, tmp_path: Path) -> None:
     segmenter = Segmenter.load(place / "segmenter")
-    splits = pd.read_csv(place / "segmenter" / "splits.csv")
+    splits = pd.read_csv(place / "segmenter.splits.csv")
     cohort = drawn.make(tmp_path / "more", 10, seed=5)  # p000 to p007 were learned from
     judged = judge_segmenter(gathered([cohort], [], ""), segmenter, MACHINE)
     rows = judged.agreement.rows
@@ -32,7 +33,7 @@ def test_a_segmenter_on_patients_it_has_not_seen(place: Path, tmp_path: Path) ->
     assert not set(rows["patient_id"]) & set(splits["patient_id"])
     assert judged.notes == ("8 scans of patients that the segmenter has learned from are left out",)
     scan_id = rows["scan_id"].iloc[-1]
-    numbers = segmenter.probabilities(cohort.array(scan_id), cohort.affine(scan_id), MACHINE).argmax(dim=0).numpy()
+    numbers = segmenter.probabilities(cohort.array(scan_id), cohort.affine(scan_id), MACHINE).numbers()
     assert rows["found_ml"].iloc[-2] == pytest.approx((numbers == 1).sum() * 0.064)
     metrics = write(judged, tmp_path / "out", settings={"cohort": "more"}, hashes={"segmenter": segmenter.sha256})
     assert json.loads((tmp_path / "out" / "metrics.json").read_text()) == json.loads(json.dumps(metrics))
@@ -108,6 +109,33 @@ def test_a_sheared_grid_half_way_between_the_axes_of_the_patient(tmp_path: Path)
     rows = judge_folders(found, true, *classes_of_both(found, true, "iph")).agreement.rows
     assert rows["dice"].iloc[0] == 1
     assert rows["true_ml"].iloc[0] == pytest.approx(6 * 7 * 6 * 1.5 * 2 / 1000, rel=0.1)
+
+
+def test_classes_are_joined_as_they_were_learned(tmp_path: Path) -> None:
+    """The true masks of a class that joins two have the two, under other values, or have it joined too."""
+    found, true = folders(tmp_path, np.eye(4))
+    (found / "classes.csv").write_bytes(write_table(("ich", "sdh"), "ich=iph+ivh,sdh"))
+    (true / "classes.csv").write_text("value,name\n4,sdh\n1,iph\n3,ivh\n")
+    of_truth, of_drawn = classes_of_both(found, true, "")
+    assert (of_truth.names, of_truth.values) == (("ich", "sdh"), ((1, 3), (4,)))
+    assert (of_drawn.names, of_drawn.values) == (("ich", "sdh"), ((1,), (2,)))
+    (true / "classes.csv").write_text("value,name\n4,sdh\n1,ich\n")
+    assert classes_of_both(found, true, "")[0].values == ((1,), (4,))
+    (true / "classes.csv").write_text("value,name\n4,sdh\n1,bleed\n")
+    with pytest.raises(Misuse, match="'iph' is no class of the masks in") as refused:
+        classes_of_both(found, true, "")
+    assert refused.value.do == "say by --classes what it joins, of sdh, bleed: NAME=PART+PART"
+
+
+def test_a_segmenter_knows_what_its_classes_joined(place: Path, tmp_path: Path) -> None:
+    learned = gathered([Cohort(place / "cohort")], [], "lesion=1+2")
+    assert learned[0].classes.definition == "lesion=ich+sdh"  # by names: the values of other masks may differ
+    cohort = drawn.make(tmp_path / "c", 2)
+    (cohort.path / "masks" / "classes.csv").write_text("value,name\n2,ich\n1,sdh\n7,brain\n")
+    (again,) = gathered([cohort], [], "", learned="lesion=ich+sdh")
+    assert (again.classes.names, again.classes.values) == (("lesion",), ((1, 2),))
+    (cohort.path / "masks" / "classes.csv").write_text("value,name\n2,lesion\n1,brain\n")
+    assert gathered([cohort], [], "", learned="lesion=ich+sdh")[0].classes.values == ((2,),)
 
 
 def test_classes_that_do_not_match(tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -10,7 +12,7 @@ from monai.inferers import sliding_window_inference
 from torch import Tensor
 
 from headct.failure import Misuse
-from headct.tasks.segmentation.windows import Sliding, slide, starts, weights, window_for
+from headct.tasks.segmentation.windows import Sliding, slabs, starts, weights, window_for
 
 CASES = [
     ((20, 17, 24), (8, 8, 8), 0.5, 1),
@@ -36,8 +38,29 @@ def test_the_same_as_monai(
     expected = sliding_window_inference(
         x, window, batch, network, overlap=overlap, mode="gaussian", sigma_scale=0.125, padding_mode="constant", cval=0
     )
-    found = slide(network, x, Sliding(window=window, overlap=overlap, batch=batch))
-    torch.testing.assert_close(found, expected[0], atol=1e-5, rtol=1e-5)
+    sliding = Sliding(window=window, overlap=overlap, batch=batch)
+    for along in range(3):
+        found = list(slabs(network, x, sliding, along))
+        torch.testing.assert_close(torch.cat(found, dim=1 + along), expected[0], atol=1e-5, rtol=1e-5)
+        assert all(slab.shape[1 + along] <= window[along] for slab in found)
+
+
+def test_memory_does_not_grow_with_the_volume() -> None:
+    """96 classes on a volume of 201 MB of float32: no more is held than of the planes of a window and of a slab."""
+    code = """
+import resource, sys, torch
+from headct.tasks.segmentation.windows import Sliding, slabs
+x, sliding = torch.zeros(1, 1, 128, 64, 64), Sliding(window=(16, 64, 64))
+weight = torch.ones(1, 96, 1, 1, 1)
+look = lambda window: window * weight
+list(slabs(look, x[:, :, :4], sliding))
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+seen = sum(slab.argmax(dim=0).shape[0] for slab in slabs(look, x, sliding))
+print(seen, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+"""
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert int(said[0]) == 128
+    assert float(said[1]) < 120  # MB; 25 of a window's planes, twice for a window and its weighted sum, 13 of a slab
 
 
 def test_every_voxel_is_seen_and_the_last_window_ends_at_the_border() -> None:
@@ -50,7 +73,7 @@ def test_every_voxel_is_seen_and_the_last_window_ends_at_the_border() -> None:
 
 
 def test_a_constant_stays_one_and_the_middle_weighs_most() -> None:
-    found = slide(torch.ones_like, torch.zeros(1, 1, 13, 14, 15), Sliding(window=(5, 6, 7)))
+    found = torch.cat(list(slabs(torch.ones_like, torch.zeros(1, 1, 13, 14, 15), Sliding(window=(5, 6, 7)))), dim=1)
     torch.testing.assert_close(found, torch.ones(1, 13, 14, 15))
     weight = weights((5, 5, 5), 0.125)
     assert weight.argmax() == 62

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from headct.evaluation.intervals import Estimate
 from headct.failure import Misuse
 from headct.reporting import clusters as pages
 from headct.reporting.clusters import Cloud, MappedPlaces, Told
+from headct.reporting.findings import called
 from headct.reporting.measured import Measured
 from headct.reporting.page import Page, Provenance, software_versions
 from headct.tasks.clusters.places import Places, Whereabouts, places_of, whereabouts
@@ -231,18 +232,21 @@ def _told_apart(
     findings: list[Separable] = []
     left_out: dict[str, str] = {}
 
-    def take(name: str, words: np.ndarray, told: list[Separable]) -> None:
+    def take(name: str, classes: np.ndarray, told: list[Separable], words: Mapping[str, str]) -> None:
         try:
-            told.append(separability(name, vectors, words, patients, seed=seed))
+            found = separability(called(name), vectors, classes, patients, seed=seed, words=words)
         except Misuse as error:
             left_out[name] = f"{error.what} ({error.why})"
+        else:
+            told.append(replace(found, name=name))
 
     for column, name in MACHINES.items():
-        take(name, table[column].to_numpy(dtype=str), machines)
+        take(name, table[column].to_numpy(dtype=str), machines, {})
     if labels is not None:
         for finding in map(str, labels.columns):
             values = labels[finding].to_numpy(dtype=float)
-            take(finding, np.where(values == 1, "1", np.where(values == 0, "0", "")), findings)
+            classes = np.where(values == 1, "1", np.where(values == 0, "0", ""))
+            take(finding, classes, findings, {"1": "with it", "0": "without it"})
     return machines, findings, left_out
 
 

@@ -123,7 +123,7 @@ def whereabouts(places: Places, patients: np.ndarray) -> Whereabouts:
     """
     number = len(np.unique(patients))
     if number < FOLDS:
-        raise Misuse(f"{number} patients are too few to learn where places are", why=f"it takes {FOLDS}")
+        raise Misuse(f"too few patients to learn where places are: {number}", why=f"it takes {FOLDS}")
     error, middle = np.empty(len(places)), np.empty(len(places))
     for train, test in GroupKFold(FOLDS).split(places.vectors, groups=patients):
         model = make_pipeline(StandardScaler(), Ridge(RIDGE)).fit(

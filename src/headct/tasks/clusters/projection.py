@@ -11,6 +11,7 @@ import numpy as np
 from sklearn.decomposition import PCA
 
 from headct.failure import Misuse
+from headct.reporting.words import count
 
 Method = Literal["pca", "umap"]
 UMAP_NEIGHBOURS = 15
@@ -41,7 +42,7 @@ def project(vectors: np.ndarray, method: Method = "pca", *, seed: int = 0) -> Pr
     Raises Misuse where there are fewer than three, a vector is not finite, all are the same, or UMAP is missing.
     """
     if len(vectors) < LEAST:
-        raise Misuse(f"{len(vectors)} vectors make no map", do=f"give at least {LEAST} scans")
+        raise Misuse(f"no map can be made of {count(len(vectors), 'vector')}", do=f"give at least {LEAST} scans")
     if not np.isfinite(vectors).all():
         wrong = int((~np.isfinite(vectors).all(axis=1)).sum())
         raise Misuse(f"{wrong:,} of {len(vectors):,} vectors are not finite", do="embed these scans again in fp32")

@@ -8,7 +8,9 @@ in whom they scan; a high one beside a low one for disease is a warning.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
@@ -40,24 +42,31 @@ class Separable:
 
 
 def separability(
-    name: str, vectors: np.ndarray, classes: np.ndarray, patients: np.ndarray, *, seed: int = 0
+    name: str,
+    vectors: np.ndarray,
+    classes: np.ndarray,
+    patients: np.ndarray,
+    *,
+    seed: int = 0,
+    words: Mapping[str, str] = MappingProxyType({}),
 ) -> Separable:
-    """Of vectors (n, F) and a word for each, (n,), "" where it is unknown.
+    """Of vectors (n, F) and a class for each, (n,), "" where it is unknown.
 
-    Raises Misuse where nothing can be told apart.
+    Raises Misuse where nothing can be told apart; `words` say whom a class is of, if that is not "of" its own name.
     """
-    words = np.asarray(classes, dtype=str)
-    named = np.unique(words[words != ""])
-    holders = {one: len(np.unique(patients[words == one])) for one in named.tolist()}
+    classes = np.asarray(classes, dtype=str)
+    named = np.unique(classes[classes != ""])
+    holders = {one: len(np.unique(patients[classes == one])) for one in named.tolist()}
     common = [one for one, number in holders.items() if number >= LEAST_PATIENTS]
     if len(common) < 2:
-        few = ", ".join(f"{one} {number}" for one, number in holders.items()) or "unknown for all"
+        few = ", ".join(f"{number:,} {words.get(one, f'of {one}')}" for one, number in holders.items())
+        fault = {0: "it is unknown for all", 1: "it is one for all"}.get(len(named), "too few patients")
         raise Misuse(
-            f"{name} cannot be told apart: {'it is one for all' if len(named) == 1 else 'too few patients'}",
-            why=f"patients: {few}; two classes need {LEAST_PATIENTS} each",
+            f"{name} cannot be told apart: {fault}",
+            why=f"patients: {few or 'none'}; two classes need {LEAST_PATIENTS} each",
         )
-    rows = np.flatnonzero(np.isin(words, common))
-    x, y, who = vectors[rows].astype(np.float64), words[rows], patients[rows]
+    rows = np.flatnonzero(np.isin(classes, common))
+    x, y, who = vectors[rows].astype(np.float64), classes[rows], patients[rows]
     order = np.array(sorted(common))
     shares = _held_out(x, y, who, order, min(FOLDS, *(holders[one] for one in common)), seed)
     counted = Patients.of(who)
@@ -73,7 +82,7 @@ def separability(
         auroc,
         Share.of(right, np.ones(len(right)), counted).estimate(positives=int(right.sum())),
         max(among.values()) / len(y),
-        left_out=len(words) - len(rows),
+        left_out=len(classes) - len(rows),
     )
 
 

@@ -57,7 +57,7 @@ def read_landmarks(path: Path, cohort: Cohort) -> Landmarks:
     """
     if not path.is_file():
         raise Misuse(
-            f"there is no {path}", do="name a table of landmarks, such as the landmarks.csv of headct simulate"
+            f"there is no file {path}", do="name a table of landmarks, such as the landmarks.csv of headct simulate"
         )
     with path.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))

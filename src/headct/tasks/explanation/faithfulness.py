@@ -20,6 +20,8 @@ from headct.tasks.explanation.judging import Judge
 SHARES = (0.0, 0.02, 0.05, 0.12, 0.3, 0.6, 1.0)
 """Of the voxels that can change, how many are evened out, or put back; most findings fill a few per cent. Each
 costs two looks for every order."""
+LOOKS_OF_AN_ORDER = 2 * (len(SHARES) - 2)
+"""The head and the evened-out one are the same for all orders."""
 ROUGH_MM = 12.0
 """Sigma of the noise by which random orders are made: single voxels here and there would be noise to an encoder, while
 maps are of places."""

@@ -6,7 +6,7 @@ along; it is the oracle of the tests.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,12 +41,13 @@ def integrated_gradients(
     *,
     steps: int = 32,
     smooth_mm: float = 4.0,
+    stepped: Callable[[], None] = lambda: None,
 ) -> Gradients:
     """Of the findings `columns` of a detector, for the head `hu` (X, Y, Z) in HU, `even` being the evened-out one.
 
     The way is straight in the channels that the encoder is given, whose parts are summed up at each voxel. Gradients
-    change from voxel to voxel, so the maps are smoothed by a Gaussian of `smooth_mm`. Raises Unfit where the detector
-    has no gradient.
+    change from voxel to voxel, so the maps are smoothed by a Gaussian of `smooth_mm`. `stepped` is called after each
+    gradient. Raises Unfit where the detector has no gradient.
     """
     network = differentiable(detector).eval().to(machine.device)
     windows = list(detector.encoder.card.windows.values())
@@ -56,13 +57,22 @@ def integrated_gradients(
         ought = (network(end, spacing) - network(start, spacing))[0].double().cpu().numpy()
     maps, gaps = [], []
     for column in columns:
-        parts = along_the_way(network, start, end, spacing, column, steps)[0].sum(dim=0).double().cpu().numpy()
+        added = along_the_way(network, start, end, spacing, column, steps, stepped)
+        parts = added[0].sum(dim=0).double().cpu().numpy()
         gaps.append(abs(parts.sum() - ought[column]) / max(abs(ought[column]), 1e-9))
         maps.append(gaussian_filter(parts, [smooth_mm / float(mm) for mm in spacing_mm]).astype(np.float32))
     return Gradients(np.stack(maps), np.array(gaps))
 
 
-def along_the_way(network: nn.Module, start: Tensor, end: Tensor, spacing: Tensor, column: int, steps: int) -> Tensor:
+def along_the_way(
+    network: nn.Module,
+    start: Tensor,
+    end: Tensor,
+    spacing: Tensor,
+    column: int,
+    steps: int,
+    stepped: Callable[[], None] = lambda: None,
+) -> Tensor:
     """What each value of `end` (1, C, X, Y, Z) adds to one output on the way from `start`, by the midpoint rule."""
     total = torch.zeros_like(end)
     for step in range(steps):
@@ -71,4 +81,5 @@ def along_the_way(network: nn.Module, start: Tensor, end: Tensor, spacing: Tenso
             score = network(x, spacing)[0, column]
             (gradient,) = torch.autograd.grad(score, x)
         total += gradient
+        stepped()
     return total / steps * (end - start)

@@ -7,7 +7,7 @@ same. A map that fails says so in its table, on its page and in its picture.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -18,9 +18,19 @@ from headct.embedding.inputs import Ready
 from headct.embedding.machine import Machine
 from headct.failure import Misuse
 from headct.tasks.explanation.evening import HEAD_HU, evened_head
-from headct.tasks.explanation.faithfulness import Curves, Faith, Place, curves, order_of, place_of, random_orders
+from headct.tasks.explanation.faithfulness import (
+    LOOKS_OF_AN_ORDER,
+    Curves,
+    Faith,
+    Place,
+    curves,
+    order_of,
+    place_of,
+    random_orders,
+)
 from headct.tasks.explanation.gradients import integrated_gradients
 from headct.tasks.explanation.judging import Judge, Unfit, can_look, randomised
+from headct.tasks.explanation.looks import LOOKS_OF_A_GRADIENT, Looks, Progress
 from headct.tasks.explanation.maps import METHODS, Map
 from headct.tasks.explanation.occlusion import Boxes, losses, occlusion
 from headct.tasks.explanation.rollout import rollout
@@ -38,7 +48,6 @@ LEAST_FALL = 0.01
 quarter of a per cent of probability at most, and what is below may be rounding."""
 SAMPLED = 128
 """Boxes at which random weights are asked by occlusion: enough for a rank correlation within about 0.09."""
-Progress = Callable[[int, int | None], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,56 +180,55 @@ def explain(
 
     `masks` (X, Y, Z) bool say of findings where their lesion is. Raises Misuse for a finding that the detector does not
     have, arrays that are not in HU, a head of air alone, a mask of another shape or outside the head, and where no
-    method fits; Failure where scores are not finite.
+    method fits; Failure where scores are not finite. `progress` is told in looks at the scan.
     """
     expect_hu(detector)
     settings = settings or Settings()
     detector = detector.on(machine)
-    columns = _columns(detector, settings.findings)
+    findings = _columns(detector, settings.findings)
     subject = _subject(ready)
     masks = _checked(masks or {}, subject)
-    maker = _Maker(subject, detector, machine, settings, columns)
-    wanted = settings.methods or tuple(METHODS)
-    total, done = len(wanted) * (1 + settings.randomised) + settings.orders + len(wanted) * len(columns), 0
-
-    def step() -> None:
-        nonlocal done
-        done += 1
-        progress(min(done, total), total)
-
-    drawn, left_out = _drawn(maker, wanted, step)
+    maker = _Maker(subject, detector, machine, settings, list(findings.values()), Looks(progress))
+    drawn, left_out = _drawn(maker, settings.methods or tuple(METHODS))
     ends = maker.judge([subject.hu, subject.even])
-    random = []
-    for order in random_orders(subject.domain, ready.spacing_mm.tolist(), settings.orders, settings.seed):
-        random.append(curves(maker.judge, subject.hu, subject.even, order, ends))
-        step()
+    random = _by_random_orders(maker, ends)
     probabilities = detector.probabilities(ends[:1])[0][0]
-    explained = []
-    for column in columns:
-        for method, what in drawn.items():
-            explained.append(_explained(maker, method, what, column, ends, random, masks))
-            step()
-    progress(total, total)  # also where methods were left out
-    findings = tuple(detector.findings[column] for column in columns)
+    explained = [
+        _explained(maker, method, what, column, ends, random, masks)
+        for column in findings.values()
+        for method, what in drawn.items()
+    ]
+    maker.looks.end()
     return Explanation(
         subject=subject,
-        findings=findings,
-        probabilities={name: float(probabilities[column]) for name, column in zip(findings, columns, strict=True)},
+        findings=tuple(findings),
+        probabilities={name: float(probabilities[column]) for name, column in findings.items()},
         explained=explained,
-        randoms={
-            name: (
-                np.mean([one.deletion[column] for one in random], axis=0),
-                np.mean([one.insertion[column] for one in random], axis=0),
-            )
-            for name, column in zip(findings, columns, strict=True)
-        },
+        randoms={name: _mean(random, column) for name, column in findings.items()},
         left_out=left_out,
         masks=masks,
-        notes=tuple(
-            f"the mask holds nothing of {name} where this head can be evened out"
-            for name, mask in masks.items()
-            if not (mask & subject.domain).any()
-        ),
+        notes=_notes(masks, subject),
+    )
+
+
+def _by_random_orders(maker: _Maker, ends: np.ndarray) -> list[Curves]:
+    """The curves of orders without sense, which all maps are compared with."""
+    subject, settings = maker.subject, maker.settings
+    orders = random_orders(subject.domain, maker.spacing_mm.tolist(), settings.orders, settings.seed)
+    return [curves(maker.judge, subject.hu, subject.even, order, ends) for order in orders]
+
+
+def _mean(random: Sequence[Curves], column: int) -> tuple[np.ndarray, np.ndarray]:
+    """Mean deletion and insertion of one finding."""
+    deletions = np.mean([one.deletion[column] for one in random], axis=0)
+    return deletions, np.mean([one.insertion[column] for one in random], axis=0)
+
+
+def _notes(masks: Mapping[str, np.ndarray], subject: Subject) -> tuple[str, ...]:
+    return tuple(
+        f"the mask holds nothing of {name} where this head can be evened out"
+        for name, mask in masks.items()
+        if not (mask & subject.domain).any()
     )
 
 
@@ -234,29 +242,49 @@ class _Drawn:
 
 
 class _Maker:
-    """Makes maps of one head by detectors of one kind."""
+    """Makes maps of one head by detectors of one kind, and counts its looks."""
 
     def __init__(
-        self, subject: Subject, detector: Detector, machine: Machine, settings: Settings, columns: Sequence[int]
+        self,
+        subject: Subject,
+        detector: Detector,
+        machine: Machine,
+        settings: Settings,
+        columns: Sequence[int],
+        looks: Looks,
     ) -> None:
         self.subject, self.detector, self.machine = subject, detector, machine
-        self.settings, self.columns = settings, list(columns)
+        self.settings, self.columns, self.looks = settings, list(columns), looks
         self.spacing_mm = subject.ready.spacing_mm
         self.judge = self._judge(detector)
+        looks.plan(2 + settings.orders * LOOKS_OF_AN_ORDER)
 
     def __call__(self, method: str, detector: Detector) -> tuple[np.ndarray, np.ndarray | None]:
         """Maps (columns or 1, X, Y, Z) and gaps. Raises Unfit where the detector does not allow the method."""
         hu, even = self.subject.hu, self.subject.even
         if method == "rollout":
             maps = rollout(detector, hu, self.spacing_mm, self.machine)
+            self.looks()
             return (maps if self.is_shared(method) else maps[self.columns]), None
         if method == "gradients":
             found = integrated_gradients(
                 detector, hu, even, self.spacing_mm, self.columns, self.machine,
                 steps=self.settings.steps, smooth_mm=self.settings.smooth_mm,
+                stepped=lambda: self.looks(LOOKS_OF_A_GRADIENT),
             )  # fmt: skip
             return found.maps, found.gaps
         return occlusion(self._judge(detector), hu, even, self._boxes())[self.columns], None
+
+    def looks_of(self, method: str) -> int:
+        """How many looks a method takes, its random weights and the curves of its maps included."""
+        times = 1 + self.settings.randomised
+        of_curves = LOOKS_OF_AN_ORDER * len(self.columns)
+        if method == "rollout":
+            return times + of_curves
+        if method == "gradients":
+            return times * len(self.columns) * self.settings.steps * LOOKS_OF_A_GRADIENT + of_curves
+        boxes = len(self._boxes().that_hide(self.subject.hu, self.subject.even))
+        return times + boxes + self.settings.randomised * min(SAMPLED, boxes) + of_curves
 
     def is_shared(self, method: str) -> bool:
         """Whether there is one map for all findings: attention that no query of a finding has started."""
@@ -276,7 +304,7 @@ class _Maker:
         return [likeness(ours[x, y, z], theirs) for ours, theirs in zip(values, lost.T, strict=True)]
 
     def _judge(self, detector: Detector) -> Judge:
-        return Judge(detector, self.spacing_mm.tolist(), self.machine, self.settings.batch_size)
+        return Judge(detector, self.spacing_mm.tolist(), self.machine, self.settings.batch_size, self.looks)
 
     def _boxes(self) -> Boxes:
         x, y, z = (
@@ -286,24 +314,26 @@ class _Maker:
         return Boxes(edge=(x, y, z))
 
 
-def _drawn(maker: _Maker, methods: Sequence[str], step: Callable[[], None]) -> tuple[dict[str, _Drawn], dict[str, str]]:
+def _drawn(maker: _Maker, methods: Sequence[str]) -> tuple[dict[str, _Drawn], dict[str, str]]:
     """What each method that fits draws, and why the others do not. Raises Misuse where none fits."""
     drawn, left_out = {}, {}
+    looks_of = {method: maker.looks_of(method) for method in methods}
+    maker.looks.plan(sum(looks_of.values()))
     for method in methods:
         try:
             values, gaps = maker(method, maker.detector)
         except Unfit as reason:
             left_out[method] = str(reason)
+            maker.looks.plan(-looks_of[method])
             continue
-        step()
-        drawn[method] = _Drawn(values, gaps, _alike(maker, method, values, step))
+        drawn[method] = _Drawn(values, gaps, _alike(maker, method, values))
     if not drawn:
         told = "; ".join(f"{name}: {reason}" for name, reason in left_out.items())
         raise Misuse("no method fits this detector", why=told, do="leave out --method: occlusion fits every detector")
     return drawn, left_out
 
 
-def _alike(maker: _Maker, method: str, values: np.ndarray, step: Callable[[], None]) -> np.ndarray | None:
+def _alike(maker: _Maker, method: str, values: np.ndarray) -> np.ndarray | None:
     """The largest likeness of each map to those of random weights; None where weights cannot be exchanged."""
     found = []
     for number in range(maker.settings.randomised):
@@ -312,7 +342,6 @@ def _alike(maker: _Maker, method: str, values: np.ndarray, step: Callable[[], No
         except Unfit:
             return None
         found.append(maker.likenesses(method, values, other))
-        step()
     return np.max(found, axis=0)
 
 
@@ -365,11 +394,12 @@ def _subject(ready: Ready) -> Subject:
     return Subject(ready, even, domain)
 
 
-def _columns(detector: Detector, findings: Sequence[str]) -> list[int]:
+def _columns(detector: Detector, findings: Sequence[str]) -> dict[str, int]:
+    """The findings that are explained, with their columns in the detector. Raises Misuse for one that it lacks."""
     for name in findings:
         if name not in detector.findings:
             raise Misuse(f"the detector has no finding {name!r}", do=f"name one of {', '.join(detector.findings)}")
-    return [column for column, name in enumerate(detector.findings) if not findings or name in findings]
+    return {name: column for column, name in enumerate(detector.findings) if not findings or name in findings}
 
 
 def _checked(masks: Mapping[str, np.ndarray], subject: Subject) -> dict[str, np.ndarray]:

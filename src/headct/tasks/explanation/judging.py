@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import cast
 
@@ -59,15 +59,28 @@ def judged(
 
 
 class Judge:
-    """A detector that is `on(machine)` and judges arrays (X, Y, Z) in HU of one spacing, a batch at a time."""
+    """A detector that is `on(machine)` and judges arrays (X, Y, Z) in HU of one spacing, a batch at a time.
 
-    def __init__(self, detector: Detector, spacing_mm: Sequence[float], machine: Machine, batch_size: int = 8) -> None:
-        self.detector, self.machine, self.batch_size = detector, machine, batch_size
+    `looked` is told how many were in each batch.
+    """
+
+    def __init__(
+        self,
+        detector: Detector,
+        spacing_mm: Sequence[float],
+        machine: Machine,
+        batch_size: int = 8,
+        looked: Callable[[int], None] = lambda number: None,
+    ) -> None:
+        self.detector, self.machine, self.batch_size, self.looked = detector, machine, batch_size, looked
         self.spacing_mm = tuple(float(mm) for mm in spacing_mm)
 
     def __call__(self, arrays: Iterable[np.ndarray]) -> np.ndarray:
         """Logits (n, f). Raises Failure where one is not finite."""
-        found = [judged(self.detector, batch, self.spacing_mm, self.machine) for batch in self._batches(arrays)]
+        found = []
+        for batch in self._batches(arrays):
+            found.append(judged(self.detector, batch, self.spacing_mm, self.machine))
+            self.looked(len(batch))
         logits = np.concatenate(found) if found else np.zeros((0, len(self.detector.findings)))
         if not np.isfinite(logits).all():
             raise Failure(

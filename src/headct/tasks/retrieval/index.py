@@ -25,6 +25,7 @@ import pyarrow.parquet as pq
 from headct import __version__
 from headct.cohort.journal import refused
 from headct.failure import Failure, Misuse
+from headct.reporting.words import count
 from headct.tasks.retrieval import ranking
 from headct.tasks.retrieval.approximate import Approximate, approximate, is_installed, library
 from headct.tasks.retrieval.filters import Condition, kept
@@ -155,7 +156,7 @@ class Index:
         return int(self.about["scans"])
 
     def __repr__(self) -> str:
-        return f"Index({str(self.path)!r}, {len(self):,} scans, {self.metric}, {self.about['search']['kind']})"
+        return f"Index({str(self.path)!r}, {count(len(self), 'scan')}, {self.metric}, {self.about['search']['kind']})"
 
     @property
     def metric(self) -> Metric:

@@ -6,7 +6,8 @@ by the hits that were *found*, so that one hit at rank 1 and nine misses score 1
 Here it is divided by the hits that could have been found, min(k, relevant). Its hit rate is near 1 for any finding that
 is not rare; so every number stands beside what a random order would give, which has a closed form.
 
-Intervals take the queries' patients as the sample and the gallery as given.
+Intervals take the queries' patients as the sample and the gallery as given. Where all queries give the same number, as
+few often do, Student's would have no width: it is then that of a share.
 """
 
 from __future__ import annotations
@@ -18,13 +19,16 @@ from typing import Any, Literal, cast, get_args
 import numpy as np
 from scipy.special import gammaln
 
-from headct.evaluation.intervals import Estimate, Patients, Share, mean_of
+from headct.evaluation.intervals import Estimate, Patients, Share, mean_of, wilson
 from headct.failure import Misuse
+from headct.reporting.words import count
 from headct.tasks.retrieval.ranking import Metric, similarities, stored_form
 
 Relevance = Literal["present", "same"]
 QUERIES_AT_ONCE = 256
 LEAST_QUERIES = 2
+ALIKE = 1e-12
+"""Numbers of queries that differ by less are the same: what is between them is rounding."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +69,14 @@ class Judged:
     relevant: int
     alone: int  # queries left out, for no scan of another patient is relevant to them
     unknown: int  # scans left out, for their label is unknown
+
+    @property
+    def against_chance(self) -> str:
+        """above, below, or not above: what the interval of the gain in mAP shows."""
+        gain = self.gain["average_precision"]
+        if gain.low is None or gain.high is None:
+            return "not above"
+        return "above" if gain.low > 0 else "below" if gain.high < 0 else "not above"
 
     def tree(self) -> dict[str, Any]:
         """For `metrics.json`: every number beside chance."""
@@ -119,8 +131,8 @@ def judge(gallery: Labelled, settings: Judging | None = None, *, queries: Labell
     ranked = _Ranked.joined(parts)
     if len(ranked.relevant) < LEAST_QUERIES:
         raise Misuse(
-            f"{len(ranked.relevant)} queries have a relevant scan of another patient; at least {LEAST_QUERIES} must",
-            why=f"{len(asking.labels):,} queries, {len(stored.labels):,} scans whose label is known",
+            f"relevant scans of other patients exist for {len(ranked.relevant)} of at least {LEAST_QUERIES} queries",
+            why=f"{count(len(asking.labels), 'query', 'queries')}, {len(stored.labels):,} scans whose label is known",
             do="label more scans, or a finding that more patients have",
         )
     has_one = ranked.relevant > 0
@@ -130,11 +142,15 @@ def judge(gallery: Labelled, settings: Judging | None = None, *, queries: Labell
     for name, values in ranked.values.items():
         by_chance = ranked.chance[name]
         chance[name] = float(by_chance.mean())
-        gain[name] = mean_of(values - by_chance, patients, positives=positives)
         estimates[name] = (
             Share.of(values > 0, np.ones(len(values)), patients).estimate(positives=int((values > 0).sum()))
             if name.startswith("hit_rate")
-            else _within(mean_of(values, patients, positives=positives))
+            else _mean(values, patients, positives)
+        )
+        gain[name] = (
+            _less(estimates[name], chance[name])
+            if _all_alike(values)
+            else mean_of(values - by_chance, patients, positives=positives)
         )
     return Judged(
         estimates,
@@ -149,11 +165,32 @@ def judge(gallery: Labelled, settings: Judging | None = None, *, queries: Labell
     )
 
 
-def _within(estimate: Estimate) -> Estimate:
-    """Student's interval of a share, kept inside 0..1."""
-    if estimate.low is None or estimate.high is None:
-        return estimate
-    return replace(estimate, low=max(0.0, estimate.low), high=min(1.0, estimate.high))
+def _mean(values: np.ndarray, patients: Patients, positives: int) -> Estimate:
+    """Of numbers in 0..1, with Student's interval, kept inside 0..1.
+
+    Where all are the same, with Wilson's of a share over as many trials as there are patients: nothing in 0..1 varies
+    more than what is either (Bhatia and Davis, American Mathematical Monthly 107, 2000), so that it is wide enough.
+    """
+    found = mean_of(values, patients, positives=positives)
+    if found.value is None or found.low is None or found.high is None:
+        return found
+    if _all_alike(values):
+        low, high = wilson(found.value, len(np.unique(patients.codes)))
+        method = "Wilson interval over patients, as all queries give the same number"
+        return replace(found, low=low, high=high, method=method)
+    return replace(found, low=max(0.0, found.low), high=min(1.0, found.high))
+
+
+def _all_alike(values: np.ndarray) -> bool:
+    return float(np.ptp(values)) < ALIKE
+
+
+def _less(estimate: Estimate, chance: float) -> Estimate:
+    """How far above chance a number is, with the interval of the number."""
+    if estimate.value is None or estimate.low is None or estimate.high is None:
+        return replace(estimate, value=None if estimate.value is None else estimate.value - chance)
+    parts = {name: getattr(estimate, name) - chance for name in ("value", "low", "high")}
+    return replace(estimate, **parts)
 
 
 @dataclass(frozen=True)

@@ -90,6 +90,7 @@ def report_of(
             queries=one.queries,
             gallery=one.gallery,
             alone=one.alone,
+            against_chance=one.against_chance,
             unknown=one.unknown,
             values={metric: measured(estimate) for metric, estimate in one.estimates.items()},
             gains={metric: measured(estimate) for metric, estimate in one.gain.items()},

@@ -28,6 +28,7 @@ from headct.failure import Failure, Misuse
 from headct.reporting import page
 from headct.reporting.measured import Measured
 from headct.reporting.robustness import Row, robustness_page
+from headct.reporting.words import count
 from headct.tasks.robustness.agreement import LEAST_HEADS, cosines, icc, ranks
 from headct.tasks.robustness.changes import KINDS, Change, all_changes, changed
 
@@ -126,9 +127,8 @@ def measure(
         groups = _perturbed(cohort, firsts, eye, settings, progress)
     else:
         groups = _rescanned(cohort, firsts, seconds, eye, progress)
-        notes += (f"{len(firsts) - len(seconds):,} patients have one scan and are left out",) * (
-            len(firsts) > len(seconds)
-        )
+        alone = len(firsts) - len(seconds)
+        notes += (f"left out, having one scan only: {count(alone, 'patient')}",) * (alone > 0)
     ids = _ids(cohort, firsts, None if perturb else seconds)
     pairs, rows = [], []
     for group in groups:
@@ -195,14 +195,14 @@ def _whom(cohort: Cohort) -> tuple[list[str], list[str], tuple[str, ...]]:
     of_patient = scans.groupby("patient_id", sort=False)["scan_id"].apply(list)
     if len(of_patient) < LEAST_HEADS:
         raise Misuse(
-            f"cohort {cohort.path} holds scans of {len(of_patient)} patient{'s' * (len(of_patient) != 1)}",
+            f"cohort {cohort.path} holds scans of {count(len(of_patient), 'patient')}",
             why=f"agreement is judged among different heads, at least {LEAST_HEADS}",
             do="name a larger cohort",
         )
     twice = [ids for ids in of_patient if len(ids) > 1]
     once = [ids for ids in of_patient if len(ids) == 1]
     further = sum(len(ids) - 2 for ids in twice)
-    notes = (f"{further:,} further scans of patients who have more than two are left out",) if further else ()
+    notes = (f"left out, of patients who have more than two: {count(further, 'further scan')}",) if further else ()
     return [ids[0] for ids in (*twice, *once)], [ids[1] for ids in twice], notes
 
 
@@ -242,8 +242,8 @@ def _rescanned(
         raise Misuse(f"the two scans of a patient in {cohort.path} differ in {twins}", do="simulate with --rescan")
     if len(seconds) < LEAST_HEADS:
         raise Misuse(
-            f"{len(seconds)} patients of {cohort.path} have two scans",
-            why=f"at least {LEAST_HEADS} are needed",
+            f"in {cohort.path} there are two scans of {count(len(seconds), 'patient')} only",
+            why=f"at least {LEAST_HEADS} such patients are needed",
             do="leave out --rescans: each scan is then changed by known amounts",
         )
     firsts = firsts[: len(seconds)]
@@ -385,7 +385,7 @@ def write(
         [_page_row(row) for row in found.table.to_dict("records")],
         findings=found.findings,
         notes=found.notes,
-        perturbed={name: kind.words for name, kind in KINDS.items()} if found.perturbed else {},
+        perturbed=_kinds_used(found) if found.perturbed else {},
         heads=int(found.pairs["patient_id"].nunique()),
         provenance=page.Provenance(
             settings={
@@ -402,6 +402,12 @@ def write(
         ),
         virtual="simulated" in cohort.about,
     ).write(out / PAGE)
+
+
+def _kinds_used(found: Robustness) -> dict[str, str]:
+    """The kinds of change that were made, with what each is, in the order of the list of kinds."""
+    used = set(found.table["change"])
+    return {name: kind.words for name, kind in KINDS.items() if name in used}
 
 
 def _page_row(row: Mapping[Any, Any]) -> Row:

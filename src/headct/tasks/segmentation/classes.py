@@ -14,7 +14,9 @@ import numpy as np
 from headct.failure import Misuse
 
 TABLE = "classes.csv"
-"""In a folder of masks: columns value, name. `headct simulate --masks` writes one."""
+"""In a folder of masks: columns value, name, and in one of drawn masks `PARTS`; `headct simulate --masks` writes it."""
+PARTS = "parts"
+"""Column of that table: what a class joined in the masks it was learned from, as in `--classes`."""
 MOST = 254
 """Classes; their numbers are kept in a byte."""
 NAME = re.compile(r"[A-Za-z][\w-]*", re.ASCII)  # as DICOM's default character set, columns and file names have it
@@ -26,7 +28,8 @@ RESERVED = "all"
 class Classes:
     """Classes 1, 2, 3, ... by `names`, and which values of a mask's file mean each: a class may join several.
 
-    `definition` says the same by names, so that it can be looked up in another folder, whose values may differ.
+    `definition` says the same by names, as far as the values have some, so that it can be looked up in another folder
+    (`as_learned`), whose values may differ.
     `known` are all values that the folder has a name for, with 0; None where it has no table, and any value may occur.
     """
 
@@ -91,12 +94,47 @@ def read_classes(folders: Sequence[Path], wanted: str = "") -> Classes:
                 do="write --classes for these masks, by the names in the table",
             )
     known = frozenset({0, *table.values()}) if table and not wanted.strip() else None
-    return Classes(tuple(names), tuple(values), definition, known)
+    called = {value: name for name, value in table.items()}
+    parts_by_name = ["+".join(called.get(value, str(value)) for value in some) for some in values]
+    joined = _definition(dict(zip(names, parts_by_name, strict=True)))
+    return Classes(tuple(names), tuple(values), joined, known)
 
 
-def names_in(folder: Path) -> tuple[str, ...]:
-    """The names in the table of a folder of masks; none where there is no table."""
-    return tuple(_read_table(folder / TABLE))
+def parts_of(definition: str) -> dict[str, str]:
+    """What each class of a definition joins, in order: `A+B` of `name=A+B`, and the name itself of `name`."""
+    words = [[piece.strip() for piece in word.partition("=")] for word in definition.split(",") if word.strip()]
+    return {name: parts or name for name, _, parts in words}
+
+
+def as_learned(folder: Path, definition: str) -> str:
+    """A definition from elsewhere by what a folder of masks has: a class by its parts, or by name if joined there."""
+    table = _read_table(folder / TABLE)
+
+    def found(name: str, parts: str) -> str:
+        return name if name in table and not set(parts.split("+")) <= table.keys() else parts
+
+    return _definition({name: found(name, parts) for name, parts in parts_of(definition).items()})
+
+
+def definition_in(folder: Path) -> str:
+    """The classes by the table of a folder of masks, and what they joined; empty where there is no table."""
+    path = folder / TABLE
+    parts = {name: name for name in _read_table(path)}
+    if parts:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            parts |= {row["name"].strip(): row[PARTS].strip() for row in csv.DictReader(file) if row.get(PARTS)}
+    return _definition(parts)
+
+
+def write_table(names: Sequence[str], definition: str) -> bytes:
+    """The table of drawn masks, whose values are 1, 2, 3, ..., with what each class joined where it was learned."""
+    parts = parts_of(definition)
+    rows = [f"{value},{name},{parts[name]}\n" for value, name in enumerate(names, start=1)]
+    return "".join([f"value,name,{PARTS}\n", *rows]).encode()
+
+
+def _definition(parts: Mapping[str, str]) -> str:
+    return ",".join(name if name == joined else f"{name}={joined}" for name, joined in parts.items())
 
 
 def _read_table(path: Path) -> dict[str, int]:
@@ -129,8 +167,13 @@ def _value(part: str, table: Mapping[str, int], folder: Path) -> int:
     if part.isdecimal() and int(part) > 0:
         return int(part)
     near = get_close_matches(part, table, n=1)
-    told = f"did you mean {near[0]}?" if near else f"take of {', '.join(table)}" if table else "write NAME=VALUE"
-    raise Misuse(f"{part!r} is no class of the masks in {folder}, and no value above 0", do=told)
+    told = f"did you mean {near[0]}? else " if near else ""
+    raise Misuse(
+        f"{part!r} is no class of the masks in {folder}, and no value above 0",
+        do=f"{told}say by --classes what it joins, of {', '.join(table)}: NAME=PART+PART"
+        if table
+        else "write NAME=VALUE",
+    )
 
 
 def _expect_once(names: Sequence[str], values: Sequence[int]) -> None:

@@ -2,7 +2,7 @@
 
 out/
   volumes.csv            a row for each scan: ids, grid, files, millilitres of each class, notes
-  masks/                 SCAN_ID.nii.gz, and classes.csv that names their values
+  masks/                 SCAN_ID.nii.gz, and classes.csv that names their values and what they joined
   dicom/                 SCAN_ID.seg.dcm and SCAN_ID.sr.dcm, of scans that are series of DICOM images
   rejections.csv         what was not drawn on, and why
 """
@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from torch import Tensor
 
 from headct import __version__
 from headct.cohort.journal import Journal, expect_writable, only_writer, write_atomically
@@ -27,8 +26,8 @@ from headct.embedding.inputs import IDS, Reading, chosen_by, digest
 from headct.embedding.machine import Machine
 from headct.failure import Failure, Misuse
 from headct.scan import GeometryError, Rejection, Scan
-from headct.tasks.segmentation.classes import TABLE
-from headct.tasks.segmentation.predicting import drawn_on, slice_voxels_ml, volumes_ml
+from headct.tasks.segmentation.classes import TABLE, write_table
+from headct.tasks.segmentation.predicting import on_both_grids, slice_voxels_ml, volumes_ml
 from headct.tasks.segmentation.segmenter import Segmenter
 from headct.tasks.segmentation.subjects import Job, Subject, jobs
 from headct.writing import write_nifti
@@ -111,7 +110,8 @@ def draw_into(
         "headct": __version__,
     }
     with only_writer(out / UNFINISHED, out):
-        journal = _begun(out, terms)
+        journal = Journal(out / UNFINISHED / "journal")
+        journal.resume(terms, out)
         kept: list[Done] = []
         seen: set[str] = set()
         for number, job in enumerate(wanted):
@@ -122,36 +122,18 @@ def draw_into(
             kept.append(done)
             seen.update(row["scan_id"] for row in done.rows)
             progress(number + 1, len(wanted))
-        found = _tables(out, kept, segmenter.classes)
+        found = _tables(out, kept, segmenter)
         journal.remove()
     return found
 
 
-def _begun(out: Path, terms: Mapping[str, str]) -> Journal:
-    """The journal of this run, whether it begins or goes on. Raises Misuse where an unfinished one was another."""
-    journal = Journal(out / UNFINISHED / "journal")
-    journal.sweep()
-    before = journal.get("terms", 0)
-    if before is None:
-        journal.begin()
-        journal.put("terms", 0, dict(terms))
-    elif before != terms:
-        other = sorted(name for name in {*before, *terms} if before.get(name) != terms.get(name))
-        raise Misuse(
-            f"an unfinished run in {out} draws otherwise ({', '.join(other)})",
-            do="finish it by the line that began it, or name a new folder",
-        )
-    return journal
-
-
-def _tables(out: Path, kept: Sequence[Done], classes: Sequence[str]) -> Drawn:
+def _tables(out: Path, kept: Sequence[Done], segmenter: Segmenter) -> Drawn:
     rows = [row for one in kept for row in one.rows]
     rejections = [row for one in kept for row in one.rejections]
     _forget(out, {row[name] for row in rows for name in FILES})
     if rows:
         write_atomically(out / VOLUMES, pd.DataFrame(rows).to_csv(index=False).encode())
-        named = pd.DataFrame({"value": range(1, len(classes) + 1), "name": list(classes)})
-        write_atomically(out / MASKS / TABLE, named.to_csv(index=False).encode())
+        write_atomically(out / MASKS / TABLE, write_table(segmenter.classes, segmenter.definition))
     columns = ["code", "sentence", "remedy", "files"]
     write_atomically(out / REJECTIONS, pd.DataFrame(rejections, columns=columns).to_csv(index=False).encode())
     return Drawn(rows, Counter(str(row["code"]) for row in rejections))
@@ -186,21 +168,23 @@ def _row(subject: Subject, segmenter: Segmenter, machine: Machine, out: Path, *,
     scan_id = subject.ids["scan_id"]
     try:
         probabilities = segmenter.probabilities(subject.array, subject.affine, machine)
+        if subject.scan is None:
+            numbers = of_recipe = probabilities.numbers()
+        else:
+            numbers, of_recipe = on_both_grids(subject.scan, probabilities, subject.affine)
     except Failure as failure:
         raise Failure(f"scan {scan_id} cannot be drawn on: {failure.what}", why=failure.why, do=failure.do) from failure
     notes: list[str] = []
     path = out / MASKS / f"{scan_id}.nii.gz"
     if subject.scan is None:
-        numbers = _most_probable(probabilities)
         write_nifti(numbers, path, subject.affine)
         grid, told = RECIPE, volumes_ml(numbers, _voxel_ml(subject.affine), segmenter.classes)
         notes.append(OF_COHORT)
         slices = 0
     else:
-        numbers = drawn_on(subject.scan, probabilities, subject.affine)
         grid = _write_native(numbers, subject.scan, path)
         if grid == RECIPE:
-            write_nifti(_most_probable(probabilities), path, subject.affine)
+            write_nifti(of_recipe, path, subject.affine)
             notes.append(UNEVEN)
         told = volumes_ml(numbers, slice_voxels_ml(subject.scan), segmenter.classes)
         slices = len(numbers)
@@ -217,11 +201,6 @@ def _row(subject: Subject, segmenter: Segmenter, machine: Machine, out: Path, *,
         **{f"{name}_ml": round(volume_ml, 4) for name, volume_ml in told.items()},
         "notes": "; ".join(notes),
     }
-
-
-def _most_probable(probabilities: Tensor) -> np.ndarray:
-    """Class numbers uint8 on the recipe's grid."""
-    return probabilities.argmax(dim=0).cpu().numpy().astype(np.uint8)
 
 
 def _voxel_ml(affine: np.ndarray) -> float:

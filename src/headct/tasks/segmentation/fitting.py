@@ -1,8 +1,16 @@
-"""`headct segment train`: cohorts with masks to a segmenter."""
+"""`headct segment train`: cohorts with masks to a segmenter.
+
+.NAME.training/          beside the place of a segmenter NAME, until that is there
+  journal/               on which terms it was begun: settings, and hashes of what is learned from
+  states/                the last states, in files named by the step
+NAME.splits.csv          scan_id, patient_id, split: who was learned from, and who was validated on; it stays at home
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -12,9 +20,11 @@ import numpy as np
 import pandas as pd
 import torch
 
-from headct import encoders
+from headct import __version__, encoders
 from headct.checkpoints import PretrainedEncoder, published, registry
+from headct.checkpoints.layout import check_new
 from headct.cohort import Cohort
+from headct.cohort.journal import Journal, expect_writable, only_writer, write_atomically
 from headct.detection import splits
 from headct.detection.method import Progress, mirrored, quiet
 from headct.detection.training.loop import Course
@@ -23,12 +33,13 @@ from headct.embedding.machine import Machine
 from headct.encoders import Encoder, Grid, SegResEncoder
 from headct.failure import Misuse
 from headct.preparing.recipe import Windows
+from headct.pretraining.runs import RunFolder
 from headct.pretraining.step import kept_random
 from headct.tasks.segmentation.masks import Masks, each
 from headct.tasks.segmentation.network import Plan, ResidualSegmenter, SegmentationNetwork, decoder_for, network_of
 from headct.tasks.segmentation.patches import Augmentation, Example, cut, draw
-from headct.tasks.segmentation.segmenter import Segmenter
-from headct.tasks.segmentation.training import Schedule, Task, train, voxels_and_channels
+from headct.tasks.segmentation.segmenter import Segmenter, hash_of
+from headct.tasks.segmentation.training import LAST_STEP, Say, Schedule, Task, train, voxels_and_channels
 from headct.tasks.segmentation.windows import Sliding, window_for
 
 INITIALS = ("pretrained", "random")
@@ -68,12 +79,24 @@ class Fitted:
     segmenter: Segmenter
     splits: pd.DataFrame  # scan_id, patient_id, split: train, validation, or nothing where it was not used
     course: Course
-    started: tuple[str, ...]  # what the network started with
+    started: tuple[str, ...]  # what the network started with, and what there was to choose the step by
     notes: tuple[str, ...]  # what to mind
 
+    @property
+    def validated(self) -> bool:
+        """Whether validation scans have chosen the step."""
+        return self.course.chosen_by != LAST_STEP
+
     def save(self, folder: Path) -> Path:
-        """Write the segmenter with its splits. Raises Misuse where the folder exists."""
-        return self.segmenter.save(folder, {"splits": self.splits[self.splits["split"] != ""]})
+        """Write the segmenter, and beside it its splits, which name patients. Raises Misuse where the folder exists."""
+        table = self.splits[self.splits["split"] != ""]
+        write_atomically(splits_of(folder), table.to_csv(index=False).encode())
+        return self.segmenter.save(folder)
+
+
+def splits_of(folder: Path) -> Path:
+    """Where the splits of a segmenter are."""
+    return folder.with_name(f"{folder.name}.splits.csv")
 
 
 @dataclass(frozen=True)
@@ -83,6 +106,7 @@ class _Known:
     places: list[tuple[Masks, str]]
     patients: list[str]
     holds: np.ndarray  # (n, K) bool
+    sha256: str  # of all arrays and masks, and whose they are
 
     @property
     def scan_ids(self) -> list[str]:
@@ -105,7 +129,8 @@ def example_of(masks: Masks, scan_id: str) -> Example:
     return Example(array, masks.of(scan_id, array), np.linalg.norm(affine[:3, :3], axis=0))
 
 
-def fit(
+def fit_into(
+    out: Path,
     masks: Sequence[Masks],
     encoder: PretrainedEncoder,
     machine: Machine,
@@ -114,11 +139,50 @@ def fit(
     split_file: Path | None = None,
     progress: Progress = quiet,
     reading: Progress = quiet,
+    say: Say = lambda line: None,
+) -> Fitted:
+    """What `fit` does, saved at `out`; called again with the same arguments after a kill it goes on where it stopped.
+
+    Raises as `fit` does, and Misuse where `out` exists or an unfinished training of it is another one; Failure where it
+    cannot be written.
+    """
+    check_new(out)
+    expect_writable(out)
+    home = out.with_name(f".{out.name}.training")
+    with only_writer(home, out):
+        fitted = fit(
+            masks,
+            encoder,
+            machine,
+            settings,
+            split_file=split_file,
+            unfinished=(home, out),
+            progress=progress,
+            reading=reading,
+            say=say,
+        )
+        fitted.save(out)
+        shutil.rmtree(home)
+    return fitted
+
+
+def fit(
+    masks: Sequence[Masks],
+    encoder: PretrainedEncoder,
+    machine: Machine,
+    settings: TrainSettings | None = None,
+    *,
+    split_file: Path | None = None,
+    unfinished: tuple[Path, Path] | None = None,
+    progress: Progress = quiet,
+    reading: Progress = quiet,
+    say: Say = lambda line: None,
 ) -> Fitted:
     """Learn the classes of masks, drawn on the scans of cohorts.
 
-    Raises Misuse where a cohort has another recipe than the encoder, no class is drawn in any training scan, there are
-    fewer patients than shots, or a mask does not lie on its scan; Failure where training diverges.
+    `unfinished` is where to keep what was done, to go on from it, and what to call what will be made. Raises Misuse
+    where a cohort has another recipe than the encoder, no class is drawn in any training scan, there are fewer patients
+    than shots, or a mask does not lie on its scan; Failure where training diverges.
     """
     settings = settings or TrainSettings()
     for some in masks:
@@ -126,10 +190,12 @@ def fit(
     expect_drawable(encoder)
     known = _survey(masks, reading)
     classes = masks[0].classes
-    parts, notes = _parts(known, settings, split_file)
+    parts = _parts(known, settings, split_file)
     rows = {name: np.flatnonzero(parts == name) for name in ("train", "validation")}
-    notes += _expect_taught(known, rows, classes.names)
+    notes = _expect_taught(known, rows, classes.names)
     network, plan, started = start(encoder, settings, classes.outputs)
+    if not len(rows["validation"]):
+        started += ("no patient is kept for validation: the last step is taken",)
     window = settings.window or window_for(_shape_of(known, encoder), network.divisor)
     if any(side % network.divisor for side in window):
         raise Misuse(
@@ -137,6 +203,11 @@ def fit(
             why=f"its sizes must be multiples of {network.divisor}",
             do=f"take for example {' x '.join(str(-(-side // network.divisor) * network.divisor) for side in window)}",
         )
+    run = None
+    if unfinished is not None:
+        home, out = unfinished
+        Journal(home / "journal").resume(_terms(encoder, settings, masks, known, parts, machine), out)
+        run = RunFolder(home)
     sliding = Sliding(window=window, overlap=settings.overlap)
     task = Task(
         load=known.load,
@@ -153,7 +224,7 @@ def fit(
     )
     if settings.initial == "random" and settings.frozen:
         _settle(network.to(machine.device), task)
-    course = train(network, task, settings.schedule, progress)
+    course = train(network, task, settings.schedule, progress, run=run, say=say)
     table = pd.DataFrame({"scan_id": known.scan_ids, "patient_id": known.patients, "split": parts})
     segmenter = Segmenter(
         network,
@@ -166,6 +237,29 @@ def fit(
         _record(encoder, settings, known, rows, course, started, machine),
     )
     return Fitted(segmenter, table, course, started, notes)
+
+
+def _terms(
+    encoder: PretrainedEncoder,
+    settings: TrainSettings,
+    masks: Sequence[Masks],
+    known: _Known,
+    parts: np.ndarray,
+    machine: Machine,
+) -> dict[str, Any]:
+    """All that decides what is learned, as plain values that name nobody; a run may go on on another device."""
+    asked = asdict(settings)
+    return {
+        **asked.pop("schedule"),
+        **asked.pop("augmentation"),
+        **asked,
+        "model": encoder.sha256,
+        "classes": [list(masks[0].classes.names), masks[0].classes.definition],
+        "scans": known.sha256,
+        "splits": hashlib.sha256("\0".join(parts.tolist()).encode()).hexdigest(),
+        "precision": machine.precision,
+        "headct": __version__,
+    }
 
 
 def expect_drawable(encoder: PretrainedEncoder) -> None:
@@ -184,15 +278,21 @@ def _survey(masks: Sequence[Masks], progress: Progress) -> _Known:
     """All scans with a mask; every mask is read, so that what is wrong with one is said before training."""
     places = list(each(masks))
     tables = {id(some): some.cohort.scans.set_index("scan_id")["patient_id"] for some in masks}
+    patients = [str(tables[id(some)].loc[scan_id]) for some, scan_id in places]
     outputs = masks[0].classes.outputs
     holds = np.zeros((len(places), outputs), dtype=bool)
+    seen = hashlib.sha256()
     for number, (some, scan_id) in enumerate(places):
-        holds[number] = np.bincount(example_of(some, scan_id).numbers.ravel(), minlength=outputs) > 0
+        example = example_of(some, scan_id)
+        holds[number] = np.bincount(example.numbers.ravel(), minlength=outputs) > 0
+        for part in (example.array, example.numbers, example.spacing_mm):
+            seen.update(np.ascontiguousarray(part).data)
+        seen.update(f"{scan_id}\0{patients[number]}\0".encode())
         progress(number + 1, len(places))
-    return _Known(places, [str(tables[id(some)].loc[scan_id]) for some, scan_id in places], holds)
+    return _Known(places, patients, holds, seen.hexdigest())
 
 
-def _parts(known: _Known, settings: TrainSettings, split_file: Path | None) -> tuple[np.ndarray, tuple[str, ...]]:
+def _parts(known: _Known, settings: TrainSettings, split_file: Path | None) -> np.ndarray:
     """The part (n,) of each scan: train, validation, or empty."""
     if split_file is not None:
         parts = splits.read_splits(split_file, known.scan_ids, known.patients)
@@ -212,10 +312,7 @@ def _parts(known: _Known, settings: TrainSettings, split_file: Path | None) -> t
             )
         chosen = np.random.default_rng((settings.seed, SHOTS)).permutation(taught)[: settings.shots]
         parts = np.where((parts == "train") & ~np.isin(patients, chosen), "", parts)
-    notes = []
-    if not (parts == "validation").any():
-        notes.append("no patient is kept for validation: the last step is taken")
-    return parts, tuple(notes)
+    return parts
 
 
 def _expect_taught(known: _Known, rows: dict[str, np.ndarray], names: Sequence[str]) -> tuple[str, ...]:
@@ -325,7 +422,7 @@ def _record(
         },
         "licence": encoder.card.licence,
         "settings": asdict(settings),
-        "seen_patients": sorted({*patients[rows["train"]].tolist(), *patients[rows["validation"]].tolist()}),
+        "seen_patients_sha256": sorted({hash_of(one) for some in rows.values() for one in patients[some].tolist()}),
         "course": course.facts(),
         "machine": str(machine),
         "virtual": all("simulated" in masks.cohort.about for masks, _ in known.places),

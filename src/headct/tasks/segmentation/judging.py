@@ -20,11 +20,11 @@ from headct.failure import Misuse
 from headct.reporting import page
 from headct.reporting.measured import Measured
 from headct.reporting.segmentation import Outlined, Row, segmentation_page
-from headct.tasks.segmentation.classes import Classes, names_in, read_classes
+from headct.tasks.segmentation.classes import Classes, as_learned, definition_in, parts_of, read_classes
 from headct.tasks.segmentation.fitting import example_of
 from headct.tasks.segmentation.masks import Masks, in_folder, on_grid, read_mask, same_grid
 from headct.tasks.segmentation.measuring import COLUMNS, Agreement, Judging, compared
-from headct.tasks.segmentation.segmenter import Segmenter
+from headct.tasks.segmentation.segmenter import Segmenter, hash_of
 
 SEGMENTS, METRICS, PAGE = "segments.csv", "metrics.json", "report.html"
 SHOWN = 6
@@ -63,7 +63,7 @@ def judge_segmenter(
                 f"the classes are {', '.join(some.classes.names)}; {', '.join(segmenter.classes)} are drawn",
                 do="name the same ones in the same order, or leave out --classes",
             )
-    seen = frozenset(segmenter.record.get("seen_patients", ()))
+    seen = frozenset(segmenter.record.get("seen_patients_sha256", ()))
     segmenter = segmenter.on(machine)
     wanted, left_out = [], 0
     for some in masks:
@@ -71,8 +71,9 @@ def judge_segmenter(
         patients = some.cohort.scans.set_index("scan_id")["patient_id"]
         for scan_id in some.scan_ids:
             patient = str(patients.loc[scan_id])
-            left_out += patient in seen
-            if patient not in seen:
+            known = hash_of(patient) in seen
+            left_out += known
+            if not known:
                 wanted.append((some, scan_id, patient))
     if not wanted:
         raise Misuse(
@@ -84,7 +85,7 @@ def judge_segmenter(
     for number, (some, scan_id, patient) in enumerate(wanted, start=1):
         example = example_of(some, scan_id)
         affine = some.cohort.affine(scan_id)
-        drawn = segmenter.probabilities(example.array, affine, machine).argmax(dim=0).cpu().numpy()
+        drawn = segmenter.probabilities(example.array, affine, machine).numbers()
         rows += [
             {"scan_id": scan_id, "patient_id": patient, **row}
             for row in compared(drawn, example.numbers, example.spacing_mm.tolist(), segmenter.classes, judging)
@@ -163,14 +164,14 @@ def judge_folders(
 def classes_of_both(drawn: Path, truth: Path, wanted: str) -> tuple[Classes, Classes]:
     """The classes of true and of drawn masks: those `wanted`, else those that the table of drawn ones names.
 
-    Without such a table the drawn masks are taken to hold the values of the true ones. Raises Misuse where either
-    cannot tell them.
+    What a drawn class joined where it was learned is joined in the true masks too. Without a table the drawn masks are
+    taken to hold the values of the true ones. Raises Misuse where either cannot tell them.
     """
-    named = names_in(drawn)
-    of_truth = read_classes([truth], wanted or ",".join(named))
+    named = definition_in(drawn)
+    of_truth = read_classes([truth], wanted or as_learned(truth, named))
     if not named:
         return of_truth, replace(of_truth, known=None)
-    by_name = set(of_truth.names) <= set(named)
+    by_name = set(of_truth.names) <= parts_of(named).keys()
     return of_truth, read_classes([drawn], ",".join(of_truth.names) if by_name else of_truth.definition)
 
 

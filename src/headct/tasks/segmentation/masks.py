@@ -19,7 +19,7 @@ import numpy as np
 from headct.cohort import Cohort
 from headct.failure import Misuse
 from headct.scan import AIR_HU
-from headct.tasks.segmentation.classes import TABLE, Classes, read_classes
+from headct.tasks.segmentation.classes import TABLE, Classes, as_learned, read_classes
 
 SUFFIXES = (".nii.gz", ".nii")
 TOLERANCE_VOXELS = 0.1
@@ -240,9 +240,10 @@ def _sizes(values: Sequence[float]) -> str:
     return " x ".join(f"{value:.4g}" for value in values)
 
 
-def gathered(cohorts: Sequence[Cohort], folders: Sequence[Path], wanted: str) -> list[Masks]:
+def gathered(cohorts: Sequence[Cohort], folders: Sequence[Path], wanted: str, *, learned: str = "") -> list[Masks]:
     """The masks of each cohort, in a folder each or in its own `masks`, with the same classes.
 
+    These are those `wanted`, else those of the definition by which a segmenter has `learned`, else those of the table.
     Raises Misuse where there are as many folders neither as cohorts nor none, or two cohorts hold the same scan.
     """
     if folders and len(folders) != len(cohorts):
@@ -258,7 +259,7 @@ def gathered(cohorts: Sequence[Cohort], folders: Sequence[Path], wanted: str) ->
             raise Misuse(
                 f"there is no folder of masks {place}", do=f"name one: --masks DIR, files SCAN_ID.nii.gz and {TABLE}"
             )
-    classes = read_classes(places, wanted)
+    classes = read_classes(places, wanted or as_learned(places[0], learned))
     found = [Masks(cohort, place, classes) for cohort, place in zip(cohorts, places, strict=True)]
     seen: set[str] = set()
     for some in found:

@@ -4,8 +4,10 @@ segmenter/
   config.json            classes, network, recipe, windows, how it walks through a volume, what it was learned from
   model.safetensors      all weights, the encoder's too
   selftest.safetensors   a small input and the logits that it must give
-  splits.csv             who was learned from, and who was validated on
   README.md              the model card
+
+None of them holds an id of a patient or a scan: whom it has learned from is kept as hashes, so that it can be told of a
+patient whether they are among them.
 """
 
 from __future__ import annotations
@@ -13,13 +15,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from safetensors.torch import save as to_bytes
 from torch import Tensor
@@ -36,12 +37,17 @@ from headct.pretraining.step import kept_random
 from headct.tasks.segmentation.network import Plan, SegmentationNetwork
 from headct.tasks.segmentation.patches import Example
 from headct.tasks.segmentation.training import look
-from headct.tasks.segmentation.windows import Sliding
+from headct.tasks.segmentation.windows import Probabilities, Sliding
 
-SEALED = layout.Sealed("headct-segmenter", 1, "segmenter", "headct segment train", "classes, recipe or windows")
+SEALED = layout.Sealed("headct-segmenter", 2, "segmenter", "headct segment train", "classes, recipe or windows")
 TOLERANCE = 1e-3
 """Largest difference in the self-test, as a share of the largest logit: machines differ by less."""
 EXAMPLE_MM = (1.5, 2.0, 3.0)
+
+
+def hash_of(patient_id: str) -> str:
+    """What stands for a patient in a segmenter: it shows nothing of an id that nobody can guess, as pseudonyms are."""
+    return hashlib.sha256(f"headct-segmenter patient {patient_id}".encode()).hexdigest()[:32]
 
 
 @dataclass(frozen=True)
@@ -64,40 +70,38 @@ class Segmenter:
     def __repr__(self) -> str:
         return f"Segmenter({', '.join(self.classes)}; {self.plan.decoder} on {self.plan.architecture})"
 
-    @torch.inference_mode()
-    def probabilities(self, array: np.ndarray, affine: np.ndarray, machine: Machine) -> Tensor:
+    def probabilities(self, array: np.ndarray, affine: np.ndarray, machine: Machine) -> Probabilities:
         """Probabilities (K, X, Y, Z), float32 on the machine's device, of an array as the recipe makes it.
 
-        `affine` is its matrix (4, 4) to RAS mm. K counts the background, at 0. The network must be `on` the machine.
-        Raises Failure where values are not finite.
+        `affine` is its matrix (4, 4) to RAS mm. K counts the background, at 0. They are made when they are gone
+        through, and the network must be `on` the machine then. Raises Failure where values are not finite.
         """
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             raise Failure("the array holds values that are no numbers", do="look at the scan and its recipe")
+        x, y, z = array.shape[-3:]
         spacing_mm = np.linalg.norm(affine[:3, :3], axis=0)
         example = Example(array, np.zeros((0, 0, 0), np.uint8), spacing_mm)
-        logits = look(self.network, example, list(self.windows.values()), self.sliding, machine)
-        if not bool(torch.isfinite(torch.stack(torch.aminmax(logits))).all()):
-            raise Failure("the logits are not finite", do="look at the scan, or train again")
-        logits -= logits.amax(dim=0)  # a softmax in place: on large grids two such arrays would not fit
-        logits.exp_()
-        logits /= logits.sum(dim=0)
-        return logits
+
+        def slabs(along: int) -> Iterator[Tensor]:
+            yield from map(
+                _softmax, look(self.network, example, list(self.windows.values()), self.sliding, machine, along)
+            )
+
+        return Probabilities((x, y, z), slabs)
 
     def on(self, machine: Machine) -> Segmenter:
         """The same, its network moved to a machine."""
         self.network.to(machine.device).eval()
         return self
 
-    def save(self, folder: Path, tables: Mapping[str, pd.DataFrame] | None = None) -> Path:
-        """Write the folder, as a whole or not at all, with the tables as CSV beside it; gives the folder.
+    def save(self, folder: Path) -> Path:
+        """Write the folder, as a whole or not at all; gives the folder.
 
         Raises Misuse where it exists already.
         """
         with layout.written_whole(Path(folder)) as new:
             for name, content in self._files().items():
                 (new / name).write_bytes(content)
-            for name, table in (tables or {}).items():
-                (new / f"{name}.csv").write_text(table.to_csv(index=False), encoding="utf-8")
         return Path(folder)
 
     def _files(self) -> dict[str, bytes]:
@@ -146,6 +150,17 @@ class Segmenter:
         except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
             raise damaged(place / CONFIG, error) from error
         return found
+
+
+@torch.inference_mode()
+def _softmax(logits: Tensor) -> Tensor:
+    """Over classes (K, ...), in place, so that none of it is there twice. Raises Failure for what is not finite."""
+    if not bool(torch.isfinite(torch.stack(torch.aminmax(logits))).all()):
+        raise Failure("the logits are not finite", do="look at the scan, or train again")
+    logits -= logits.amax(dim=0)
+    logits.exp_()
+    logits /= logits.sum(dim=0)
+    return logits
 
 
 def _example(network: SegmentationNetwork, plan: Plan) -> dict[str, Tensor]:
@@ -219,6 +234,8 @@ def _write_up(config: Mapping[str, Any]) -> str:
             "## Learned from",
             "",
             *(f"- {sentence}" for sentence in record.get("sentences", ())),
+            "",
+            "Of these patients it holds hashes of their ids and nothing else.",
             "",
             "## Limits",
             "",

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -71,37 +72,75 @@ def weights(window: Grid, sigma: float) -> Tensor:
     return product.clamp(min=max(float(product.min()), LEAST_WEIGHT))
 
 
-def slide(look: Callable[[Tensor], Tensor], x: Tensor, sliding: Sliding) -> Tensor:
-    """Logits (K, X, Y, Z), float32 on the device of x (1, C, X, Y, Z), from what `look` gives of windows.
+def slabs(look: Callable[[Tensor], Tensor], x: Tensor, sliding: Sliding, along: int = 0) -> Iterator[Tensor]:
+    """Logits of x (1, C, X, Y, Z) from what `look` gives of windows: slabs of whole planes along an axis, in order.
 
-    `look` maps (b, C, *window) to (b, K, *window). A volume smaller than the window is padded with zeros, air in every
-    window of HU, on both sides alike. Beside x, K + 1 numbers a voxel are held.
+    Side by side they are (K, X, Y, Z), float32 on the device of x. `look` maps (b, C, *window) to (b, K, *window). A
+    volume smaller than the window is padded with zeros, air in every window of HU, on both sides alike. Windows go
+    along the axis last, so that planes that no later window reaches can be given away: however long the volume is, K
+    numbers a voxel are held of as many planes as a window is deep, and once more of those of the slab.
     """
     lacking = [max(0, wanted - size) for wanted, size in zip(sliding.window, x.shape[2:], strict=True)]
     before = [lack // 2 for lack in lacking]
     pads = [part for lack, front in zip(lacking, before, strict=True) for part in (front, lack - front)]
     padded = F.pad(x, (pads[4], pads[5], pads[2], pads[3], pads[0], pads[1])) if any(pads) else x
     shape = padded.shape[2:]
-    places = list(
-        itertools.product(
-            *(starts(size, side, sliding.overlap) for size, side in zip(shape, sliding.window, strict=True))
-        )
-    )
     kept = tuple(slice(front, front + size) for front, size in zip(before, x.shape[2:], strict=True))
-    if len(places) == 1:
-        return look(padded)[0].float()[(slice(None), *kept)]
+    places = [starts(size, side, sliding.overlap) for size, side in zip(shape, sliding.window, strict=True)]
+    if all(len(some) == 1 for some in places):
+        yield look(padded)[0].float()[(slice(None), *kept)]
+        return
     weight = weights(sliding.window, sliding.sigma).to(x.device)
-    total, summed = None, torch.zeros(shape, device=x.device)
-    for begin in range(0, len(places), sliding.batch):
-        some = [
-            tuple(slice(start, start + side) for start, side in zip(place, sliding.window, strict=True))
-            for place in places[begin : begin + sliding.batch]
-        ]
-        seen = look(torch.cat([padded[(slice(None), slice(None), *box)] for box in some])).float()
-        if total is None:
-            total = torch.zeros((seen.shape[1], *shape), device=x.device)
-        for box, one in zip(some, seen, strict=True):
-            total[(slice(None), *box)] += one * weight
-            summed[box] += weight
-    assert total is not None
-    return total.div_(summed)[(slice(None), *kept)]
+    depth, begins = sliding.window[along], places[along]
+    held = [depth if axis == along else size for axis, size in enumerate(shape)]
+    total, summed = None, torch.zeros(held, device=x.device)
+    for number, begin in enumerate(begins):
+        row = list(itertools.product(*([begin] if axis == along else some for axis, some in enumerate(places))))
+        for first in range(0, len(row), sliding.batch):
+            boxes = [
+                [slice(start, start + side) for start, side in zip(place, sliding.window, strict=True)]
+                for place in row[first : first + sliding.batch]
+            ]
+            seen = look(torch.cat([padded[(slice(None), slice(None), *box)] for box in boxes])).float()
+            if total is None:
+                total = torch.zeros((seen.shape[1], *held), device=x.device)
+            for box, one in zip(boxes, seen, strict=True):
+                box[along] = slice(0, depth)
+                total[(slice(None), *box)] += one * weight
+                summed[tuple(box)] += weight
+        assert total is not None
+        done = begins[number + 1] - begin if number + 1 < len(begins) else depth
+        yield (total.narrow(1 + along, 0, done) / summed.narrow(along, 0, done))[(slice(None), *kept)]
+        _move_up(total, 1 + along, done)
+        _move_up(summed, along, done)
+
+
+def _move_up(planes: Tensor, axis: int, by: int) -> None:
+    """Move planes to the front along an axis, in place and without a second copy; zeros follow."""
+    size = planes.shape[axis]
+    for start in range(0, size - by, by):
+        some = min(by, size - by - start)
+        planes.narrow(axis, start, some).copy_(planes.narrow(axis, start + by, some))
+    planes.narrow(axis, size - by, by).zero_()
+
+
+@dataclass(frozen=True)
+class Probabilities:
+    """Of K classes at each voxel of a volume, made slab by slab whenever they are gone through: never all are there."""
+
+    shape: Grid  # (X, Y, Z)
+    slabs: Callable[[int], Iterator[Tensor]]  # along an axis: (K, X, Y, Z) where the axis is as long as a slab is deep
+
+    def numbers(self) -> np.ndarray:
+        """The most probable class of each voxel, uint8 (X, Y, Z)."""
+        return joined(self.slabs(0))
+
+
+def most_probable(slab: Tensor) -> np.ndarray:
+    """Class numbers uint8 (X, Y, Z) of logits or probabilities (K, X, Y, Z)."""
+    return slab.argmax(dim=0).to(torch.uint8).cpu().numpy()
+
+
+def joined(slabs: Iterable[Tensor]) -> np.ndarray:
+    """Class numbers uint8 (X, Y, Z) of slabs along the first axis."""
+    return np.concatenate([most_probable(slab) for slab in slabs])

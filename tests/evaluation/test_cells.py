@@ -1,0 +1,41 @@
+"""Several readers to one label. Oracle: `statistics.multimode` over the votes that were given."""
+
+from __future__ import annotations
+
+import itertools
+from statistics import multimode
+
+import numpy as np
+import pytest
+
+from headct.evaluation.cells import combined
+
+NONE = float("nan")
+
+
+@pytest.mark.parametrize("readers", [1, 2, 3, 4])
+def test_every_combination_of_votes(readers: int) -> None:
+    """Even votes and missing ones included: who said neither has no vote, an even vote is unknown."""
+    every = list(itertools.product((1.0, 0.0, NONE), repeat=readers))
+    given = [[vote for vote in votes if vote == vote] for votes in every]  # without NaN
+    modes = [multimode(votes) for votes in given]
+    expected = [mode[0] if len(mode) == 1 else NONE for mode in modes]
+    np.testing.assert_equal(combined(list(np.array(every).T), "majority"), expected)
+    expected = [max(votes, default=NONE) for votes in given]
+    np.testing.assert_equal(combined(list(np.array(every).T), "any"), expected)
+
+
+@pytest.mark.parametrize(
+    ("votes", "majority", "some"),
+    [
+        ((1, 0), NONE, 1),
+        ((1, NONE, NONE), 1, 1),
+        ((0, 0, NONE), 0, 0),
+        ((1, 0, NONE), NONE, 1),
+        ((NONE, NONE), NONE, NONE),
+    ],
+)
+def test_ties_and_missing_votes(votes: tuple[float, ...], majority: float, some: float) -> None:
+    readers = [np.array([vote], dtype=float) for vote in votes]
+    np.testing.assert_equal(combined(readers, "majority"), [majority])
+    np.testing.assert_equal(combined(readers, "any"), [some])

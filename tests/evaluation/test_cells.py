@@ -25,6 +25,17 @@ def test_every_combination_of_votes(readers: int) -> None:
     np.testing.assert_equal(combined(list(np.array(every).T), "any"), expected)
 
 
+@pytest.mark.parametrize("votes", list(itertools.product((1.0, 0.0, NONE), repeat=3)))
+def test_where_all_three_should_have_read(votes: tuple[float, ...]) -> None:
+    """Counted by hand: two of three decide, and a missing vote might have said yes."""
+    ones, zeros = votes.count(1.0), votes.count(0.0)
+    readers = [np.array([vote]) for vote in votes]
+    expected = 1.0 if ones >= 2 else 0.0 if zeros >= 2 else NONE
+    np.testing.assert_equal(combined(readers, "majority", all_read=True), [expected])
+    expected = 1.0 if ones else 0.0 if zeros == 3 else NONE
+    np.testing.assert_equal(combined(readers, "any", all_read=True), [expected])
+
+
 @pytest.mark.parametrize(
     ("votes", "majority", "some"),
     [

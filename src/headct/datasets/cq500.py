@@ -95,7 +95,8 @@ def _labels(table: pd.DataFrame, units: pd.Index) -> tuple[pd.DataFrame, pd.Data
         cells = pd.DataFrame({reader: layout.as_labels(table[f"{reader}:{column}"]) for reader in READERS})
         cells.index = units
         voted = cells.to_numpy(float)
-        by_majority[finding], by_any[finding] = combined([*voted.T], "majority"), combined([*voted.T], "any")
+        by_majority[finding] = combined([*voted.T], "majority", all_read=True)
+        by_any[finding] = combined([*voted.T], "any", all_read=True)
         said.append(cells.reset_index().assign(finding=finding))
         for unit in units[np.isnan(voted).any(axis=1)]:
             remarks.append(Remark("doubtful label", str(unit), f"{finding}: a reader said neither 0 nor 1"))

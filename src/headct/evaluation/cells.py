@@ -133,13 +133,18 @@ def by_reader(columns: Iterable[str]) -> tuple[dict[str, list[str]], dict[str, s
     return {name if len(ones) > 1 else ones[0]: ones for name, ones in kept.items()}, left_out
 
 
-def combined(readers: Sequence[np.ndarray], rule: Readers) -> np.ndarray:
-    """One label (rows,) of several readers' 1, 0 and NaN, of whom those who said neither have no vote.
+def combined(readers: Sequence[np.ndarray], rule: Readers, *, all_read: bool = False) -> np.ndarray:
+    """One label (rows,) of several readers' 1, 0 and NaN.
 
-    By majority it is what more than half of the votes say, and unknown where they are even; by any reader it is 1 where
-    one says so, else 0. Without a single vote it is unknown.
+    By majority it is what more than half of the votes say; by any reader it is 1 where one says so, and 0 where all say
+    0. What is neither is unknown. Those who said neither have no vote; where `all_read`, everybody should have one, and
+    what a missing one leaves open is unknown.
     """
     votes = np.stack(readers)
-    known, positive = np.isfinite(votes).sum(axis=0), (votes == 1).sum(axis=0)
-    twice = 2 * positive - known if rule == "majority" else positive - 0.5
-    return np.where((known == 0) | (twice == 0), np.nan, (twice > 0).astype(float))
+    positive, negative = (votes == 1).sum(axis=0), (votes == 0).sum(axis=0)
+    voters = np.full_like(positive, len(votes)) if all_read else positive + negative
+    if rule == "majority":
+        yes, no = 2 * positive > voters, 2 * negative > voters
+    else:
+        yes, no = positive > 0, (negative == voters) & (voters > 0)
+    return np.select([yes, no], [1.0, 0.0], np.nan)

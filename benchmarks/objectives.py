@@ -34,6 +34,7 @@ from threadpoolctl import threadpool_limits
 
 from headct import checkpoints, pretraining
 from headct.cohort import Cohort
+from headct.cohort.journal import write_atomically
 from headct.detection.knn import Knn
 from headct.embedding.machine import Machine, choose
 from headct.failure import Failure
@@ -71,7 +72,8 @@ VIEWS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     "hybrid": {"crops": WHOLE},
 }
 """What differs from the views of an objective, which are for 2 mm; those of `dense` and `insert` are at 4 mm."""
-TRIAL_STEPS = 3
+TRIAL_STEPS = (3, 9)
+"""Of two runs, from whose difference the time of a step is told."""
 ANATOMY: Mapping[str, Mapping[str, Any]] = {
     "anatomy-conv": {},
     "anatomy-vit": {"inner_settings": VIT},
@@ -122,14 +124,20 @@ def settings(objective: str, encoder: str, steps: int, seed: int) -> PretrainSet
 
 
 def steps_within(budget_s: float, told: PretrainSettings, cohorts: Sequence[Path]) -> int:
-    """As many as fit into so much time of the processor, whatever else the machine does."""
-    spent = []
-    for steps in (TRIAL_STEPS, 2 * TRIAL_STEPS):
+    """As many as fit into so much time of the processor, whatever else the machine does. Raises Failure if unclear."""
+
+    def spent_s(steps: int) -> float:
         with tempfile.TemporaryDirectory() as folder:
             begun_s = time.process_time()
             pretraining.pretrain(cohorts, Path(folder), replace(told, steps=steps))
-            spent.append(time.process_time() - begun_s)
-    return max(1, int(budget_s * TRIAL_STEPS / (spent[1] - spent[0])))
+            return time.process_time() - begun_s
+
+    few, many = TRIAL_STEPS
+    spent_s(1)  # what only the first steps of a process cost
+    step_s = (spent_s(many) - spent_s(few)) / (many - few)
+    if step_s <= 0:
+        raise Failure("the time of a step could not be told", do="call this again on a quieter machine")
+    return max(1, int(budget_s / step_s))
 
 
 def untrained(model: str, study: Study, like: Contestant, machine: Machine, seed: int) -> np.ndarray:
@@ -167,23 +175,25 @@ def rows_of(
         one = of_vectors(name, vectors_of(), like)
         return {"objective": name, "encoder": encoder, **measured(study, one, machine, options.positives), "run": ""}
 
+    place = options.runs / f"{options.budget:g}s-k{options.positives}-draws{options.draws}-seed{options.seed}"
     for name, parts in (("HU histogram", 1), ("HU histogram of 27 regions", 3)):
         found = partial(baselines.histograms, like.scans, parts)
-        yield kept(options.runs / f"histogram-{parts}.json", partial(beside, name, "", found))
+        yield kept(place / f"histogram-{parts}.json", partial(beside, name, "", found))
     for model in MODELS:
         found = partial(untrained, model, study, like, machine, options.seed)
-        yield kept(options.runs / f"random-{model}.json", partial(beside, "random weights", model, found))
+        yield kept(place / f"random-{model}.json", partial(beside, "random weights", model, found))
     for objective, model in PLANS:
         if not options.only or objective in options.only:
             make = partial(pretrained, objective, model, study, cohorts, options, machine)
-            yield kept(options.runs / f"{objective}-{model}.json", make)
+            yield kept(place / f"{objective}-{model}.json", make)
 
 
 def kept(path: Path, make: Callable[[], dict[str, str]]) -> dict[str, str]:
     """The row of this file, made and written if it is not there."""
     if not path.exists():
+        made = json.dumps(make()).encode()
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(make()))
+        write_atomically(path, made)
     found: dict[str, str] = json.loads(path.read_text())
     return found
 

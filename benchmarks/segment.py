@@ -17,7 +17,7 @@ import argparse
 import dataclasses
 import resource
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -40,7 +40,8 @@ from headct.tasks.segmentation import (
     gathered,
     judge_segmenter,
 )
-from headct.tasks.segmentation.predicting import drawn_on
+from headct.tasks.segmentation.predicting import on_both_grids
+from headct.tasks.segmentation.windows import Probabilities
 
 CLASSES = "brain,ventricles,skull,edema,tumor,iph,ivh,sah,sdh,edh"
 
@@ -99,6 +100,24 @@ def curve(options: argparse.Namespace) -> None:
                             print(f"    {told(of, some['dice'])}, n = {some['dice'].n}")
 
 
+def timed(probabilities: Probabilities, seconds: dict[str, float]) -> Probabilities:
+    """The same, and the seconds that the making of its slabs takes, which are made as they are gone through."""
+    seconds["network"] = 0.0
+
+    def slabs(along: int) -> Iterator[torch.Tensor]:
+        making = probabilities.slabs(along)
+        while True:
+            begun_s = time.monotonic()
+            slab = next(making, None)
+            seconds["network"] += time.monotonic() - begun_s
+            if slab is None:
+                return
+            yield slab
+            del slab  # so that it is not there beside the next one
+
+    return Probabilities(probabilities.shape, slabs)
+
+
 def memory(options: argparse.Namespace) -> None:
     from headct.virtual.phantom import Phantom
 
@@ -109,12 +128,10 @@ def memory(options: argparse.Namespace) -> None:
     begun_s = time.monotonic()
     prepared = prepare(scan, segmenter.recipe, check_head=False)
     seconds = {"prepare": time.monotonic() - begun_s}
-    begun_s = time.monotonic()
     probabilities = segmenter.on(machine).probabilities(prepared.array, prepared.affine, machine)
-    seconds["network"] = time.monotonic() - begun_s
     begun_s = time.monotonic()
-    numbers = drawn_on(scan, probabilities, prepared.affine)
-    seconds["to the scanner's grid"] = time.monotonic() - begun_s
+    numbers = on_both_grids(scan, timed(probabilities, seconds), prepared.affine)[0]
+    seconds["to the scanner's grid"] = time.monotonic() - begun_s - seconds["network"]
     most_gb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print(f"{scan.hu.shape}, {len(segmenter.classes)} classes, recipe {segmenter.recipe.name}, {np.unique(numbers)}")
     print(f"largest memory {most_gb:.2f} GiB, of which {before_gb:.2f} with the scan and the network alone")

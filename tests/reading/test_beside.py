@@ -5,26 +5,32 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from headct.reading.beside import classes_in, ours
+from headct.reading.beside import mask_in, ours
 
 
 @pytest.mark.parametrize(
-    ("values", "classes"),
+    ("values", "is_mask"),
     [
-        ([0, 1, 1, 12], 3),
-        ([0.0, 1.0, 2.0], 3),
-        ([0, 255], 2),
-        ([0, 0, 0], 0),  # an empty mask cannot be told from a volume of one value
-        ([0.0, 0.5, 1.0], 0),
-        ([1, 2, 3], 0),
-        ([-1000, 0, 40], 0),
-        ([0, 256], 0),
-        ([0.0, np.nan, 1.0], 0),
-        (range(256), 0),
+        ([0, 1, 1, 12], True),
+        ([0.0, 1.0, 2.0], True),
+        ([0, 255], True),
+        (range(119), True),  # every organ, and what is none
+        ([0, 0, 0], False),  # nothing says that it is no volume of one density
+        ([], False),
+        ([0.0, 0.5, 1.0], False),
+        ([1, 2, 3], False),
+        ([-1000, 0, 40], False),
+        ([0, 256], False),
+        ([0.0, np.nan, 1.0], False),
+        (range(256), False),
     ],
 )
-def test_a_mask_has_a_few_whole_numbers_from_0_on(values, classes):
-    assert classes_in(np.array(values).reshape(1, 1, -1)) == classes
+def test_a_mask_has_a_few_whole_numbers_from_0_on(values, is_mask):
+    assert bool(mask_in(np.array(values).reshape(1, 1, -1))) == is_mask
+
+
+def test_a_mask_in_bytes_may_be_empty():
+    assert "without" in mask_in(np.zeros((2, 2, 2), np.uint8))
 
 
 @pytest.mark.parametrize(
@@ -33,6 +39,7 @@ def test_a_mask_has_a_few_whole_numbers_from_0_on(values, classes):
         ("in/labels.csv", b"scan_id,patient_id,ich\n", True),
         ("in/landmarks.csv", b"series_id,landmark,x_mm,y_mm,z_mm\n", True),
         ("in/masks/classes.csv", b"value,name\n", True),
+        ("in/rejections.csv", b"code,sentence,remedy,files\n", True),
         ("in/classes.npy", b"\x93NUMPY\x01\x00", True),
         ("in/mine.npy", b"\x93NUMPY\x01\x00", False),  # which may be meant as a scan
         ("in/notes.csv", b"who,what\n", False),

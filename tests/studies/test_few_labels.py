@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -123,29 +123,38 @@ def test_what_was_kept_is_not_made_again(study, encoder, tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ["HU-27-regions.parquet"]
 
 
-def test_a_killed_study_goes_on_with_the_next_draw(study, encoder, tmp_path):
+def test_a_killed_study_goes_on_with_the_next_draw(study, encoder, tmp_path, monkeypatch):
     one = Contestant("HU", Held(np.random.default_rng(2).normal(size=(180, 3)).astype(np.float32)), encoder)
-    whole, learned = few_labels.predicted(study, one, MACHINE), []
+    whole, learned, fit = few_labels.predicted(study, one, MACHINE), [], type(one.method).fit
 
-    @dataclass(frozen=True)
-    class Told(type(one.method)):
-        def fit(self, task):
-            if len(learned) == 1:
-                raise KeyboardInterrupt
-            learned.append(task)
-            return super().fit(task)
+    def killed_at_the_second(method, task):
+        if learned:
+            raise KeyboardInterrupt
+        learned.append(task)
+        return fit(method, task)
 
-    with pytest.raises(KeyboardInterrupt):
-        few_labels.kept(tmp_path, study, replace(one, method=Told(**vars(one.method))), MACHINE)
+    with monkeypatch.context() as patch:
+        patch.setattr(type(one.method), "fit", killed_at_the_second)
+        with pytest.raises(KeyboardInterrupt):
+            few_labels.kept(tmp_path, study, one, MACHINE)
     (draft,) = (tmp_path / "HU.drafts").iterdir()
     said = pd.read_parquet(draft)
     said["score"] = np.float32(0.5)  # to tell that it is taken as it is
-    said.to_parquet(draft)
+    said.to_parquet(draft)  # with its terms
     found = few_labels.kept(tmp_path, study, one, MACHINE)
     again = (found["k"] == said["k"][0]) & (found["draw"] == said["draw"][0])
     assert (found["score"][again] == 0.5).all()
     pd.testing.assert_frame_equal(found[~again], whole[~again])
     assert [path.name for path in tmp_path.iterdir()] == ["HU.parquet"]
+
+
+def test_what_was_kept_on_other_terms_is_not_taken(study, encoder, tmp_path):
+    one = Contestant("HU", Held(np.random.default_rng(2).normal(size=(180, 3)).astype(np.float32)), encoder)
+    few_labels.kept(tmp_path, study, one, MACHINE)
+    with pytest.raises(Misuse, match="another study"):
+        few_labels.kept(tmp_path, study, replace(one, method=replace(one.method, fallback=1.0)), MACHINE)
+    with pytest.raises(Misuse, match="another study"):
+        few_labels.kept(tmp_path, replace(study, labels=1 - study.labels), one, MACHINE)
 
 
 def test_without_enough_test_patients_it_says_so(study, tables):

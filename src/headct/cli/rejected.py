@@ -29,19 +29,18 @@ def expect_something(what: str, inputs: Sequence[Path]) -> None:
     """Raises `nothing` where the inputs hold no file, or no scan if they are cohorts, before anything is written."""
     from headct.cohort import Cohort
     from headct.cohort.inputs import holds_files
+    from headct.embedding.inputs import is_cohort
 
-    if not any(len(Cohort(place)) if _is_cohort(place) else holds_files(place) for place in inputs):
+    if not any(len(Cohort(place)) if is_cohort(place) else holds_files(place) for place in inputs):
         raise nothing(what, inputs, {}, do="")
 
 
 def nothing(what: str, inputs: Sequence[Path], counted: Mapping[str, str], do: str) -> Failure:
     """The failure of a job without a result: `counted` by code, or that the inputs hold nothing."""
+    from headct.embedding.inputs import is_cohort
+
     if counted:
         return Failure(what, why=", ".join(f"{code} ({number})" for code, number in counted.items()), do=do)
-    missing = "scans" if any(map(_is_cohort, inputs)) else "files"
+    missing = "scans" if any(map(is_cohort, inputs)) else "files"
     places = ", ".join(str(place) for place in inputs)
     return Failure(what, why=f"no {missing} in {places}", do="name files, folders or archives that hold scans")
-
-
-def _is_cohort(place: Path) -> bool:
-    return (place / "cohort.json").is_file()

@@ -98,10 +98,8 @@ def train(
         headct segment train night --masks drawn --classes ich=1 --model ct-fm --shots 16 --out few
     """
     from headct import checkpoints
-    from headct.checkpoints.layout import check_new
-    from headct.cohort.journal import expect_writable
     from headct.embedding.machine import choose
-    from headct.tasks.segmentation.fitting import TrainSettings, fit_into, opened, splits_of
+    from headct.tasks.segmentation.fitting import TrainSettings, check, fit_into, opened, splits_of
     from headct.tasks.segmentation.masks import gathered
     from headct.tasks.segmentation.training import Schedule
 
@@ -115,8 +113,7 @@ def train(
         seed=seed,
         schedule=Schedule(steps=steps, lr=lr, batch=batch),
     )
-    check_new(out)
-    expect_writable(out)
+    check(out, splits)
     given = gathered(list(opened(cohorts)), masks or [], classes)
     encoder = checkpoints.load(model)
     for note in encoder.notes:

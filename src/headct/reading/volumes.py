@@ -10,7 +10,7 @@ from typing import TypeVar
 import numpy as np
 
 from headct.reading import geometry, hounsfield, metaimage, nifti, nrrd
-from headct.reading.beside import classes_in
+from headct.reading.beside import mask_in
 from headct.reading.faults import Fault
 from headct.reading.files import Source
 from headct.reading.grids import RawVolume
@@ -344,8 +344,8 @@ _READERS: dict[str, Callable[[Source], RawVolume]] = {
 def _load_grid(grid: GridFile, pseudonyms: Pseudonyms) -> tuple[Scan | None, list[Rejection]]:
     announce(grid.source.name)
     raw = _READERS[grid.kind](grid.source)
-    if classes := classes_in(raw.values):
-        raise Fault("side-file", f"a mask: {classes} different whole numbers from 0 on, and no densities")
+    if found := mask_in(raw.values):
+        raise Fault("side-file", found)
     converted = hounsfield.to_hounsfield(raw.values)
     if isinstance(converted, str):
         raise Fault("not-hounsfield", converted)

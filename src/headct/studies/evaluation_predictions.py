@@ -111,7 +111,7 @@ def predicted(entry: Entry, labelled: Labelled, vectors: Vectors, machine: Machi
 
 def _traits(cohorts: Sequence[Cohort], scan_ids: Sequence[str]) -> list[dict[str, object]]:
     scans = pd.concat([cohort.scans for cohort in cohorts], ignore_index=True).drop_duplicates("scan_id")
-    known = scans.set_index("scan_id")[list(TRAITS)].loc[list(scan_ids)]
+    known = scans.set_index("scan_id")[[name for name in TRAITS if name in scans]].loc[list(scan_ids)]
     return [{str(name): value for name, value in row.items()} for row in known.to_dict("records")]
 
 

@@ -12,6 +12,7 @@ of a histogram), or a network from scratch. What it says of the test patients is
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -22,6 +23,7 @@ from typing import Any, cast
 import numpy as np
 import pandas as pd
 
+from headct import __version__
 from headct.checkpoints import PretrainedEncoder
 from headct.cohort import Cohort
 from headct.cohort.labels import read_labels
@@ -218,29 +220,55 @@ def predicted(
         if drafts is None:
             tables.append(_said(study, one, each))
         else:
-            tables.append(_once(drafts / f"{int(each.size)}-{each.draw}.parquet", partial(_said, study, one, each)))
+            place = drafts / f"{int(each.size)}-{each.draw}.parquet"
+            tables.append(_once(place, _terms(study, one), partial(_said, study, one, each)))
         progress(done, len(few))
     return pd.concat(tables, ignore_index=True)
 
 
 def kept(folder: Path, study: Study, one: Contestant, machine: Machine, progress: Progress = quiet) -> pd.DataFrame:
-    """`predicted`, kept in a folder under the contestant's name: a killed study goes on with the next draw."""
+    """`predicted`, kept in a folder under the contestant's name: a killed study goes on with the next draw.
+
+    Raises Misuse where what is kept there is of another study, encoder or way to learn.
+    """
     path = folder / f"{one.name.replace(', ', '-').replace(' ', '-')}.parquet"
-    drafts = path.with_suffix(".drafts")
-    table = _once(path, lambda: predicted(study, one, machine, progress, drafts))
+    drafts, terms = path.with_suffix(".drafts"), _terms(study, one)
+    table = _once(path, terms, lambda: predicted(study, one, machine, progress, drafts))
     shutil.rmtree(drafts, ignore_errors=True)
     return table
 
 
-def _once(path: Path, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
-    """The table of this file, made and written if it is not there."""
+def _terms(study: Study, one: Contestant) -> str:
+    """A hash of who is learned from and tested, by which labels, encoder and method."""
+    parts = [
+        __version__,
+        one.encoder.sha256,
+        repr(one.method),
+        study.labels.to_csv(),
+        "\0".join(map(str, study.scan_ids)),
+        "\0".join(map(str, study.parts)),
+        study.shots.table.to_csv(),
+    ]
+    return hashlib.sha256("\1".join(parts).encode()).hexdigest()
+
+
+def _once(path: Path, terms: str, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
+    """The table of this file, made and written if it is not there. Raises Misuse where it was made on other terms."""
     if not path.exists():
         table = make()
+        table.attrs["terms"] = terms
         path.parent.mkdir(parents=True, exist_ok=True)
         partly = path.with_suffix(".partial")
         table.to_parquet(partly)
         partly.rename(path)
-    return pd.read_parquet(path)
+    table = pd.read_parquet(path)
+    if table.attrs.get("terms") != terms:
+        raise Misuse(
+            f"{path} was kept by another study",
+            why="its scans, labels, draws, encoder or way to learn differ",
+            do=f"remove {path.parent}, or name another folder",
+        )
+    return table
 
 
 def _said(study: Study, one: Contestant, few: Few) -> pd.DataFrame:

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score
 
+from headct.evaluation.intervals import Patients, wilson
 from headct.failure import Misuse
+from headct.tasks.retrieval import judging
 from headct.tasks.retrieval.judging import (
     Judging,
     Labelled,
@@ -100,6 +102,13 @@ def test_queries_that_all_miss_keep_an_open_interval() -> None:
         assert one.high == pytest.approx(end, abs=1e-6)
         assert (gain.value, gain.high) == (pytest.approx(-chance), pytest.approx(end - chance, abs=1e-6))
     assert found.against_chance == "not above"
+
+
+def test_patients_whose_means_are_the_same_keep_an_open_interval() -> None:
+    """Two patients, of either one scan that hits and one that misses: Wilson's of one of two."""
+    one = judging._mean(np.array([1.0, 0, 0, 1]), Patients.of(np.array(["a", "a", "b", "b"])), 4)
+    assert (one.value, one.low, one.high) == (0.5, *wilson(0.5, 2))
+    assert one.low < 0.1
 
 
 def test_what_is_nearer_to_all_others_is_below_chance() -> None:

@@ -9,6 +9,8 @@ import json
 import shutil
 import subprocess
 import sys
+import weakref
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +31,7 @@ from headct.reading import Criteria
 from headct.scan import Scan
 from headct.tasks.segmentation import Segmenter, Sliding, draw_into
 from headct.tasks.segmentation.network import Plan, SegmentationNetwork
-from headct.tasks.segmentation.predicting import drawn_on, on_both_grids, slice_voxels_ml, volumes_ml
+from headct.tasks.segmentation.predicting import on_both_grids, slice_voxels_ml, volumes_ml
 from headct.tasks.segmentation.subjects import Job, Subject
 from headct.tasks.segmentation.windows import Probabilities
 from headct.virtual.phantom import Phantom
@@ -97,7 +99,7 @@ def test_what_lies_where_is_the_same_on_either_grid(settings: dict[str, Any]) ->
     rows, cols = np.arange(scan.hu.shape[1])[:, None, None], np.arange(scan.hu.shape[2])[:, None]
     points = scan.origins_mm[:, None, None] + rows * scan.row_step_mm + cols * scan.col_step_mm
     true = depth(points) > 0
-    found = drawn_on(scan, in_slabs(probabilities, 5), prepared.affine)
+    found, _ = on_both_grids(scan, in_slabs(probabilities, 5), prepared.affine)
     whole, numbers = on_both_grids(scan, in_slabs(probabilities, 500), prepared.affine)
     assert (found != whole).mean() < 1e-4  # ties, which the last bits decide
     np.testing.assert_array_equal(numbers, probabilities.argmax(dim=0))
@@ -105,7 +107,31 @@ def test_what_lies_where_is_the_same_on_either_grid(settings: dict[str, Any]) ->
     assert found.shape == scan.hu.shape
     assert overlap(found == 1, true) > 0.985
     nothing = torch.stack([torch.ones_like(probabilities[0]), torch.zeros_like(probabilities[0])])
-    assert not drawn_on(scan, in_slabs(nothing, 7), prepared.affine).any()
+    assert not on_both_grids(scan, in_slabs(nothing, 7), prepared.affine)[0].any()
+
+
+def test_no_slab_is_there_beside_the_next_one() -> None:
+    """Oracle: the arrays whose memory the slabs are, which live as long as any view of a slab does."""
+    scan = head()
+    prepared = prepare(scan, recipes["head-coarse"], check_head=False)
+    shape = prepared.array.shape
+    made: list[weakref.ref[np.ndarray]] = []
+    there: list[int] = []
+
+    def slab() -> torch.Tensor:
+        array = np.zeros((2, *shape[:2], 4), np.float32)
+        array[1] = 1
+        made.append(weakref.ref(array))
+        return torch.from_numpy(array)
+
+    def slabs(along: int) -> Iterator[torch.Tensor]:
+        assert along == 2
+        for _ in range(0, shape[2], 4):
+            there.append(sum(one() is not None for one in made))
+            yield slab()
+
+    assert on_both_grids(scan, Probabilities(shape, slabs), prepared.affine)[0].any()
+    assert there == [0] * (shape[2] // 4)
 
 
 def test_volumes_count_the_space_of_each_slice() -> None:

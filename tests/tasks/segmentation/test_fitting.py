@@ -9,6 +9,7 @@ import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -24,7 +25,7 @@ from headct.cohort import Cohort
 from headct.embedding.machine import choose
 from headct.failure import Failure, Misuse
 from headct.preparing import recipes
-from headct.tasks.segmentation import Schedule, Segmenter, fit, fit_into, gathered
+from headct.tasks.segmentation import Schedule, Segmenter, fit, fit_into, fitting, gathered
 from headct.tasks.segmentation.fitting import start
 from headct.tasks.segmentation.segmenter import hash_of
 
@@ -69,24 +70,27 @@ class Killed(Exception):
     """Stands for a kill: nothing of the loop is run after it."""
 
 
+def killed(last: int) -> Callable[[int, int | None], None]:
+    """Progress that ends a training after so many steps."""
+
+    def progress(done: int, total: int | None) -> None:
+        if done == last:
+            raise Killed
+
+    return progress
+
+
 def test_after_a_kill_the_same_line_goes_on_and_gives_the_same_bits(
     place: Path, cohort: Cohort, tmp_path: Path
 ) -> None:
     masks, encoder = gathered([cohort], [], ""), checkpoints.load(place / "model")
     settings = dataclasses.replace(QUICK, schedule=Schedule(steps=6, looks=3, apart=1))
 
-    def until(last: int) -> Callable[[int, int | None], None]:
-        def progress(done: int, total: int | None) -> None:
-            if done == last:
-                raise Killed
-
-        return progress
-
     said: list[str] = []
     whole = fit_into(tmp_path / "whole", masks, encoder, MACHINE, settings)
     for last in (1, 3, 5):  # before the first state, and after states of steps 2 and 4
         with pytest.raises(Killed):
-            fit_into(tmp_path / "killed", masks, encoder, MACHINE, settings, progress=until(last), say=said.append)
+            fit_into(tmp_path / "killed", masks, encoder, MACHINE, settings, progress=killed(last), say=said.append)
         assert not (tmp_path / "killed").exists()
     other = dataclasses.replace(settings, schedule=Schedule(steps=6, looks=3, apart=1, lr=1e-4))
     with pytest.raises(Misuse, match=r"begun otherwise \(lr\)"):
@@ -101,6 +105,94 @@ def test_after_a_kill_the_same_line_goes_on_and_gives_the_same_bits(
     assert models[0] == models[1]
     assert (tmp_path / "killed.splits.csv").read_bytes() == (tmp_path / "whole.splits.csv").read_bytes()
     assert not (tmp_path / ".killed.training").exists()
+
+
+def test_states_are_forgotten_with_the_terms_they_were_made_on(place: Path, cohort: Cohort, tmp_path: Path) -> None:
+    """A disk has torn the record of the terms, and the next line is another one."""
+    masks, encoder, out = gathered([cohort], [], ""), checkpoints.load(place / "model"), tmp_path / "s"
+    settings = dataclasses.replace(QUICK, validation=0.0, schedule=Schedule(steps=2, looks=2, apart=1))
+    with pytest.raises(Killed):
+        fit_into(out, masks, encoder, MACHINE, settings, progress=killed(1))
+    home = tmp_path / ".s.training"
+    assert list((home / "states").glob("*.pt"))
+    (terms,) = (path for path in (home / "journal" / "terms").rglob("*") if path.is_file())
+    terms.write_bytes(terms.read_bytes()[:9])
+    other = dataclasses.replace(settings, schedule=Schedule(steps=2, looks=2, apart=1, lr=1e-4))
+    said: list[str] = []
+    steps: list[int] = []
+    fit_into(out, masks, encoder, MACHINE, other, say=said.append, progress=lambda done, total: steps.append(done))
+    assert (steps, said) == ([1, 2], [])
+
+
+def test_splits_that_are_there_are_not_overwritten(place: Path, cohort: Cohort, tmp_path: Path) -> None:
+    masks, encoder, out = gathered([cohort], [], ""), checkpoints.load(place / "model"), tmp_path / "s"
+    table = tmp_path / "s.splits.csv"
+    shutil.copy(place / "segmenter.splits.csv", table)
+    content, before = table.read_bytes(), table.stat()
+    with pytest.raises(Misuse, match=r"s\.splits\.csv exists already"):
+        fit_into(out, masks, encoder, MACHINE, ONE_STEP)
+    table.write_bytes(content + b"\n")
+    with pytest.raises(Misuse, match="would become another table") as refused:
+        fit_into(out, masks, encoder, MACHINE, ONE_STEP, split_file=table)
+    assert "move it to another name" in refused.value.do
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["s.splits.csv"]
+    table.write_bytes(content)
+    os.utime(table, ns=(before.st_atime_ns, before.st_mtime_ns))
+    fitted = fit_into(out, masks, encoder, MACHINE, ONE_STEP, split_file=table)
+    assert (table.read_bytes(), table.stat().st_mtime_ns) == (content, before.st_mtime_ns)
+    (tmp_path / "t.splits.csv").write_text("mine")
+    with pytest.raises(Misuse, match="would become another table"):
+        fitted.save(tmp_path / "t")
+    assert not (tmp_path / "t").exists()
+
+
+def test_a_kill_at_the_very_end_is_told_and_can_be_finished(
+    place: Path, cohort: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    masks, encoder, out = gathered([cohort], [], ""), checkpoints.load(place / "model"), tmp_path / "s"
+
+    def dies(*given: object) -> None:
+        raise Killed
+
+    for name, do in (
+        ("write_atomically", f"remove {out} and call the same line again"),  # between the segmenter and its splits
+        ("shutil", f"remove {tmp_path / '.s.training'}, or name another folder"),
+    ):
+        with monkeypatch.context() as patched:
+            patched.setattr(fitting, name, SimpleNamespace(rmtree=dies) if name == "shutil" else dies)
+            with pytest.raises(Killed):
+                fit_into(out, masks, encoder, MACHINE, ONE_STEP)
+        with pytest.raises(Misuse, match=r"s exists already, and .*\.s\.training") as refused:
+            fit_into(out, masks, encoder, MACHINE, ONE_STEP)
+        assert refused.value.do.startswith(do)
+        Segmenter.load(out)
+        shutil.rmtree(out)
+    (tmp_path / "s.splits.csv").unlink()
+    said: list[str] = []
+    fit_into(out, masks, encoder, MACHINE, ONE_STEP, say=said.append)
+    assert said == ["goes on after step 1 of 1"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["s", "s.splits.csv"]
+
+
+def test_what_is_refused_and_what_diverges_leaves_nothing(
+    place: Path, cohort: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The advice to take a lower lr can be followed."""
+    masks, encoder, out = gathered([cohort], [], ""), checkpoints.load(place / "model"), tmp_path / "s"
+    for wrong in ({"shots": 7}, {"window": (10, 10, 10)}):
+        with pytest.raises(Misuse):
+            fit_into(out, masks, encoder, MACHINE, dataclasses.replace(ONE_STEP, **wrong))
+    with pytest.raises(Misuse, match="the model uses head"):
+        fit_into(out, masks, drawn.model(tmp_path / "model", recipe="head"), MACHINE, ONE_STEP)
+    with monkeypatch.context() as patched:
+        patched.setattr(
+            "headct.tasks.segmentation.training.deeply_supervised", lambda levels, labels: levels[0].sum() * np.nan
+        )
+        with pytest.raises(Failure, match="diverged at step 1") as diverged:
+            fit_into(out, masks, encoder, MACHINE, ONE_STEP)
+    assert "take a lower lr than 0.001" in diverged.value.do
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+    fit_into(out, masks, encoder, MACHINE, dataclasses.replace(ONE_STEP, schedule=Schedule(steps=1, looks=1, lr=1e-4)))
 
 
 def test_a_request_to_stop_is_taken_between_two_steps(place: Path, cohort: Cohort, tmp_path: Path) -> None:
@@ -155,7 +247,11 @@ def test_one_scan_is_enough_to_learn_from_and_says_what_is_missing(place: Path, 
     fitted = fit(masks, checkpoints.load(place / "model"), MACHINE, ONE_STEP, split_file=tmp_path / "splits.csv")
     assert fitted.course.chosen_by == "the last step"
     assert "in no training scan, so never drawn: sdh" in fitted.notes
-    assert any("no patient is kept for validation" in note for note in fitted.started)  # no mistake
+    assert any("no patient is kept for validation" in note for note in fitted.notes)  # --validation 0 was not asked
+    asked = dataclasses.replace(ONE_STEP, validation=0.0)
+    fitted = fit(masks, checkpoints.load(place / "model"), MACHINE, asked, split_file=tmp_path / "splits.csv")
+    assert any("no patient is kept for validation" in note for note in fitted.started)
+    assert fitted.notes == ("in no training scan, so never drawn: sdh",)
     (tmp_path / "splits.csv").write_text("patient_id,split\np000,train\n")  # with empty masks alone
     with pytest.raises(Misuse, match="nothing is drawn in the masks"):
         fit(masks, checkpoints.load(place / "model"), MACHINE, ONE_STEP, split_file=tmp_path / "splits.csv")

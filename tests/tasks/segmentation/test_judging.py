@@ -17,7 +17,7 @@ from headct.failure import Misuse
 from headct.preparing import recipes
 from headct.reporting.segmentation import outlined
 from headct.tasks.segmentation import Segmenter, gathered, judge_folders, judge_segmenter
-from headct.tasks.segmentation.classes import write_table
+from headct.tasks.segmentation.classes import as_learned, read_classes, write_table
 from headct.tasks.segmentation.judging import classes_of_both, write
 
 MACHINE = choose("fp32", "cpu")
@@ -136,6 +136,18 @@ def test_a_segmenter_knows_what_its_classes_joined(place: Path, tmp_path: Path) 
     assert (again.classes.names, again.classes.values) == (("lesion",), ((1, 2),))
     (cohort.path / "masks" / "classes.csv").write_text("value,name\n2,lesion\n1,brain\n")
     assert gathered([cohort], [], "", learned="lesion=ich+sdh")[0].classes.values == ((2,),)
+
+
+def test_a_value_without_a_name_is_not_looked_up_where_values_have_names(tmp_path: Path) -> None:
+    """`bleed=1` was learned without a table; 1 may be anything in a folder that has one."""
+    table = tmp_path / "classes.csv"
+    assert as_learned(tmp_path, "bleed=1,rest=2+3") == "bleed=1,rest=2+3"
+    table.write_text("value,name\n1,brain\n2,bleed\n")
+    assert read_classes([tmp_path], as_learned(tmp_path, "bleed=1")).values == ((2,),)
+    assert as_learned(tmp_path, "bleed=brain+4") == "bleed"
+    table.write_text("value,name\n1,brain\n")
+    with pytest.raises(Misuse, match="'bleed' is no class of the masks in"):
+        read_classes([tmp_path], as_learned(tmp_path, "bleed=1"))
 
 
 def test_classes_that_do_not_match(tmp_path: Path) -> None:

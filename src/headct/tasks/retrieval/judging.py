@@ -6,7 +6,7 @@ by the hits that were *found*, so that one hit at rank 1 and nine misses score 1
 Here it is divided by the hits that could have been found, min(k, relevant). Its hit rate is near 1 for any finding that
 is not rare; so every number stands beside what a random order would give, which has a closed form.
 
-Intervals take the queries' patients as the sample and the gallery as given. Where all queries give the same number, as
+Intervals take the queries' patients as the sample and the gallery as given. Where all patients give the same mean, as
 few often do, Student's would have no width: it is then that of a share.
 """
 
@@ -28,7 +28,7 @@ Relevance = Literal["present", "same"]
 QUERIES_AT_ONCE = 256
 LEAST_QUERIES = 2
 ALIKE = 1e-12
-"""Numbers of queries that differ by less are the same: what is between them is rounding."""
+"""An interval narrower than that has no width: what is between its ends is rounding."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,11 +147,7 @@ def judge(gallery: Labelled, settings: Judging | None = None, *, queries: Labell
             if name.startswith("hit_rate")
             else _mean(values, patients, positives)
         )
-        gain[name] = (
-            _less(estimates[name], chance[name])
-            if _all_alike(values)
-            else mean_of(values - by_chance, patients, positives=positives)
-        )
+        gain[name] = _gain(values - by_chance, estimates[name], chance[name], patients, positives)
     return Judged(
         estimates,
         chance,
@@ -168,21 +164,29 @@ def judge(gallery: Labelled, settings: Judging | None = None, *, queries: Labell
 def _mean(values: np.ndarray, patients: Patients, positives: int) -> Estimate:
     """Of numbers in 0..1, with Student's interval, kept inside 0..1.
 
-    Where all are the same, with Wilson's of a share over as many trials as there are patients: nothing in 0..1 varies
-    more than what is either (Bhatia and Davis, American Mathematical Monthly 107, 2000), so that it is wide enough.
+    Where all patients give the same mean, with Wilson's of a share over as many trials as there are patients: nothing
+    in 0..1 varies more than what is either (Bhatia and Davis, American Mathematical Monthly 107, 2000), so that it is
+    wide enough.
     """
     found = mean_of(values, patients, positives=positives)
     if found.value is None or found.low is None or found.high is None:
         return found
-    if _all_alike(values):
+    if _is_flat(found):
         low, high = wilson(found.value, len(np.unique(patients.codes)))
-        method = "Wilson interval over patients, as all queries give the same number"
+        method = "Wilson interval over patients, as all give the same mean"
         return replace(found, low=low, high=high, method=method)
     return replace(found, low=max(0.0, found.low), high=min(1.0, found.high))
 
 
-def _all_alike(values: np.ndarray) -> bool:
-    return float(np.ptp(values)) < ALIKE
+def _gain(differences: np.ndarray, estimate: Estimate, chance: float, patients: Patients, positives: int) -> Estimate:
+    """How far above chance an estimate is; where patients do not differ in that, with the interval of the estimate."""
+    found = mean_of(differences, patients, positives=positives)
+    return _less(estimate, chance) if _is_flat(found) else found
+
+
+def _is_flat(estimate: Estimate) -> bool:
+    """Whether an interval has no width."""
+    return estimate.low is not None and estimate.high is not None and estimate.high - estimate.low < ALIKE
 
 
 def _less(estimate: Estimate, chance: float) -> Estimate:

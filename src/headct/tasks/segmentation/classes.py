@@ -70,7 +70,7 @@ def read_classes(folders: Sequence[Path], wanted: str = "") -> Classes:
     `wanted` is `NAME,NAME=PART+PART,...`, each part a name of the table or a value of the files; what no class names
     is background. Raises Misuse where nothing tells, tables differ, or a word means nothing.
     """
-    tables = [_read_table(folder / TABLE) for folder in folders]
+    tables = [_read_table(folder / TABLE)[0] for folder in folders]
     if any(table != tables[0] for table in tables):
         raise Misuse(f"the folders of masks have different {TABLE}", do="give them the same values for the same names")
     table = tables[0]
@@ -107,23 +107,23 @@ def parts_of(definition: str) -> dict[str, str]:
 
 
 def as_learned(folder: Path, definition: str) -> str:
-    """A definition from elsewhere by what a folder of masks has: a class by its parts, or by name if joined there."""
-    table = _read_table(folder / TABLE)
+    """A definition from elsewhere by what a folder of masks has: a class by its parts, or by name if joined there.
+
+    A value without a name says nothing of a folder that has names: there too the class is found by its own.
+    """
+    table, _ = _read_table(folder / TABLE)
 
     def found(name: str, parts: str) -> str:
-        return name if name in table and not set(parts.split("+")) <= table.keys() else parts
+        some = parts.split("+")
+        joined_there = name in table and not set(some) <= table.keys()
+        return name if joined_there or (table and any(part.isdecimal() for part in some)) else parts
 
     return _definition({name: found(name, parts) for name, parts in parts_of(definition).items()})
 
 
 def definition_in(folder: Path) -> str:
     """The classes by the table of a folder of masks, and what they joined; empty where there is no table."""
-    path = folder / TABLE
-    parts = {name: name for name in _read_table(path)}
-    if parts:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            parts |= {row["name"].strip(): row[PARTS].strip() for row in csv.DictReader(file) if row.get(PARTS)}
-    return _definition(parts)
+    return _definition(_read_table(folder / TABLE)[1])
 
 
 def write_table(names: Sequence[str], definition: str) -> bytes:
@@ -137,10 +137,10 @@ def _definition(parts: Mapping[str, str]) -> str:
     return ",".join(name if name == joined else f"{name}={joined}" for name, joined in parts.items())
 
 
-def _read_table(path: Path) -> dict[str, int]:
-    """Value by name, in order; nothing where there is no table."""
+def _read_table(path: Path) -> tuple[dict[str, int], dict[str, str]]:
+    """Value, and what was joined, by name and in order; nothing where there is no table."""
     if not path.is_file():
-        return {}
+        return {}, {}
     with path.open(newline="", encoding="utf-8-sig") as file:
         rows = list(csv.DictReader(file))
     try:
@@ -149,7 +149,8 @@ def _read_table(path: Path) -> dict[str, int]:
         raise Misuse(f"{path} is no table of classes", why=repr(error), do="give it the columns value, name") from error
     if not found or len(found) < len(rows) or len(set(found.values())) < len(rows) or min(found.values()) < 1:
         raise Misuse(f"{path} must have each name and each value once, all values above 0", do="correct it")
-    return found
+    parts = {name: (row.get(PARTS) or "").strip() or name for name, row in zip(found, rows, strict=True)}
+    return found, parts
 
 
 def _checked(name: str) -> str:

@@ -35,11 +35,12 @@ from headct.failure import Misuse
 from headct.preparing.recipe import Windows
 from headct.pretraining.runs import RunFolder
 from headct.pretraining.step import kept_random
+from headct.tasks.segmentation.classes import Classes
 from headct.tasks.segmentation.masks import Masks, each
 from headct.tasks.segmentation.network import Plan, ResidualSegmenter, SegmentationNetwork, decoder_for, network_of
 from headct.tasks.segmentation.patches import Augmentation, Example, cut, draw
 from headct.tasks.segmentation.segmenter import Segmenter, hash_of
-from headct.tasks.segmentation.training import LAST_STEP, Say, Schedule, Task, train, voxels_and_channels
+from headct.tasks.segmentation.training import LAST_STEP, Diverged, Say, Schedule, Task, train, voxels_and_channels
 from headct.tasks.segmentation.windows import Sliding, window_for
 
 INITIALS = ("pretrained", "random")
@@ -88,10 +89,31 @@ class Fitted:
         return self.course.chosen_by != LAST_STEP
 
     def save(self, folder: Path) -> Path:
-        """Write the segmenter, and beside it its splits, which name patients. Raises Misuse where the folder exists."""
-        table = self.splits[self.splits["split"] != ""]
-        write_atomically(splits_of(folder), table.to_csv(index=False).encode())
-        return self.segmenter.save(folder)
+        """Write the segmenter, and beside it its splits, which name patients.
+
+        Raises Misuse where the folder exists, or splits that say something else.
+        """
+        place, content = splits_of(folder), _as_csv(self.splits)
+        _expect_same(place, content)
+        self.segmenter.save(folder)
+        if not place.exists():
+            write_atomically(place, content)
+        return folder
+
+
+def _as_csv(table: pd.DataFrame) -> bytes:
+    """Splits as they are kept: without scans that were not used."""
+    return table[table["split"] != ""].to_csv(index=False).encode()
+
+
+def _expect_same(place: Path, content: bytes) -> None:
+    """Raises Misuse where splits are there that are not, to the byte, those that would be written."""
+    if place.exists() and place.read_bytes() != content:
+        raise Misuse(
+            f"{place} exists already and would become another table",
+            why="who was learned from and validated on is written there, as scan_id,patient_id,split",
+            do="move it to another name, and give it by that one where it is what --splits names",
+        )
 
 
 def splits_of(folder: Path) -> Path:
@@ -129,6 +151,26 @@ def example_of(masks: Masks, scan_id: str) -> Example:
     return Example(array, masks.of(scan_id, array), np.linalg.norm(affine[:3, :3], axis=0))
 
 
+def check(out: Path, split_file: Path | None = None) -> None:
+    """Raises Misuse where a segmenter or its splits would replace what is there, Failure where they cannot be written.
+
+    Splits that are there may be `split_file` itself; whether they say the same is told once the scans are known.
+    """
+    home, table = _home(out), splits_of(out)
+    if out.exists() and home.exists():
+        raise Misuse(
+            f"{out} exists already, and {home}, where its training is kept, too",
+            why="it was killed at its very end, or still runs, or the folder comes from elsewhere",
+            do=f"remove {home}, or name another folder"
+            if table.exists()
+            else f"remove {out} and call the same line again, which goes on from the last state",
+        )
+    check_new(out)
+    if split_file is None or split_file.resolve() != table.resolve():
+        check_new(table)
+    expect_writable(out)
+
+
 def fit_into(
     out: Path,
     masks: Sequence[Masks],
@@ -143,24 +185,23 @@ def fit_into(
 ) -> Fitted:
     """What `fit` does, saved at `out`; called again with the same arguments after a kill it goes on where it stopped.
 
-    Raises as `fit` does, and Misuse where `out` exists or an unfinished training of it is another one; Failure where it
-    cannot be written.
+    What was done is forgotten where training diverges: the same arguments would diverge again. Raises as `fit` does,
+    and Misuse where `out` or its splits exist or an unfinished training of it is another one; Failure where it cannot
+    be written.
     """
-    check_new(out)
-    expect_writable(out)
-    home = out.with_name(f".{out.name}.training")
+    check(out, split_file)
+    settings = settings or TrainSettings()
+    ready = _ready(masks, encoder, machine, settings, split_file, reading)
+    _expect_same(splits_of(out), _as_csv(ready.splits))
+    home = _home(out)
     with only_writer(home, out):
-        fitted = fit(
-            masks,
-            encoder,
-            machine,
-            settings,
-            split_file=split_file,
-            unfinished=(home, out),
-            progress=progress,
-            reading=reading,
-            say=say,
-        )
+        check_new(out)  # another process may have made it meanwhile
+        terms = _terms(encoder, settings, masks, ready.known, ready.parts, machine)
+        try:
+            fitted = _learned(ready, encoder, machine, settings, _run(home, terms, out), progress, say)
+        except Diverged:
+            shutil.rmtree(home)
+            raise
         fitted.save(out)
         shutil.rmtree(home)
     return fitted
@@ -173,18 +214,47 @@ def fit(
     settings: TrainSettings | None = None,
     *,
     split_file: Path | None = None,
-    unfinished: tuple[Path, Path] | None = None,
     progress: Progress = quiet,
     reading: Progress = quiet,
     say: Say = lambda line: None,
 ) -> Fitted:
     """Learn the classes of masks, drawn on the scans of cohorts.
 
-    `unfinished` is where to keep what was done, to go on from it, and what to call what will be made. Raises Misuse
-    where a cohort has another recipe than the encoder, no class is drawn in any training scan, there are fewer patients
-    than shots, or a mask does not lie on its scan; Failure where training diverges.
+    Raises Misuse where a cohort has another recipe than the encoder, no class is drawn in any training scan, there are
+    fewer patients than shots, or a mask does not lie on its scan; Failure where training diverges.
     """
     settings = settings or TrainSettings()
+    ready = _ready(masks, encoder, machine, settings, split_file, reading)
+    return _learned(ready, encoder, machine, settings, None, progress, say)
+
+
+@dataclass(frozen=True)
+class _Ready:
+    """All that is settled, and has been checked, before the first step."""
+
+    known: _Known
+    parts: np.ndarray  # (n,) of each scan: train, validation, or empty
+    classes: Classes
+    network: SegmentationNetwork
+    plan: Plan
+    task: Task
+    started: tuple[str, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def splits(self) -> pd.DataFrame:
+        return pd.DataFrame({"scan_id": self.known.scan_ids, "patient_id": self.known.patients, "split": self.parts})
+
+
+def _ready(
+    masks: Sequence[Masks],
+    encoder: PretrainedEncoder,
+    machine: Machine,
+    settings: TrainSettings,
+    split_file: Path | None,
+    reading: Progress,
+) -> _Ready:
+    """The task, and the network before the first step. Raises Misuse for all that can be said without training."""
     for some in masks:
         some.cohort.expect(encoder.recipe)
     expect_drawable(encoder)
@@ -195,7 +265,11 @@ def fit(
     notes = _expect_taught(known, rows, classes.names)
     network, plan, started = start(encoder, settings, classes.outputs)
     if not len(rows["validation"]):
-        started += ("no patient is kept for validation: the last step is taken",)
+        told = ("no patient is kept for validation: the last step is taken",)
+        if settings.validation == 0:
+            started += told  # it was asked for
+        else:
+            notes += told
     window = settings.window or window_for(_shape_of(known, encoder), network.divisor)
     if any(side % network.divisor for side in window):
         raise Misuse(
@@ -203,12 +277,6 @@ def fit(
             why=f"its sizes must be multiples of {network.divisor}",
             do=f"take for example {' x '.join(str(-(-side // network.divisor) * network.divisor) for side in window)}",
         )
-    run = None
-    if unfinished is not None:
-        home, out = unfinished
-        Journal(home / "journal").resume(_terms(encoder, settings, masks, known, parts, machine), out)
-        run = RunFolder(home)
-    sliding = Sliding(window=window, overlap=settings.overlap)
     task = Task(
         load=known.load,
         holds=known.holds,
@@ -217,26 +285,52 @@ def fit(
         windows=list(encoder.card.windows.values()),
         side=next(axis for axis, letter in enumerate(encoder.recipe.axes) if letter in "RL"),
         patch=window,
-        sliding=sliding,
+        sliding=Sliding(window=window, overlap=settings.overlap),
         machine=machine,
         seed=settings.seed,
         augmentation=_sided(settings.augmentation, classes.names),
     )
+    return _Ready(known, parts, classes, network, plan, task, started, notes)
+
+
+def _learned(
+    ready: _Ready,
+    encoder: PretrainedEncoder,
+    machine: Machine,
+    settings: TrainSettings,
+    run: RunFolder | None,
+    progress: Progress,
+    say: Say,
+) -> Fitted:
+    """Train, and put the segmenter together."""
     if settings.initial == "random" and settings.frozen:
-        _settle(network.to(machine.device), task)
-    course = train(network, task, settings.schedule, progress, run=run, say=say)
-    table = pd.DataFrame({"scan_id": known.scan_ids, "patient_id": known.patients, "split": parts})
+        _settle(ready.network.to(machine.device), ready.task)
+    course = train(ready.network, ready.task, settings.schedule, progress, run=run, say=say)
     segmenter = Segmenter(
-        network,
-        plan,
-        classes.names,
-        classes.definition,
+        ready.network,
+        ready.plan,
+        ready.classes.names,
+        ready.classes.definition,
         encoder.recipe,
         encoder.card.windows,
-        sliding,
-        _record(encoder, settings, known, rows, course, started, machine),
+        ready.task.sliding,
+        _record(encoder, settings, ready, course, machine),
     )
-    return Fitted(segmenter, table, course, started, notes)
+    return Fitted(segmenter, ready.splits, course, ready.started, ready.notes)
+
+
+def _home(out: Path) -> Path:
+    """Where an unfinished training of a segmenter keeps what is done."""
+    return out.with_name(f".{out.name}.training")
+
+
+def _run(home: Path, terms: dict[str, Any], out: Path) -> RunFolder:
+    """Where states of a training on these terms are kept. Raises Misuse where they are of one on other terms."""
+    journal, run = Journal(home / "journal"), RunFolder(home)
+    if journal.get("terms", 0) is None and run.states.exists():
+        shutil.rmtree(run.states)  # before new terms are written: nothing says any more on which ones they were made
+    journal.resume(terms, out)
+    return run
 
 
 def _terms(
@@ -405,15 +499,14 @@ def _settle(network: SegmentationNetwork, task: Task) -> None:
 def _record(
     encoder: PretrainedEncoder,
     settings: TrainSettings,
-    known: _Known,
-    rows: dict[str, np.ndarray],
+    ready: _Ready,
     course: Course,
-    started: Sequence[str],
     machine: Machine,
 ) -> dict[str, Any]:
     """How it was made, as plain values."""
-    patients = np.array(known.patients)
-    counted = {name: (len(some), len(np.unique(patients[some]))) for name, some in rows.items()}
+    patients = np.array(ready.known.patients)
+    of_part = {name: patients[ready.parts == name] for name in ("train", "validation")}
+    counted = {name: (len(some), len(np.unique(some))) for name, some in of_part.items()}
     return {
         "encoder": {
             "architecture": encoder.architecture,
@@ -422,13 +515,13 @@ def _record(
         },
         "licence": encoder.card.licence,
         "settings": asdict(settings),
-        "seen_patients_sha256": sorted({hash_of(one) for some in rows.values() for one in patients[some].tolist()}),
+        "seen_patients_sha256": sorted({hash_of(one) for some in of_part.values() for one in some.tolist()}),
         "course": course.facts(),
         "machine": str(machine),
-        "virtual": all("simulated" in masks.cohort.about for masks, _ in known.places),
+        "virtual": all("simulated" in masks.cohort.about for masks, _ in ready.known.places),
         "sentences": [
             *(f"{n} scans of {p} patients for {name}" for name, (n, p) in counted.items()),
-            *started,
+            *ready.started,
             f"{course.steps} steps; taken were the weights of step {course.best_step}, by {course.chosen_by}",
         ],
     }

@@ -19,16 +19,11 @@ from headct.scan import Scan
 from headct.tasks.segmentation.windows import Probabilities, most_probable
 
 
-def drawn_on(scan: Scan, probabilities: Probabilities, affine: np.ndarray) -> np.ndarray:
-    """Class numbers uint8 (slices, rows, cols) of a scan, from probabilities of its prepared array.
-
-    `affine` (4, 4) is that of the array. What the array does not hold is background.
-    """
-    return on_both_grids(scan, probabilities, affine)[0]
-
-
 def on_both_grids(scan: Scan, probabilities: Probabilities, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The same, and the class numbers uint8 (X, Y, Z) on the grid of the prepared array."""
+    """Class numbers uint8 of a scan: (slices, rows, cols), and (X, Y, Z) on the grid of its prepared array.
+
+    `probabilities` are of the prepared array, and `affine` (4, 4) is its. What it does not hold is background.
+    """
     found = np.zeros(scan.hu.shape, dtype=np.uint8)
     numbers = np.zeros(probabilities.shape, dtype=np.uint8)
     to_voxel = np.linalg.inv(affine)
@@ -52,14 +47,24 @@ def on_both_grids(scan: Scan, probabilities: Probabilities, affine: np.ndarray) 
             span = _span(numbers[_along(slice(begin, end), along)], along, begin)
             box = None if span is None else _box(firsts[index], down, across, scan.hu.shape[1:], span)
             if box is not None:
-                parts = _cut(held, along, begin, end)
-                some = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1 + along)
                 at = _places(firsts[index], down, across, box)
-                found[(index, *box)] = _most_probable_at(some, at, np.array(probabilities.shape), along, begin)
+                found[(index, *box)] = _drawn(held, at, probabilities.shape, along, begin, end)
         needed = min((int(first_plane[index]) for index in waiting), default=there)
         held = _trimmed(held, along, needed)
         del slab  # so that its memory is let go before the next one is made
     return found, numbers
+
+
+def _drawn(
+    held: Sequence[tuple[int, Tensor]], places: np.ndarray, shape: Sequence[int], along: int, begin: int, end: int
+) -> np.ndarray:
+    """Class numbers (rows, cols) at places that need the planes from `begin` to before `end` of what is held.
+
+    A function of its own, so that no view of a slab outlives it and keeps the slab in memory beside the next one.
+    """
+    parts = _cut(held, along, begin, end)
+    some = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1 + along)
+    return _most_probable_at(some, places, np.array(shape), along, begin)
 
 
 def _extent(down: np.ndarray, across: np.ndarray, shape: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:

@@ -42,6 +42,10 @@ STATES = 2
 """Saved states that are kept: the last one, and the one before it, should that be damaged."""
 
 
+class Diverged(Failure):
+    """The loss is no number any more; the same task would come to the same step again."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
     """How long, how fast and how far a network is trained. Raises Misuse where a number makes no sense."""
@@ -139,7 +143,7 @@ def train(
     """Train a network in place and leave it in evaluation mode, with the weights that validation scans liked best.
 
     Without validation scans the last weights stay. With a `run`, whoever calls again with the same arguments goes on
-    from the last state that was saved there. Raises Failure where the loss is not finite, naming the scans.
+    from the last state that was saved there. Raises Diverged where the loss is not finite, naming the scans.
     """
     machine, kept_examples = task.machine, Kept(task.load)
     network.to(machine.device)
@@ -173,7 +177,7 @@ def train(
             now.step = step + 1
             now.losses.append(float(loss.detach()))
             if not math.isfinite(now.losses[-1]):
-                raise Failure(
+                raise Diverged(
                     f"training diverged at step {now.step}: the loss is {now.losses[-1]}",
                     why=f"the patches were of the scans numbered {', '.join(str(one.scan) for one in drawn)}",
                     do=f"look whether their arrays hold numbers, or take a lower lr than {schedule.lr:g}",

@@ -46,7 +46,7 @@ def show_pairs(twins: Patients, scores: np.ndarray, finding: str) -> None:
     told = twins.table.assign(score=scores).sort_values("scan_id")
     sick = told[told[finding] == 1].groupby("patient_id").first()
     well = told[told[finding] == 0].groupby("patient_id").first()
-    pairs = sick.join(well, rsuffix="_without", how="inner")
+    pairs = sick.merge(well, left_index=True, right_index=True, suffixes=("", "_without"))
     measure = f"{finding}_visible_ml" if finding in VOLUMES else "ventricles_ml"
     third = pd.qcut(pairs[measure], 3, labels=["small", "middle", "large"]).astype(str)
     rows = []

@@ -10,7 +10,9 @@
 with OFTEN="--prevalence F=0.2" for each finding F of `headct.studies.few_labels.FINDINGS`, as 64 positives of a finding
 need so many patients. The command takes some hours of two cores, most of them for the networks from scratch;
 `--scratch-draws 0` leaves these out. `--run` keeps the run, and goes on with it; its checkpoint is the one that comes
-with the package as `virtual-coarse`. `--model` takes another checkpoint instead, `--beside` compares with more of them.
+with the package as `virtual-coarse`. `--model` takes another checkpoint instead, `--beside` compares with more, such as
+the published recipes on small models: `headct pretrain unlabelled --config benchmarks/published/fm-hct.toml --steps 400
+--out fm-hct`, then `--beside FM-HCT=fm-hct`.
 What every contestant said is kept in `--out`, so a killed command goes on, with the draws, the split and `results.csv`.
 
 All patients are virtual: nothing here says anything about real ones. The encoder learns tissues, template coordinates

@@ -1,18 +1,19 @@
 """What each objective teaches each kind of encoder in the same time: frozen probes inside and outside.
 
     headct simulate --recipe head-coarse --patients 600 --seed 11 --masks --deformation --out PRETRAIN
-    headct simulate --recipe head-coarse --patients 150 --seed 22 --twin iph --rescan site-b --out PAIRS
+    headct simulate --recipe head-coarse --patients 100 --seed 22 --twin iph --rescan site-b --out PAIRS
     headct simulate --recipe head-coarse --patients 900 --seed 12 --out INSIDE
     headct simulate --recipe head-coarse --patients 200 --seed 13 --site site-c --out OUTSIDE
     python benchmarks/objectives.py PRETRAIN --pairs PAIRS --inside INSIDE --outside OUTSIDE [--budget 240]
 
 Every run has the same budget of seconds of one core, told by the processor's clock: a few steps are timed, then as many
 are made as fit. Views are those of each objective at the 4 mm of the recipe: whole heads of 48 x 48 x 48 voxels, local
-ones of 32 x 32 x 32, and the same windows. Who is learned from and
-who is tested is as in `few_labels.py` (`headct.studies.few_labels`): K positives and K negatives of a finding, drawn
-several times among patients of INSIDE; tested on others of INSIDE, and on OUTSIDE, whose scanners no probe has seen.
-Two probes on the same vectors: logistic regression, and the 10 nearest by cosine. Macro AUROC with its interval over
-test patients and draws. All patients are virtual: nothing here says anything about real ones.
+ones of 32 x 32 x 32, and the same windows. Who is learned from and who is tested is as in `few_labels.py`
+(`headct.studies.few_labels`): K positives and K negatives of a finding, drawn several times among patients of INSIDE;
+tested on others of INSIDE, and on OUTSIDE, whose scanners no probe has seen. Two probes on the same vectors: logistic
+regression, and the 10 nearest by cosine. Macro AUROC with its interval over test patients and draws. Rows are kept in
+`--runs`, so a killed command goes on with the next one; other cohorts need another folder. All
+patients are virtual: nothing here says anything about real ones.
 """
 
 from __future__ import annotations

@@ -99,7 +99,7 @@ def train(
     """
     from headct import checkpoints
     from headct.embedding.machine import choose
-    from headct.tasks.segmentation.fitting import TrainSettings, check, fit_into, opened, splits_of
+    from headct.tasks.segmentation.fitting import TrainSettings, check, fit, opened, splits_of
     from headct.tasks.segmentation.masks import gathered
     from headct.tasks.segmentation.training import Schedule
 
@@ -121,12 +121,12 @@ def train(
     machine = choose(precision, device, graph=encoder.runtime)
     talk.say(f"{', '.join(given[0].classes.names)} on {machine}")
     with progress_of(talk) as progress:
-        fitted = fit_into(
-            out,
+        fitted = fit(
             given,
             encoder,
             machine,
             settings,
+            out=out,
             split_file=splits,
             progress=partial(progress, "training"),
             reading=partial(progress, "reading masks"),

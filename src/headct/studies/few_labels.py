@@ -214,14 +214,14 @@ def predicted(
         seed=study.settings.seed,
         machine=machine,
     )
-    tables = []
+    tables, terms = [], _terms(study, one)
     few = [each for each in by_shots(task, study.scan_ids, study.shots) if one.draws is None or each.draw < one.draws]
     for done, each in enumerate(few, start=1):
         if drafts is None:
             tables.append(_said(study, one, each))
         else:
             place = drafts / f"{int(each.size)}-{each.draw}.parquet"
-            tables.append(_once(place, _terms(study, one), partial(_said, study, one, each)))
+            tables.append(_once(place, terms, partial(_said, study, one, each)))
         progress(done, len(few))
     return pd.concat(tables, ignore_index=True)
 

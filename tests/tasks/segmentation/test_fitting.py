@@ -25,7 +25,7 @@ from headct.cohort import Cohort
 from headct.embedding.machine import choose
 from headct.failure import Failure, Misuse
 from headct.preparing import recipes
-from headct.tasks.segmentation import Schedule, Segmenter, fit, fit_into, fitting, gathered
+from headct.tasks.segmentation import Schedule, Segmenter, fit, fitting, gathered
 from headct.tasks.segmentation.fitting import start
 from headct.tasks.segmentation.segmenter import hash_of
 
@@ -87,17 +87,17 @@ def test_after_a_kill_the_same_line_goes_on_and_gives_the_same_bits(
     settings = dataclasses.replace(QUICK, schedule=Schedule(steps=6, looks=3, apart=1))
 
     said: list[str] = []
-    whole = fit_into(tmp_path / "whole", masks, encoder, MACHINE, settings)
+    whole = fit(masks, encoder, MACHINE, settings, out=tmp_path / "whole")
     for last in (1, 3, 5):  # before the first state, and after states of steps 2 and 4
         with pytest.raises(Killed):
-            fit_into(tmp_path / "killed", masks, encoder, MACHINE, settings, progress=killed(last), say=said.append)
+            fit(masks, encoder, MACHINE, settings, progress=killed(last), say=said.append, out=tmp_path / "killed")
         assert not (tmp_path / "killed").exists()
     other = dataclasses.replace(settings, schedule=Schedule(steps=6, looks=3, apart=1, lr=1e-4))
     with pytest.raises(Misuse, match=r"begun otherwise \(lr\)"):
-        fit_into(tmp_path / "killed", masks, encoder, MACHINE, other)
+        fit(masks, encoder, MACHINE, other, out=tmp_path / "killed")
     newest = max((tmp_path / ".killed.training" / "states").glob("*.pt"))
     newest.write_bytes(newest.read_bytes()[:-50])  # by a disk that fails: the state before it stands
-    again = fit_into(tmp_path / "killed", masks, encoder, MACHINE, settings, say=said.append)
+    again = fit(masks, encoder, MACHINE, settings, say=said.append, out=tmp_path / "killed")
     assert [line for line in said if "goes on" in line] == ["goes on after step 2 of 6"] * 2
     assert again.course.history == whole.course.history
     assert again.course.best_step == whole.course.best_step
@@ -112,7 +112,7 @@ def test_states_are_forgotten_with_the_terms_they_were_made_on(place: Path, coho
     masks, encoder, out = gathered([cohort], [], ""), checkpoints.load(place / "model"), tmp_path / "s"
     settings = dataclasses.replace(QUICK, validation=0.0, schedule=Schedule(steps=2, looks=2, apart=1))
     with pytest.raises(Killed):
-        fit_into(out, masks, encoder, MACHINE, settings, progress=killed(1))
+        fit(masks, encoder, MACHINE, settings, progress=killed(1), out=out)
     home = tmp_path / ".s.training"
     assert list((home / "states").glob("*.pt"))
     (terms,) = (path for path in (home / "journal" / "terms").rglob("*") if path.is_file())
@@ -120,7 +120,7 @@ def test_states_are_forgotten_with_the_terms_they_were_made_on(place: Path, coho
     other = dataclasses.replace(settings, schedule=Schedule(steps=2, looks=2, apart=1, lr=1e-4))
     said: list[str] = []
     steps: list[int] = []
-    fit_into(out, masks, encoder, MACHINE, other, say=said.append, progress=lambda done, total: steps.append(done))
+    fit(masks, encoder, MACHINE, other, say=said.append, progress=lambda done, total: steps.append(done), out=out)
     assert (steps, said) == ([1, 2], [])
 
 
@@ -130,15 +130,15 @@ def test_splits_that_are_there_are_not_overwritten(place: Path, cohort: Cohort, 
     shutil.copy(place / "segmenter.splits.csv", table)
     content, before = table.read_bytes(), table.stat()
     with pytest.raises(Misuse, match=r"s\.splits\.csv exists already"):
-        fit_into(out, masks, encoder, MACHINE, ONE_STEP)
+        fit(masks, encoder, MACHINE, ONE_STEP, out=out)
     table.write_bytes(content + b"\n")
     with pytest.raises(Misuse, match="would become another table") as refused:
-        fit_into(out, masks, encoder, MACHINE, ONE_STEP, split_file=table)
+        fit(masks, encoder, MACHINE, ONE_STEP, split_file=table, out=out)
     assert "move it to another name" in refused.value.do
     assert sorted(path.name for path in tmp_path.iterdir()) == ["s.splits.csv"]
     table.write_bytes(content)
     os.utime(table, ns=(before.st_atime_ns, before.st_mtime_ns))
-    fitted = fit_into(out, masks, encoder, MACHINE, ONE_STEP, split_file=table)
+    fitted = fit(masks, encoder, MACHINE, ONE_STEP, split_file=table, out=out)
     assert (table.read_bytes(), table.stat().st_mtime_ns) == (content, before.st_mtime_ns)
     (tmp_path / "t.splits.csv").write_text("mine")
     with pytest.raises(Misuse, match="would become another table"):
@@ -161,15 +161,15 @@ def test_a_kill_at_the_very_end_is_told_and_can_be_finished(
         with monkeypatch.context() as patched:
             patched.setattr(fitting, name, SimpleNamespace(rmtree=dies) if name == "shutil" else dies)
             with pytest.raises(Killed):
-                fit_into(out, masks, encoder, MACHINE, ONE_STEP)
+                fit(masks, encoder, MACHINE, ONE_STEP, out=out)
         with pytest.raises(Misuse, match=r"s exists already, and .*\.s\.training") as refused:
-            fit_into(out, masks, encoder, MACHINE, ONE_STEP)
+            fit(masks, encoder, MACHINE, ONE_STEP, out=out)
         assert refused.value.do.startswith(do)
         Segmenter.load(out)
         shutil.rmtree(out)
     (tmp_path / "s.splits.csv").unlink()
     said: list[str] = []
-    fit_into(out, masks, encoder, MACHINE, ONE_STEP, say=said.append)
+    fit(masks, encoder, MACHINE, ONE_STEP, say=said.append, out=out)
     assert said == ["goes on after step 1 of 1"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["s", "s.splits.csv"]
 
@@ -181,30 +181,30 @@ def test_what_is_refused_and_what_diverges_leaves_nothing(
     masks, encoder, out = gathered([cohort], [], ""), checkpoints.load(place / "model"), tmp_path / "s"
     for wrong in ({"shots": 7}, {"window": (10, 10, 10)}):
         with pytest.raises(Misuse):
-            fit_into(out, masks, encoder, MACHINE, dataclasses.replace(ONE_STEP, **wrong))
+            fit(masks, encoder, MACHINE, dataclasses.replace(ONE_STEP, **wrong), out=out)
     with pytest.raises(Misuse, match="the model uses head"):
-        fit_into(out, masks, drawn.model(tmp_path / "model", recipe="head"), MACHINE, ONE_STEP)
+        fit(masks, drawn.model(tmp_path / "model", recipe="head"), MACHINE, ONE_STEP, out=out)
     with monkeypatch.context() as patched:
         patched.setattr(
             "headct.tasks.segmentation.training.deeply_supervised", lambda levels, labels: levels[0].sum() * np.nan
         )
         with pytest.raises(Failure, match="diverged at step 1") as diverged:
-            fit_into(out, masks, encoder, MACHINE, ONE_STEP)
+            fit(masks, encoder, MACHINE, ONE_STEP, out=out)
     assert "take a lower lr than 0.001" in diverged.value.do
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
-    fit_into(out, masks, encoder, MACHINE, dataclasses.replace(ONE_STEP, schedule=Schedule(steps=1, looks=1, lr=1e-4)))
+    fit(masks, encoder, MACHINE, dataclasses.replace(ONE_STEP, schedule=Schedule(steps=1, looks=1, lr=1e-4)), out=out)
 
 
 def test_a_request_to_stop_is_taken_between_two_steps(place: Path, cohort: Cohort, tmp_path: Path) -> None:
     masks, encoder = gathered([cohort], [], ""), checkpoints.load(place / "model")
     settings = dataclasses.replace(QUICK, schedule=Schedule(steps=5, looks=1, apart=5))
     with pytest.raises(KeyboardInterrupt):
-        fit_into(
-            tmp_path / "s", masks, encoder, MACHINE, settings,
+        fit(
+            masks, encoder, MACHINE, settings, out=tmp_path / "s",
             progress=lambda done, total: os.kill(os.getpid(), signal.SIGTERM) if done == 2 else None,
         )  # fmt: skip
     said: list[str] = []
-    fit_into(tmp_path / "s", masks, encoder, MACHINE, settings, say=said.append)
+    fit(masks, encoder, MACHINE, settings, say=said.append, out=tmp_path / "s")
     assert said == ["goes on after step 3 of 5"]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from headct.tasks.segmentation.classes import Classes, read_classes
 from headct.tasks.segmentation.drawing import Drawn, draw_into
-from headct.tasks.segmentation.fitting import Fitted, TrainSettings, fit, fit_into
+from headct.tasks.segmentation.fitting import Fitted, TrainSettings, fit
 from headct.tasks.segmentation.judging import Judged, judge_folders, judge_segmenter
 from headct.tasks.segmentation.masks import Masks, gathered
 from headct.tasks.segmentation.measuring import Agreement, Judging, compared
@@ -27,7 +27,6 @@ __all__ = [
     "compared",
     "draw_into",
     "fit",
-    "fit_into",
     "gathered",
     "judge_folders",
     "judge_segmenter",

@@ -13,6 +13,7 @@ import json
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -171,48 +172,13 @@ def check(out: Path, split_file: Path | None = None) -> None:
     expect_writable(out)
 
 
-def fit_into(
-    out: Path,
-    masks: Sequence[Masks],
-    encoder: PretrainedEncoder,
-    machine: Machine,
-    settings: TrainSettings | None = None,
-    *,
-    split_file: Path | None = None,
-    progress: Progress = quiet,
-    reading: Progress = quiet,
-    say: Say = lambda line: None,
-) -> Fitted:
-    """What `fit` does, saved at `out`; called again with the same arguments after a kill it goes on where it stopped.
-
-    What was done is forgotten where training diverges: the same arguments would diverge again. Raises as `fit` does,
-    and Misuse where `out` or its splits exist or an unfinished training of it is another one; Failure where it cannot
-    be written.
-    """
-    check(out, split_file)
-    settings = settings or TrainSettings()
-    ready = _ready(masks, encoder, machine, settings, split_file, reading)
-    _expect_same(splits_of(out), _as_csv(ready.splits))
-    home = _home(out)
-    with only_writer(home, out):
-        check_new(out)  # another process may have made it meanwhile
-        terms = _terms(encoder, settings, masks, ready.known, ready.parts, machine)
-        try:
-            fitted = _learned(ready, encoder, machine, settings, _run(home, terms, out), progress, say)
-        except Diverged:
-            shutil.rmtree(home)
-            raise
-        fitted.save(out)
-        shutil.rmtree(home)
-    return fitted
-
-
 def fit(
     masks: Sequence[Masks],
     encoder: PretrainedEncoder,
     machine: Machine,
     settings: TrainSettings | None = None,
     *,
+    out: Path | None = None,
     split_file: Path | None = None,
     progress: Progress = quiet,
     reading: Progress = quiet,
@@ -220,12 +186,32 @@ def fit(
 ) -> Fitted:
     """Learn the classes of masks, drawn on the scans of cohorts.
 
-    Raises Misuse where a cohort has another recipe than the encoder, no class is drawn in any training scan, there are
-    fewer patients than shots, or a mask does not lie on its scan; Failure where training diverges.
+    With `out` the segmenter is saved there, and the same arguments go on after a kill where it stopped; what was done
+    is forgotten where training diverges, for the same arguments would diverge again. Raises Misuse where a cohort has
+    another recipe than the encoder, no class is drawn in any training scan, there are fewer patients than shots, a mask
+    does not lie on its scan, `out` or its splits exist, or an unfinished training of it is another one; Failure where
+    training diverges or `out` cannot be written.
     """
+    if out is not None:
+        check(out, split_file)
     settings = settings or TrainSettings()
     ready = _ready(masks, encoder, machine, settings, split_file, reading)
-    return _learned(ready, encoder, machine, settings, None, progress, say)
+    learned = partial(_learned, ready, encoder, machine, settings, progress=progress, say=say)
+    if out is None:
+        return learned()
+    _expect_same(splits_of(out), _as_csv(ready.splits))
+    home = _home(out)
+    with only_writer(home, out):
+        check_new(out)  # another process may have made it meanwhile
+        terms = _terms(encoder, settings, masks, ready.known, ready.parts, machine)
+        try:
+            fitted = learned(run=_run(home, terms, out))
+        except Diverged:
+            shutil.rmtree(home)
+            raise
+        fitted.save(out)
+        shutil.rmtree(home)
+    return fitted
 
 
 @dataclass(frozen=True)
@@ -298,7 +284,8 @@ def _learned(
     encoder: PretrainedEncoder,
     machine: Machine,
     settings: TrainSettings,
-    run: RunFolder | None,
+    *,
+    run: RunFolder | None = None,
     progress: Progress,
     say: Say,
 ) -> Fitted:

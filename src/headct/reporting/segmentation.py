@@ -81,7 +81,7 @@ def segmentation_page(
     return Page(
         title="What was drawn, beside the truth",
         kind="segmentation",
-        answer=[_answer(rows, scans, patients), *_weakest(rows, classes), *notes],
+        answer=[_answer(rows, scans, patients), *_weakest(rows, classes), *(f"{sentence_case(note)}." for note in notes)],
         sections=sections,
         provenance=provenance,
         virtual=virtual,
@@ -110,7 +110,7 @@ def _weakest(rows: Sequence[Row], classes: Sequence[str]) -> list[str]:
         return []
     name, dice = min(told, key=lambda one: one[1].value)
     missed = _of(rows, name, "missed")
-    often = f"; it was missed altogether in {100 * missed.value:.0f} % of its {missed.n:,} scans" if missed else ""
+    often = f"; missed altogether in {100 * missed.value:.0f} % of {count(missed.n, 'scan')} with it" if missed else ""
     return [f"Drawn worst: {called(name)}, Dice {dice.written(2)}{often}."]
 
 

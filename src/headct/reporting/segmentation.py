@@ -81,7 +81,11 @@ def segmentation_page(
     return Page(
         title="What was drawn, beside the truth",
         kind="segmentation",
-        answer=[_answer(rows, scans, patients), *_weakest(rows, classes), *(f"{sentence_case(note)}." for note in notes)],
+        answer=[
+            _answer(rows, scans, patients),
+            *_weakest(rows, classes),
+            *(f"{sentence_case(note)}." for note in notes),
+        ],
         sections=sections,
         provenance=provenance,
         virtual=virtual,

@@ -41,7 +41,7 @@ from headct.embedding.machine import Machine, choose
 from headct.failure import Failure
 from headct.pretraining import PretrainSettings, objective_settings
 from headct.pretraining.step import new_objective
-from headct.studies import baselines
+from headct.studies import baselines, demo
 from headct.studies.few_labels import (
     Contestant,
     Study,
@@ -108,7 +108,22 @@ PLACES = ("inside", "outside")
 
 
 def settings(objective: str, encoder: str, steps: int, seed: int) -> PretrainSettings:
+    """Objectives of anatomy with batch, views and learning rate of the demo, the others with their defaults."""
     told = objective_settings(objective)
+    if encoder in ANATOMY:
+        return replace(
+            demo.settings(1.0),
+            objectives={objective: told},
+            encoder=encoder,
+            encoder_settings=ANATOMY[encoder],
+            budget_s=None,
+            steps=steps,
+            seed=seed,
+            precision="bf16",
+            device="cpu",
+            workers=1,
+            save_every=10_000,
+        )
     views = {name: replace(getattr(told, name), **other) for name, other in VIEWS.get(objective, {}).items()}
     return PretrainSettings(
         objectives={objective: replace(told, **views)},

@@ -58,7 +58,7 @@ def test_several_classes_and_who_is_left_out() -> None:
 
 def test_what_cannot_be_told_apart() -> None:
     vectors, names, patients = world(30, 1.0)
-    with pytest.raises(Misuse, match="site cannot be told apart: it is one for all"):
+    with pytest.raises(Misuse, match="site cannot be told apart: it is the same for all"):
         separability("site", vectors, np.full(30, "site-a"), patients)
     with pytest.raises(Misuse, match="too few patients") as caught:
         separability("site", vectors, np.where(np.arange(30) < 4, "site-b", "site-a"), patients)

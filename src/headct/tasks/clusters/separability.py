@@ -60,7 +60,7 @@ def separability(
     common = [one for one, number in holders.items() if number >= LEAST_PATIENTS]
     if len(common) < 2:
         few = ", ".join(f"{number:,} {words.get(one, f'of {one}')}" for one, number in holders.items())
-        fault = {0: "it is unknown for all", 1: "it is one for all"}.get(len(named), "too few patients")
+        fault = {0: "it is unknown for all", 1: "it is the same for all"}.get(len(named), "too few patients")
         raise Misuse(
             f"{name} cannot be told apart: {fault}",
             why=f"patients: {few or 'none'}; two classes need {LEAST_PATIENTS} each",

@@ -11,6 +11,7 @@ from pretraining.test_loop import SMALL, cohort
 from headct.failure import Misuse
 from headct.pretraining import PretrainSettings, pretrain, read_settings
 from headct.pretraining.auto import Facts, everything, resolved, value_of, with_value
+from headct.pretraining.settings import objective_settings
 
 FEW = Facts(scans=40, weights=5_000_000, on_gpu=False, processes=1)
 MANY = Facts(scans=361_663, weights=86_000_000, on_gpu=True, processes=8)
@@ -32,6 +33,12 @@ def test_values_grow_with_the_cohort_and_fall_with_the_model() -> None:
     assert (few.objectives["dino"].prototypes, many.objectives["dino"].prototypes) == (64, 65536)
     assert few.lr == many.lr == 5e-4  # a small model and a small batch, a large one and a large one
     assert few.objectives["dino"].teacher_momentum[0] < many.objectives["dino"].teacher_momentum[0] < 1
+
+
+def test_prototypes_among_which_views_are_shared_out_evenly_are_as_many_as_there_are_views() -> None:
+    told = PretrainSettings(steps=100, objectives={"dinov2": objective_settings("dinov2")}, batch=64)
+    settings, _ = resolved(replace(told, auto=("objectives.dinov2.prototypes",)), MANY)
+    assert settings.objectives["dinov2"].prototypes == 128
 
 
 @pytest.mark.parametrize(("scans", "processes"), [(1000, 3), (1000, 6), (16, 8)])

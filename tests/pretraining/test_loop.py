@@ -5,6 +5,7 @@ Oracle of resuming: the undisturbed run, compared bit for bit (one machine, one 
 
 from __future__ import annotations
 
+import resource
 import signal
 import subprocess
 import sys
@@ -197,6 +198,26 @@ def test_numbers_that_a_full_disk_refuses_are_said_and_the_run_goes_on(tmp_path:
     assert same_bits(weights(run), weights(undisturbed))
 
 
+def test_half_a_line_of_numbers_is_taken_back(tmp_path: Path) -> None:
+    run, said = RunFolder(tmp_path), list[str]()
+    run.add_to_history({"step": 0, "loss": 1.0}, said.append)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (run.history_file.stat().st_size + 5, limits[1]))
+    try:
+        run.add_to_history({"step": 1, "loss": 1.0}, said.append)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    run.add_to_history({"step": 2, "loss": 1.0}, said.append)
+    run.close_history()
+    assert run.history()["step"].tolist() == [0, 2]
+    assert len(said) == 1
+
+
+def test_a_kill_before_the_first_file_is_there_leaves_a_folder_to_begin_in(tmp_path: Path) -> None:
+    (tmp_path / "settings.toml.partial").write_text("steps")
+    assert RunFolder(tmp_path).begun_with(SMALL) is None
+
+
 def test_a_full_disk_costs_no_state(tmp_path: Path, undisturbed: Run) -> None:
     def full(state: object, file: object) -> None:
         raise OSError(28, "No space left on device")
@@ -358,6 +379,23 @@ def test_a_run_goes_on_from_a_model(tmp_path: Path, undisturbed: Run) -> None:
     assert again.settings == run.settings
     with pytest.raises(Misuse, match="takes 3 channels, the run has 1 windows"):
         _taken_over(settings, replace_windows(checkpoints.load(origin)), said.append)
+
+
+def test_a_model_that_knew_findings_is_not_washed_clean_by_going_on(tmp_path: Path, undisturbed: Run) -> None:
+    model = checkpoints.load(undisturbed.checkpoint)
+    card = replace(model.card, objective={**model.card.objective, "uses_findings": True})
+    checkpoints.save(tmp_path / "origin", model.encoder, card)
+    settings = replace(SMALL, steps=1, continue_from=str(tmp_path / "origin"))
+    run = pretrain([cohort()], tmp_path / "run", settings)
+    assert checkpoints.load(run.checkpoint).card.objective["uses_findings"] is True
+    assert "No label was read" not in (tmp_path / "run" / "report.html").read_text()
+    pretrain([cohort()], tmp_path / "run", settings)  # the same line, to which the model is not told again
+
+
+def test_how_a_step_is_worked_out_may_change_when_a_run_goes_on(tmp_path: Path, undisturbed: Run) -> None:
+    pretrain([cohort()], tmp_path / "run", replace(SMALL, accumulate=1, workers=1))
+    again = pretrain([cohort()], tmp_path / "run", replace(SMALL, accumulate=3, workers=2))
+    assert (again.settings.accumulate, again.settings.workers) == (3, 2)
 
 
 def replace_windows(model: checkpoints.PretrainedEncoder) -> checkpoints.PretrainedEncoder:

@@ -42,8 +42,22 @@ def test_a_peak_holds_weights_gradients_and_activations() -> None:
     layer = nn.Linear(100, 100, bias=False)
     x = torch.zeros(50, 100)
     # weights, their gradient, and the output with its gradient; the input lay there before
-    peak = peak_bytes(lambda: torch.autograd.backward(layer(x), torch.ones(50, 100)), layer, "cpu")
+    peak = peak_bytes(lambda: torch.autograd.backward(layer(x), torch.ones(50, 100)), layer, [], "cpu")
     assert peak == pytest.approx(4 * (10_000 + 10_000 + 5_000 + 5_000), rel=0.05)
+
+
+def test_moments_count_once_beside_weights_and_gradients() -> None:
+    layer = nn.Linear(1000, 1000, bias=False)
+    optimizer = torch.optim.AdamW(layer.parameters(), fused=True)
+
+    def step() -> None:
+        layer(torch.ones(1, 1000)).sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    step()
+    moments = [value for of_one in optimizer.state.values() for value in of_one.values()]
+    assert peak_bytes(step, layer, moments, "cpu") == pytest.approx(16 * 1_000_000, rel=0.02)
 
 
 def test_memory_grows_in_proportion_to_scans() -> None:

@@ -44,6 +44,12 @@ def test_scores_are_those_of_the_nearest_other_patients() -> None:
         assert found[n] == pytest.approx(labels[nearest].mean())
 
 
+def test_a_scan_with_two_rows_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "l.csv").write_text("scan_id,ich\nscan-1,0\nscan-1,1\n")
+    with pytest.raises(Misuse, match="has 1 scans twice, such as scan-1"):
+        probe_of(ProbeSettings(labels=str(tmp_path / "l.csv")), Scans([cohort()]), [(40.0, 80.0)], 0)
+
+
 def test_a_run_looks_at_labels_and_learns_nothing_from_them(tmp_path: Path, labels: Path) -> None:
     probe = ProbeSettings(labels=str(labels), every=2)
     looked = pretrain([cohort()], tmp_path / "looked", replace(SMALL, steps=4, probe=probe))

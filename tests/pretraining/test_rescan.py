@@ -28,8 +28,8 @@ from headct.failure import Misuse
 from headct.pretraining import PretrainSettings, pretrain
 from headct.pretraining.feed import Order, batch_of
 from headct.pretraining.objectives import Batch, Sight
-from headct.pretraining.objectives.contrast import between_patients, patients_of, same_patient
-from headct.pretraining.objectives.objective import spread
+from headct.pretraining.objectives.contrast import between_patients, patients_of
+from headct.pretraining.objectives.objective import dimensions, spread
 from headct.pretraining.objectives.rescan import Pair, Rescan, RescanSettings, distill_loss
 from headct.pretraining.scans import Scans
 from headct.pretraining.schedules import cosine
@@ -78,7 +78,7 @@ def loop(scans: np.ndarray, positives: np.ndarray, patients: list[str], temperat
 def drawn(scans: int = 5, features: int = 6) -> tuple[Tensor, Tensor, list[str]]:
     """Vectors of scans and positives, the numbers of their patients, and the names of these; two are of one patient."""
     vectors = torch.from_numpy(np.random.default_rng(0).normal(size=(2, scans, features)))
-    patients = torch.tensor([[number, number + 10] for number in range(scans - 1)] + [[10, 0]])
+    patients = torch.tensor([*range(scans - 1), 0])
     return vectors, patients, [*(str(number) for number in range(scans - 1)), "0"]
 
 
@@ -87,7 +87,7 @@ def test_loss_and_gradients_equal_the_published_ones(shared: Path) -> None:
     arrays = np.load(folder / "losses_and_schedules.npz")
     info = json.loads((folder / "manifest.json").read_text())["files"]["losses_and_schedules.npz"]["info"]
     vectors = torch.from_numpy(np.stack([arrays["pair_a"], arrays["pair_b"]])).requires_grad_()
-    loss = between_patients(vectors, torch.arange(6)[:, None]).losses(0.1).mean()
+    loss = between_patients(vectors, torch.arange(6)).losses(0.1).mean()
     loss.backward()
     assert loss.item() == pytest.approx(info["ntxent_cross_sample/T0.1"]["value"], abs=1e-5)
     for number in range(2):
@@ -117,9 +117,9 @@ def test_order_of_scans_and_who_is_first_do_not_matter() -> None:
 
 def test_two_orthogonal_patients_by_hand() -> None:
     vectors = torch.eye(2, dtype=torch.float64).expand(2, 2, 2)
-    loss = between_patients(vectors, torch.tensor([[1], [2]])).losses(0.1)
+    loss = between_patients(vectors, torch.tensor([1, 2])).losses(0.1)
     assert_allclose(loss.numpy(), math.log(1 + 2 * math.exp(-1 / 0.1)), rtol=1e-9)
-    same = between_patients(vectors, torch.tensor([[1], [1]])).losses(0.1)
+    same = between_patients(vectors, torch.tensor([1, 1])).losses(0.1)
     assert_allclose(same.numpy(), 0, atol=1e-12)  # a patient is no negative of themselves
 
 
@@ -133,16 +133,18 @@ def objective(settings: RescanSettings = SMALL, views: ViewSettings | None = Non
     return Rescan(encoder, settings, Sight(views or ViewSettings(), [(40, 80)])).train()
 
 
-def test_scans_of_a_patient_are_known_by_their_ids() -> None:
-    """But for twins, if the objective does not ask for them: the row of a twin is then a patient of its own."""
+def test_scans_of_a_patient_are_known_by_the_patient() -> None:
+    """Re-scans, twins, whether the objective asks for them or not, and whatever else a hospital has of someone."""
     rows = batch(9, objective())
-    patients = patients_of(rows)
-    assert patients.shape == (9, 2)
-    number = {scan_id: int(scan_id.split("-")[1]) for scan_id in rows.scan_ids}
-    for one, first in enumerate(rows.scan_ids[:9]):
-        for two, second in enumerate(rows.scan_ids[:9]):
-            of_one = number[first] // 3 == number[second] // 3 and 1 not in (number[first] % 3, number[second] % 3)
-            assert same_patient(patients[one][None], patients[two][None]).item() is (of_one or first == second)
+    numbers = patients_of(rows)
+    owners = [int(scan_id.split("-")[1]) // 3 for scan_id in rows.scan_ids[:9]]
+    assert numbers.shape == (9,)
+    assert (numbers[:, None] == numbers).tolist() == [[one == other for other in owners] for one in owners]
+
+
+def test_one_scan_at_a_time_is_refused() -> None:
+    with pytest.raises(Misuse, match="one scan at a time cannot be compared"):
+        patients_of(batch(1, objective()))
 
 
 def test_the_positive_is_the_rescan_or_the_scan_itself() -> None:
@@ -175,13 +177,6 @@ def test_without_batch_norm_projections_do_not_depend_on_the_batch() -> None:
     made(many, 0, 10)
     for few_z, many_z in zip(seen[0].chunk(2), seen[1].chunk(2), strict=True):
         torch.testing.assert_close(few_z, many_z[:4], atol=1e-5, rtol=1e-5)
-
-
-def test_one_scan_alone_has_nobody_to_differ_from() -> None:
-    loss, watched = objective()(batch(1, objective()), 0, 10)
-    loss.backward()
-    assert loss.item() == 0
-    assert all(torch.isfinite(value) for value in watched.values())
 
 
 def test_distill_by_hand_and_without_gradient_of_the_teacher() -> None:
@@ -239,7 +234,7 @@ def shared_out(rank: int, ranks: int) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(1)
     inputs = torch.randn(3, 6, 5, generator=generator, dtype=torch.float64)
     weight = torch.randn(5, 4, generator=generator, dtype=torch.float64, requires_grad=True)
-    patients = torch.tensor([[0, 1], [2, 2], [3, 3], [4, 4], [5, 5], [1, 0]])  # first and last in different processes
+    patients = torch.tensor([0, 2, 3, 4, 5, 0])  # first and last in different processes
     known = torch.tensor([[True] * 6, [True] * 6, [True, False, True, True, False, True]])
     mine = slice(rank, None, ranks)
     contrast = between_patients(inputs[:, mine] @ weight, patients[mine], known[:, mine])
@@ -283,6 +278,15 @@ def test_a_run_brings_scans_and_rescans_together(tmp_path: Path, form: str) -> N
 def test_an_unknown_form_is_refused() -> None:
     with pytest.raises(Misuse, match="form must be one of contrast, distill"):
         RescanSettings(form="triplet")
+
+
+def test_dimensions_are_those_in_which_vectors_differ() -> None:
+    line = torch.stack([torch.ones(16), torch.linspace(0.9, 1.1, 16), torch.zeros(16)], dim=1)
+    assert dimensions(line).item() == pytest.approx(1, abs=0.01)
+    corners = torch.eye(9)  # on a sphere, in eight dimensions around their middle
+    assert dimensions(corners).item() == pytest.approx(8, abs=1e-4)
+    assert dimensions(torch.ones(16, 3)).item() < 1.02
+    assert dimensions(line[:4]).item() == 3  # too few to tell
 
 
 def test_spread_tells_collapsed_from_healthy() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,10 @@ from pretraining.memory_cohort import MemoryCohort, heads
 from headct.cohort.ingest import ingest
 from headct.failure import Misuse
 from headct.preparing import recipes
+from headct.pretraining import PretrainSettings
+from headct.pretraining.processes import Processes
 from headct.pretraining.scans import Scans, order
+from headct.pretraining.step import order_of
 from headct.virtual.phantom import Phantom
 from headct.writing import write_dicom
 
@@ -45,6 +49,14 @@ def test_cohorts_get_their_shares_and_none_is_exhausted_before_another_round() -
     first_round = np.unique(large[:90])  # an epoch takes 50 of them, so the first 90 are spread over two
     assert len(first_round) > 75
     assert all(count in (5, 6) for count in np.unique(large, return_counts=True)[1])
+
+
+def test_a_share_that_gives_no_place_is_refused() -> None:
+    scans = Scans([MemoryCohort(heads(3), name="night"), MemoryCohort(heads(2, seed=1), name="day")])
+    for share, refused in ((0.01, True), (0.0, False), (1.0, False)):
+        settings = PretrainSettings(steps=1, batch=2, shares={"night": share, "day": 1.0})
+        with pytest.raises(Misuse, match="share of night is so small") if refused else nullcontext():
+            order_of(scans, settings, Processes("cpu"))
 
 
 def test_several_cohorts_are_one_pool() -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from headct.failure import Misuse
 from headct.pretraining import PretrainSettings, limits, settings_for, to_pairs, to_toml
 from headct.pretraining.objectives.dino import DinoSettings
+from headct.pretraining.objectives.mae import MaeSettings
 from headct.pretraining.settings import from_toml
 from headct.pretraining.views import Crops, ViewSettings
 
@@ -69,9 +71,25 @@ def test_what_is_given_goes_before_the_file(tmp_path: Path) -> None:
     assert settings.encoder == "vit-tiny"
     assert (settings.steps, settings.budget_s) == (None, 5.0)
     assert settings.objectives == CHANGED.objectives
-    assert settings_for(tmp_path / "s.toml", objective="dino").objectives == {"dino": DinoSettings()}
+    named = settings_for(tmp_path / "s.toml", objective="dino+mae").objectives
+    assert named == {"dino": CHANGED.objectives["dino"], "mae": MaeSettings()}  # the file says nothing of mae
     with pytest.raises(Misuse, match=r"no\.toml cannot be read"):
         settings_for(tmp_path / "no.toml")
+
+
+def test_names_that_toml_would_read_otherwise_are_quoted() -> None:
+    settings = PretrainSettings(
+        steps=3, shares={"cq500.v1": 1.0, "my cohort": 2.0, 'say "ä"': 0.5}, windows={"brain.soft tissue": (40.0, 80.0)}
+    )
+    assert from_toml(to_toml(settings)) == settings
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"clip": 0.0}, {"clip": -1.0}, {"warmup": 3.0}, {"lr_end": -1e-3}, {"decay": (-0.1, 0.4)}, {"seed": -1}]
+)
+def test_a_number_that_cannot_be_is_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(Misuse, match=next(iter(wrong))):
+        PretrainSettings(steps=3, **wrong)
 
 
 def test_precisions_have_the_names_they_have_elsewhere() -> None:

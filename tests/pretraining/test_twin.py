@@ -58,7 +58,7 @@ PATIENTS = [0, 1, 2, 0]
 
 def drawn() -> tuple[Tensor, Tensor, Tensor]:
     vectors = torch.from_numpy(np.random.default_rng(0).normal(size=(3, 4, 6)))
-    return vectors, torch.tensor(PATIENTS)[:, None], torch.tensor(KNOWN)
+    return vectors, torch.tensor(PATIENTS), torch.tensor(KNOWN)
 
 
 @pytest.mark.parametrize("twin_weight", [0.0, 1.0, 2.5])
@@ -89,7 +89,7 @@ def test_a_twin_like_the_scan_costs_its_weight_by_hand() -> None:
     """One patient beside an orthogonal one; scan, re-scan and twin are all alike."""
     vectors = torch.eye(2, dtype=torch.float64).expand(3, 2, 2)
     known = torch.tensor([True, False])
-    losses = with_twins(vectors, torch.tensor([[1], [2]]), known, twin_weight=3.0).losses(0.1)
+    losses = with_twins(vectors, torch.tensor([1, 2]), known, twin_weight=3.0).losses(0.1)
     far = math.exp(-1 / 0.1)
     expected = [math.log(1 + 3 + 2 * far), math.log(1 + 3 * far)]  # of the second patient there are two vectors
     assert_allclose(losses.numpy(), [*expected, *expected], rtol=1e-9)
@@ -109,7 +109,7 @@ def test_the_loss_pulls_to_the_rescan_and_pushes_from_the_twin() -> None:
     vectors[:, 1] = torch.eye(4, dtype=torch.float64)[3]
     vectors.requires_grad_()
     known = torch.tensor([True, False])
-    with_twins(vectors, torch.tensor([[1], [2]]), known, twin_weight=1.0).losses(0.3)[0].backward()
+    with_twins(vectors, torch.tensor([1, 2]), known, twin_weight=1.0).losses(0.3)[0].backward()
     down = -vectors.grad[0, 0]
     assert down[1] > 0 > down[2]
 

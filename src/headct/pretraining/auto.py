@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import Any
 
 from headct.failure import Misuse
+from headct.pretraining.objectives import ObjectiveSettings
 from headct.pretraining.settings import PretrainSettings, objective_settings, read_settings
 from headct.pretraining.views import Crops
 
@@ -62,6 +63,11 @@ def _prototypes(settings: PretrainSettings, facts: Facts) -> tuple[int, str]:
     return count, f"half of {facts.scans} scans, 64 to 65,536: with more, most would never be used"
 
 
+def _balanced_prototypes(settings: PretrainSettings, facts: Facts) -> tuple[int, str]:
+    views = settings.batch * value_of(settings, "objectives.dinov2.global_crops.views")
+    return max(16, _power_of_two(views)), f"{views} global views a step, among which prototypes are shared out evenly"
+
+
 def _teacher_momentum(settings: PretrainSettings, facts: Facts) -> tuple[tuple[float, float], str]:
     assert settings.steps is not None, "worked out when the length is known"
     start = round(1 - min(0.02, max(0.001, 64 / settings.steps)), 4)
@@ -84,12 +90,13 @@ RULES: Mapping[str, Rule] = MappingProxyType({"batch": _batch, "epochs": _epochs
 OBJECTIVE_RULES: Mapping[str, Rule] = MappingProxyType(
     {
         "prototypes": _prototypes,
+        "dinov2.prototypes": _balanced_prototypes,
         "teacher_momentum": _teacher_momentum,
         "global_crops": _global_crops,
         "local_crops": _local_crops,
     }
 )
-"""For `objectives.NAME.…`, where the objective has such a setting."""
+"""For `objectives.NAME.…`, where the objective has such a setting; those of one objective alone go before."""
 
 
 FROM_LENGTH = ("teacher_momentum",)
@@ -127,11 +134,15 @@ def resolved(
     choices = []
     left_open = [name for name in settings.auto if not length_known and name.split(".")[-1] in FROM_LENGTH]
     for name in sorted(set(settings.auto) - set(left_open), key=known.index):
-        rule = RULES.get(name) or OBJECTIVE_RULES[name.split(".")[-1]]
+        rule = RULES.get(name) or _rule_of_objective(*name.split(".")[1:])
         value, reason = rule(settings, facts)
         settings = with_value(settings, name, value)
         choices.append(Choice(name, value, reason))
     return replace(settings, auto=tuple(left_open)), choices
+
+
+def _rule_of_objective(objective: str, name: str) -> Rule:
+    return OBJECTIVE_RULES.get(f"{objective}.{name}") or OBJECTIVE_RULES[name]
 
 
 def with_value(settings: Any, name: str, value: Any) -> Any:
@@ -158,11 +169,24 @@ def _power_of_two(value: float) -> int:
 def settings_for(config: Path | None, *, objective: str | None = None, **given: Any) -> PretrainSettings:
     """Settings from an optional TOML file and from what is given besides, which goes before; None is not given.
 
-    Without a file, everything that is not given is "auto".
+    Objectives that are named keep what the file says of them. Without a file, everything that is not given is "auto".
     """
     given = {name: value for name, value in given.items() if value is not None}
-    if objective is not None:
-        given["objectives"] = {name: objective_settings(name) for name in objective.split("+")}
+    named = {} if objective is None else {name: objective_settings(name) for name in objective.split("+")}
     if config is not None:
-        return read_settings(config, **given)
+        settings = read_settings(config, **given)
+        return _only(settings, named) if named else settings
+    if named:
+        given["objectives"] = named
     return left_open(PretrainSettings(**given, auto=("epochs",)), given)
+
+
+def _only(settings: PretrainSettings, named: Mapping[str, ObjectiveSettings]) -> PretrainSettings:
+    """The settings with these objectives alone, as they are there, or as given."""
+    kept = tuple(
+        name
+        for name in settings.auto
+        if not name.startswith("objectives.") or name.split(".")[1] in settings.objectives.keys() & named.keys()
+    )
+    objectives = {name: settings.objectives.get(name, default) for name, default in named.items()}
+    return replace(settings, objectives=objectives, auto=kept)

@@ -134,4 +134,5 @@ def _assembled(scans: Scans, objective: Objective, items: Sequence[_Item]) -> Ba
         template_mm=truth("template_mm"),
         draws=[item.draw for item in items],
         normals=np.stack([row.normal for row in rows]),
+        patients=tuple(item.scan.patient for item in items),
     )

@@ -50,6 +50,8 @@ Say = Callable[[str], None]
 SAY_EVERY_S = 5.0
 SAVE_EVERY_S = 300.0
 """A state is saved at least so often, however slow the steps are."""
+HOW = ("memory_gb", "accumulate", "recompute", "compile", "shard", "track", "workers")
+"""Of the settings, what a run may change when it goes on, for it may do so on another machine."""
 LOOK_EVERY = 20
 """Steps between two looks at the numbers of a GPU and at requests to stop, for each look waits for the device; a CPU is
 looked at every step."""
@@ -87,9 +89,9 @@ def _pretrain(scans: Scans, run: RunFolder, settings: PretrainSettings, processe
             settings = _taken_over(settings, origin, say)
         settings = _planned(settings, scans, processes, say)
     else:
-        memory_gb, settings = settings.memory_gb, replace(begun, shard=settings.shard, track=settings.track)
-        if memory_gb is not None:  # it may go on on a smaller machine, or on fewer
-            settings, reason = made_to_fit(replace(settings, memory_gb=memory_gb), scans, processes)
+        settings = replace(begun, **{name: getattr(settings, name) for name in HOW})
+        if settings.memory_gb is not None:
+            settings, reason = made_to_fit(settings, scans, processes)
             say(reason)
     objective = new_objective(settings, processes.device, origin.encoder if origin else None)
     scans.check(objective.partners, objective.truth)
@@ -123,7 +125,7 @@ def _pretrain(scans: Scans, run: RunFolder, settings: PretrainSettings, processe
         for step in range(start, steps):
             lr = warm_cosine(step, steps, int(settings.warmup * steps), settings.lr, settings.lr_end)
             decay = cosine(step, steps, *settings.decay)
-            torch.manual_seed((settings.seed * 1_000_003 + step) * processes.ranks + processes.rank)
+            torch.manual_seed(((settings.seed * 1_000_003 + step) * processes.ranks + processes.rank) % 2**63)
             # ------------------------------------------------------------------ the step
             wait_s, parts = 0.0, []
             for part in range(settings.accumulate):
@@ -182,9 +184,8 @@ def _finish(
     """What is left behind for people, then the checkpoint, by which a run is known to have ended."""
     history = run.history()
     run.write_history(history)
-    page_of(history, settings, scans.provenance, stopped, uses_findings=objective.uses_findings).write(
-        run.path / "report.html"
-    )
+    uses_findings = objective.uses_findings or settings.origin_uses_findings
+    page_of(history, settings, scans.provenance, stopped, uses_findings=uses_findings).write(run.path / "report.html")
     write_checkpoint(run, objective, weights, settings, scans, stopped)
 
 
@@ -234,7 +235,13 @@ def _taken_over(settings: PretrainSettings, origin: checkpoints.PretrainedEncode
     if not origin.card.windows:
         say("its windows are part of its recipe; those of this run are taken to be the same")
     of_encoder = json.loads(json.dumps(asdict(origin.settings)))  # as the settings file gives it back
-    return replace(settings, encoder=origin.architecture, encoder_settings=of_encoder, windows=dict(windows))
+    return replace(
+        settings,
+        encoder=origin.architecture,
+        encoder_settings=of_encoder,
+        windows=dict(windows),
+        origin_uses_findings=bool(origin.card.objective.get("uses_findings", False)),
+    )
 
 
 def _planned(settings: PretrainSettings, scans: Scans, processes: Processes, say: Say) -> PretrainSettings:

@@ -42,12 +42,12 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.now -= size
 
 
-def peak_bytes(step: Callable[[], object], module: nn.Module, device: str) -> int:
-    """The most that a step holds on the device at a time, the weights of the module included."""
+def peak_bytes(step: Callable[[], object], module: nn.Module, kept: Iterable[Tensor], device: str) -> int:
+    """The most that a step holds on the device at a time, the weights of the module and what else is kept included."""
     if device.startswith("cuda"):
         torch.cuda.reset_peak_memory_stats(device)
         step()
         return torch.cuda.max_memory_allocated(device)
-    with LiveBytes([*module.parameters(), *module.buffers()]) as live:
+    with LiveBytes([*module.parameters(), *module.buffers(), *kept]) as live:
         step()
     return live.peak

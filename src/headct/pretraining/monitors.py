@@ -27,7 +27,8 @@ SIGNS = (
     Sign("entropy", "targets are uniform, so they teach nothing", above=0.9995),  # of a target, as a share of ln K
     Sign("used", "every scan gets the same prototype", below=0.02),  # entropy of the mean target, as a share of ln K
     Sign("spread", "every scan gets the same vector", below=0.005),  # of unit vectors; 1 is isotropic
-    Sign("rank", "vectors differ along one line only", below=1.05),  # effective dimensions
+    Sign("rank", "targets differ along one line only", below=1.05),  # effective dimensions
+    Sign("dimensions", "vectors of scans differ along one line only", below=1.02),  # effective, of unit vectors
     Sign("changed", "no change can be put into the scans, for no skull encloses the crops", below=1e-9),
     Sign("target_spread", "targets are the same everywhere, so they teach nothing", below=0.005),
 )

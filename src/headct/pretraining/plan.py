@@ -154,10 +154,10 @@ def _bytes(settings: PretrainSettings, scans: Scans, processes: Processes, numbe
     def step() -> None:
         _step(settings, objective, optimizer, [batch], processes.device)
 
-    # the optimiser's two numbers of each weight come with the first step, and lie beside the activations of the next
-    trained = sum(weight.numel() for weight in objective.parameters() if weight.requires_grad)
     try:
-        return peak_bytes(step, objective, processes.device) - held + 8 * trained - saved
+        step()  # with which the optimiser's two numbers of each weight come, that lie there during the next
+        kept = [value for of_one in optimizer.state.values() for value in of_one.values() if isinstance(value, Tensor)]
+        return peak_bytes(step, objective, kept, processes.device) - held - saved
     except torch.OutOfMemoryError as error:
         raise Misuse(
             f"{number} scans at a time do not fit into the memory of the device",

@@ -34,6 +34,10 @@ class ProbeSettings:
     every: int = 200  # steps
     scans: int = 200  # at most, drawn by the seed
 
+    def __post_init__(self) -> None:
+        if min(self.every, self.scans) < 1:
+            raise Misuse(f"a probe looks every so many steps at so many scans, got {self.every} and {self.scans}")
+
 
 @dataclass(frozen=True)
 class Probe:
@@ -87,11 +91,14 @@ def probe_of(settings: ProbeSettings, scans: Scans, windows: Sequence[Window], s
     """Raises Misuse where the table says too little of the scans of the run."""
     path = Path(settings.labels)
     try:
-        table = pd.read_csv(path).dropna(subset=["scan_id"]).set_index("scan_id")
+        table = pd.read_csv(path, dtype={"scan_id": str}).dropna(subset=["scan_id"]).set_index("scan_id")
     except (OSError, KeyError, ValueError) as error:
         raise Misuse(
             f"{path} is no table of labels", why=str(error), do="give a CSV with scan_id and findings"
         ) from error
+    twice = table.index[table.index.duplicated()].unique()
+    if len(twice):
+        raise Misuse(f"{path} has {len(twice)} scans twice, such as {twice[0]}", do="give one row a scan")
     labelled = [(case.cohort, case.scan_id) for case in scans.cases if case.scan_id in table.index]
     chosen = np.random.default_rng(seed).permutation(len(labelled))[: settings.scans]
     rows = [labelled[index] for index in sorted(chosen.tolist())]

@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 
 State = Mapping[str, Any]
 
+PARTIAL = ".partial"
+"""How a file ends that is being written: a kill may leave it behind, and it counts as not there."""
+
 
 class RunFolder:
     """The files of one run."""
@@ -53,13 +56,17 @@ class RunFolder:
         Raises Misuse where it was begun with other settings, or the folder holds something else.
         """
         if not self.settings_file.exists():
-            if self.path.exists() and any(self.path.iterdir()):
+            if self.path.exists() and any(file.suffix != PARTIAL for file in self.path.iterdir()):
                 raise Misuse(f"{self.path} is not empty and not a run", do="name another folder")
             return None
         before = read_settings(self.settings_file)
         if settings.continue_from is not None and settings.continue_from == before.continue_from:
             settings = replace(
-                settings, encoder=before.encoder, encoder_settings=before.encoder_settings, windows=before.windows
+                settings,
+                encoder=before.encoder,
+                encoder_settings=before.encoder_settings,
+                windows=before.windows,
+                origin_uses_findings=before.origin_uses_findings,
             )
         if list(settings.objectives) == list(before.objectives):
             for name in settings.auto:
@@ -98,7 +105,7 @@ class RunFolder:
 
         A full disk costs no state that is there: it is said, and the run goes on.
         """
-        partial = self.states / f"{step:09d}.partial"
+        partial = self.states / f"{step:09d}{PARTIAL}"
         try:
             self.states.mkdir(exist_ok=True)
             with partial.open("wb") as file:
@@ -154,7 +161,7 @@ class RunFolder:
 
     def keep_history_before(self, step: int) -> None:
         """Drop the lines of steps that will be taken again, and what a kill has cut short."""
-        for partial in self.states.glob("*.partial"):
+        for partial in self.states.glob(f"*{PARTIAL}"):
             partial.unlink()
         if self.history_file.exists():
             kept = [row for row in _rows(self.history_file) if row["step"] < step]
@@ -165,15 +172,19 @@ class RunFolder:
         np.savez_compressed(self.path / "broken.npz", step=step, scan_ids=list(scan_ids), hu=hu)
 
     def add_to_history(self, row: Mapping[str, Any], say: Callable[[str], None]) -> None:
-        """Write down one step. On a full disk it stays unwritten, and the run goes on."""
+        """Write down one step. On a full disk it stays unwritten, whole, and the run goes on."""
+        size = None
         try:
             if self._history is None:
                 self._history = self.history_file.open("a", encoding="utf-8")
+            size = self.history_file.stat().st_size
             self._history.write(json.dumps(row) + "\n")
             self._history.flush()
         except OSError as error:
             say(f"the numbers of step {row['step']} could not be written down ({error})")
             self.close_history()
+            if size is not None and self.history_file.is_file():
+                os.truncate(self.history_file, size)  # half a line would spoil the next one
 
     def close_history(self) -> None:
         """Nothing is written after it."""
@@ -216,7 +227,7 @@ def _rows(path: Path) -> list[dict[str, Any]]:
 
 
 def _replace(path: Path, content: bytes) -> None:
-    partial = path.with_suffix(path.suffix + ".partial")
+    partial = path.with_suffix(path.suffix + PARTIAL)
     with partial.open("wb") as file:
         file.write(content)
         file.flush()
@@ -248,7 +259,7 @@ def write_checkpoint(
             "seed": settings.seed,
             "continued_from": settings.continue_from or "",
             "stopped": stopped,
-            "uses_findings": objective.uses_findings,
+            "uses_findings": objective.uses_findings or settings.origin_uses_findings,
         },
         data=scans.provenance,
         licence=settings.licence,

@@ -42,6 +42,7 @@ class Loaded:
     box_mm: np.ndarray  # (2, 3) of the head
     truth: Mapping[str, np.ndarray]
     normal: np.ndarray  # (3,) across the slices as acquired, in the axes of the array; zeros where it is not known
+    patient: str
 
 
 def order(seed: int, sizes: Sequence[int], shares: Sequence[float], places: Sequence[int]) -> list[int]:
@@ -50,10 +51,14 @@ def order(seed: int, sizes: Sequence[int], shares: Sequence[float], places: Sequ
     An epoch takes as many places as there are scans, from each cohort its share. Within a cohort no scan comes a
     second time before all have come once.
     """
-    total = sum(sizes)
-    edges = np.rint(np.cumsum(np.asarray(shares) / np.sum(shares)) * total).astype(int)
-    counts = tuple(np.diff(edges, prepend=0).tolist())
+    total, counts = sum(sizes), places_of(sizes, shares)
     return [int(_epoch(seed, place // total, tuple(sizes), counts)[place % total]) for place in places]
+
+
+def places_of(sizes: Sequence[int], shares: Sequence[float]) -> tuple[int, ...]:
+    """How many places of an epoch each cohort gets."""
+    edges = np.rint(np.cumsum(np.asarray(shares) / np.sum(shares)) * sum(sizes)).astype(int)
+    return tuple(np.diff(edges, prepend=0).tolist())
 
 
 @lru_cache(maxsize=8)
@@ -103,6 +108,7 @@ class Scans:
         x_mm, y_mm, z_mm = np.linalg.norm(cohort.affine(scan_id)[:3, :3], axis=0).tolist()
         self.spacing_mm = (x_mm, y_mm, z_mm)
         self._normals = [_normals(cohort) for cohort in self.cohorts]
+        self._patients = [_patients(cohort) for cohort in self.cohorts]
         self._boxes: dict[tuple[int, str], np.ndarray] = {}  # found once, for that takes as long as reading
         self._template = lru_cache(maxsize=4000)(self._read_template)  # 194 kB a scan of 96 x 112 x 96
 
@@ -167,6 +173,7 @@ class Scans:
             box,
             {kind: known[kind](cohort, scan_id) for kind in truth},
             self._normal(cohort, scan_id),
+            self._patients[cohort][scan_id],
         )
 
     def _normal(self, cohort: int, scan_id: str) -> np.ndarray:
@@ -241,6 +248,13 @@ def _normals(cohort: Cohort) -> dict[str, Any]:
     """Of each scan the unit vector across its slices in RAS, which tables of older versions lack."""
     table = cohort.scans
     return dict(zip(table["scan_id"], table["slice_normal"], strict=True)) if "slice_normal" in table else {}
+
+
+def _patients(cohort: Cohort) -> dict[str, str]:
+    """Whose each scan is; a scan of nobody known is of a patient of its own."""
+    table = cohort.scans
+    pairs = zip(map(str, table["scan_id"]), table["patient_id"].fillna(""), strict=True)
+    return {scan_id: str(patient_id) or scan_id for scan_id, patient_id in pairs}
 
 
 def _opened(cohort: Path | Cohort) -> Cohort:

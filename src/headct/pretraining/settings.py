@@ -38,6 +38,7 @@ class PretrainSettings:
     windows: Mapping[str, tuple[float, float]] = field(default_factory=lambda: dict(WINDOWS))  # level, width in HU
     views: ViewSettings = field(default_factory=ViewSettings)
     continue_from: str | None = None  # a model, whose encoder and windows the run takes over
+    origin_uses_findings: bool = False  # whether that model was taught with what the generator knows of findings
     auto: tuple[str, ...] = ()  # names of settings that are yet to be resolved, such as "lr"
     shares: Mapping[str, float] = field(default_factory=dict)  # of cohorts by name; else as many as each has scans
 
@@ -82,6 +83,7 @@ class PretrainSettings:
             "accumulate",
             "workers",
             "lr",
+            "clip",
             "save_every",
             "keep",
         )
@@ -90,6 +92,12 @@ class PretrainSettings:
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise Misuse(f"{name} must be above zero, got {value}")
+        not_below_zero = {"lr_end": self.lr_end, "decay": min(self.decay), "warmup": self.warmup, "seed": self.seed}
+        for name, value in not_below_zero.items():
+            if value < 0:
+                raise Misuse(f"{name} must not be below zero, got {value}")
+        if self.warmup >= 1:
+            raise Misuse(f"warmup is a share of the steps below 1, got {self.warmup}")
         if self.precision not in PRECISIONS:
             raise Misuse(f"precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}")
         if self.track is not None and self.track not in SERVICES:
@@ -134,11 +142,16 @@ def _as_table(value: Any) -> Any:
 
 def _section(title: str, table: Mapping[str, Any]) -> list[str]:
     lines = ["", f"[{title}]"] if title else []
-    lines += [f"{key} = {_literal(value)}" for key, value in table.items() if _is_plain(value)]
+    lines += [f"{_key(key)} = {_literal(value)}" for key, value in table.items() if _is_plain(value)]
     for key, value in table.items():
         if isinstance(value, Mapping):
-            lines += _section(f"{title}.{key}" if title else key, value)
+            lines += _section(f"{title}.{_key(key)}" if title else _key(key), value)
     return lines
+
+
+def _key(name: str) -> str:
+    """Bare where TOML allows it: cohorts and windows may be called anything."""
+    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else _literal(name)
 
 
 def _is_plain(value: Any) -> bool:
@@ -148,7 +161,7 @@ def _is_plain(value: Any) -> bool:
 def _literal(value: Any) -> str:
     if isinstance(value, tuple | list):
         return "[" + ", ".join(_literal(one) for one in value) + "]"
-    return json.dumps(value)  # JSON's strings, numbers and booleans are TOML's
+    return json.dumps(value, ensure_ascii=False)  # JSON's strings, numbers and booleans are TOML's
 
 
 def from_toml(text: str, origin: str = "the settings", **overrides: Any) -> PretrainSettings:

@@ -17,7 +17,7 @@ from headct.failure import Misuse
 from headct.pretraining.feed import Order, batches
 from headct.pretraining.objectives import Batch, Mixture, Objective, Sight, mixture
 from headct.pretraining.processes import Processes
-from headct.pretraining.scans import Scans
+from headct.pretraining.scans import Scans, places_of
 from headct.pretraining.settings import PretrainSettings
 from headct.pretraining.sharding import together
 
@@ -87,12 +87,19 @@ def order_of(scans: Scans, settings: PretrainSettings, processes: Processes) -> 
         raise Misuse(
             f"a batch of {settings.batch} scans has no {parts} equal parts",
             why=f"{processes.ranks} processes take it in {settings.accumulate} steps each",
-            do=f"take a multiple of {parts}",
+            do=f"take a multiple of {parts}, or set accumulate to fewer parts",
         )
     unknown = sorted(set(settings.shares) - set(names))
     if unknown:
         raise Misuse(f"shares name {unknown[0]!r}, which is no cohort of this run", do=f"name {', '.join(names)}")
     shares = [settings.shares.get(name, float(size)) for name, size in zip(names, scans.sizes, strict=True)]
+    for name, share, places in zip(names, shares, places_of(scans.sizes, shares), strict=True):
+        if share > 0 and not places:
+            raise Misuse(
+                f"the share of {name} is so small that none of its scans would ever come",
+                why=f"an epoch has {len(scans)} places",
+                do="give it more, or leave it out",
+            )
     return Order(settings.seed, settings.batch, tuple(shares), processes.rank, processes.ranks, settings.accumulate)
 
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from headct.encoders import Encoder
 from headct.encoders.heads import ProjectionMLP
+from headct.failure import Misuse
 from headct.pretraining.objectives.objective import Batch
 from headct.pretraining.views import Seen, sent
 
@@ -70,15 +71,15 @@ def between_patients(vectors: Tensor, patients: Tensor, known: Tensor | None = N
     """Scans and their positives, each the other's positive, among the vectors of all patients of all processes.
 
     `vectors` (K, B, E) are scans, positives, and more candidates if any; what is not `known` (K, B) is left out.
-    `patients` (B, I) are of `patients_of`. The 2 B anchors are [scans, positives] of this process, the P K B candidates
+    `patients` (B,) are of `patients_of`. The 2 B anchors are [scans, positives] of this process, the P K B candidates
     are in the order process, kind, scan; see `own`. Vectors of an anchor's own patient are no negatives, so
     of one scan alone the loss is 0.
     """
     kinds, scans = vectors.shape[:2]
     flat = vectors.flatten(0, 1)
     anchors = torch.arange(2 * scans, device=flat.device)
-    all_patients = gathered(patients.repeat(kinds, 1))
-    weights = (~same_patient(patients.repeat(2, 1), all_patients)).to(flat.dtype)
+    all_patients = gathered(patients.repeat(kinds))
+    weights = (patients.repeat(2)[:, None] != all_patients).to(flat.dtype)
     if known is not None:
         weights = weights * gathered(known.flatten()[:, None].to(flat.dtype)).T
     return Contrast(
@@ -89,15 +90,16 @@ def between_patients(vectors: Tensor, patients: Tensor, known: Tensor | None = N
 
 
 def patients_of(batch: Batch) -> Tensor:
-    """Numbers (B, I) that stand for each scan and its partners: two scans of one patient share at least one.
+    """A number (B,) that stands for whose each scan is: it follows from the patient id, in every process alike.
 
-    That is so because all scans of a virtual patient are partners of the first, or are it. A number follows from the
-    scan id alone, so it is the same in every process. A kind of partner that no objective asked for is not known.
+    Raises Misuse where there is nobody to compare with: the loss of one scan alone is 0, whatever is learned.
     """
-    numbers = [_number(scan_id) for scan_id in batch.scan_ids]
-    scans = range(len(batch.draws))
-    rows = [[scan, *(_or(of_kind[scan], scan) for of_kind in batch.partners.values())] for scan in scans]
-    return sent(np.array([[numbers[row] for row in of_scan] for of_scan in rows], np.int64), batch.hu.device)
+    if len(batch.patients) * ranks() < 2:
+        raise Misuse(
+            "one scan at a time cannot be compared with other patients",
+            do="take a larger batch, or fewer parts a step (accumulate), or form = 'distill'",
+        )
+    return sent(np.array([_number(patient) for patient in batch.patients], np.int64), batch.hu.device)
 
 
 def partner_rows(batch: Batch, kind: str) -> np.ndarray:
@@ -109,13 +111,8 @@ def _or(row: int, scan: int) -> int:
     return row if row >= 0 else scan
 
 
-def _number(scan_id: str) -> int:
-    return int.from_bytes(hashlib.blake2b(scan_id.encode(), digest_size=8).digest(), "big", signed=True)
-
-
-def same_patient(patients: Tensor, others: Tensor) -> Tensor:
-    """Which rows (N, M) share a number, of (N, I) and (M, I)."""
-    return (patients[:, None, :, None] == others[None, :, None, :]).flatten(2).any(dim=2)
+def _number(patient: str) -> int:
+    return int.from_bytes(hashlib.blake2b(patient.encode(), digest_size=8).digest(), "big", signed=True)
 
 
 def ranks() -> int:

@@ -24,7 +24,7 @@ from headct.pretraining.objectives.objective import (
     Sight,
     Watched,
     follow,
-    spread,
+    spread_of,
     teacher_of,
 )
 from headct.pretraining.published import PublishedView, draw_global, draw_local, see_published
@@ -253,10 +253,11 @@ def watch(scans: Tensor, targets: Tensor) -> dict[str, Tensor]:
     - `entropy`: mean entropy of a target as a share of ln K; 1 says that targets are uniform and teach nothing.
     - `used`: entropy of the mean target as a share of ln K; 0 says that every scan gets the same prototype. Left out
       of batches that are too small for it.
-    - `spread`: of the vectors of each view; 0 says that every scan gets the same one.
+    - `spread`, `dimensions`: of the vectors of each view; near 0 every scan gets the same one, near 1 they differ along
+      one line only.
     """
     views, batch, prototypes = targets.shape
-    watched = {"entropy": torch.special.entr(targets).sum(dim=2).mean() / math.log(prototypes), "spread": spread(scans)}
+    watched = {"entropy": torch.special.entr(targets).sum(dim=2).mean() / math.log(prototypes), **spread_of(scans)}
     if views * batch >= LEAST_TARGETS:
         watched["used"] = torch.special.entr(targets.mean(dim=(0, 1))).sum() / math.log(prototypes)
     return watched

@@ -35,7 +35,7 @@ from headct.pretraining.objectives.mae import (
     see_views,
     transformer,
 )
-from headct.pretraining.objectives.objective import Batch, Objective, Sight, Watched, follow, spread, teacher_of
+from headct.pretraining.objectives.objective import Batch, Objective, Sight, Watched, follow, spread_of, teacher_of
 from headct.pretraining.schedules import cosine
 from headct.pretraining.views import Crops, Seen, View
 
@@ -205,7 +205,8 @@ def watch(scans: Tensor, wanted: Tensor, scored: Tensor) -> Watched:
 
     - `target_spread`: standard deviation over all scored targets, mean over features; 0 says that all are the same.
     - `rank`: effective dimensions of the scored targets, (sum l)^2 / sum l^2 for eigenvalues l of their covariance.
-    - `spread`: of the teacher's scan vectors; 0 says that every scan gets the same one.
+    - `spread`, `dimensions`: of the teacher's scan vectors; near 0 every scan gets the same one, near 1 they differ
+      along one line only.
     - `scored`: share of the targets that is tissue.
     """
     weights = scored.float().flatten()[:, None]
@@ -217,6 +218,6 @@ def watch(scans: Tensor, wanted: Tensor, scored: Tensor) -> Watched:
     return {
         "target_spread": variances.sqrt().mean(),
         "rank": variances.sum().square() / covariance.square().sum().clamp(min=1e-12),
-        "spread": spread(scans.float()),
+        **spread_of(scans.float()),
         "scored": scored.float().mean(),
     }

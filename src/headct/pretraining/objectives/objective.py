@@ -40,6 +40,7 @@ class Batch:
         draws: What the objective drew for each of the B scans.
         normals: (R, 3) unit vectors across the slices as acquired, in the axes of the array; zeros where they are not
             known, None where nobody asks.
+        patients: Whose the B scans are; empty where nobody asks.
     """
 
     scan_ids: tuple[str, ...]
@@ -50,6 +51,7 @@ class Batch:
     template_mm: Tensor | None
     draws: Sequence[Any]
     normals: np.ndarray | None = None
+    patients: tuple[str, ...] = ()
 
     def normals_of(self, rows: np.ndarray | None = None) -> np.ndarray | None:
         """The normals of some rows, or of the B scans."""
@@ -168,6 +170,30 @@ class Centre(nn.Module):
         self.value.copy_(torch.where(noted[-1] > 0, moved, self.value))
         self.total.zero_()
         self.number.zero_()
+
+
+def spread_of(vectors: Tensor) -> Watched:
+    """`spread` and `dimensions` of scan vectors (..., N, F)."""
+    return {"spread": spread(vectors), "dimensions": dimensions(vectors)}
+
+
+LEAST_VECTORS = 8
+"""Of fewer the effective dimensions are few in any case."""
+
+
+def dimensions(vectors: Tensor) -> Tensor:
+    """Effective dimensions in which vectors (..., N, F) of unit length differ: (sum l)^2 / sum l^2.
+
+    With l the eigenvalues of their covariance over N; F, which says nothing, of fewer than `LEAST_VECTORS`.
+    """
+    number, features = vectors.shape[-2:]
+    if number < LEAST_VECTORS:
+        return vectors.new_full((), float(features))
+    unit = F.normalize(vectors, dim=-1)
+    deviations = unit - unit.mean(dim=-2, keepdim=True)
+    products = deviations @ deviations.transpose(-1, -2)  # (..., N, N), which has the same eigenvalues
+    total = products.diagonal(dim1=-2, dim2=-1).sum(dim=-1)
+    return (total.square() / products.square().sum(dim=(-2, -1)).clamp(min=1e-12)).mean()
 
 
 def spread(vectors: Tensor) -> Tensor:

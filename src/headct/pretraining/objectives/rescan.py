@@ -18,7 +18,16 @@ from headct.encoders import Encoder
 from headct.encoders.heads import ProjectionMLP
 from headct.failure import Misuse
 from headct.pretraining.objectives.contrast import Projector, between_patients, partner_rows, patients_of
-from headct.pretraining.objectives.objective import Batch, Objective, Sight, Watched, follow, spread, teacher_of
+from headct.pretraining.objectives.objective import (
+    Batch,
+    Objective,
+    Sight,
+    Watched,
+    follow,
+    spread,
+    spread_of,
+    teacher_of,
+)
 from headct.pretraining.schedules import cosine
 from headct.pretraining.views import Crops, Seen, View, draw, see, sent
 
@@ -110,7 +119,7 @@ class Rescan(Objective):
             loss, watched = contrast.losses(self.settings.temperature).mean(), {"matched": contrast.matched()}
         first, second = projections.detach().chunk(2)
         watched["cosine"] = F.cosine_similarity(first, second).mean()
-        watched["spread"] = spread(scans.detach())
+        watched |= spread_of(scans.detach())
         watched["air"] = torch.stack([view.air for view in seen]).mean()
         return loss, watched
 

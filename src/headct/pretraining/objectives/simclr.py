@@ -17,7 +17,7 @@ from headct.encoders import Encoder
 from headct.encoders.heads import ProjectionMLP
 from headct.failure import Misuse
 from headct.pretraining.objectives.contrast import Contrast, Projector, cosines
-from headct.pretraining.objectives.objective import Batch, Objective, Sight, Watched, spread
+from headct.pretraining.objectives.objective import Batch, Objective, Sight, Watched, spread_of
 from headct.pretraining.views import Crops, View, draw, see, sent
 
 
@@ -142,7 +142,7 @@ class Simclr(Objective):
         scans, projections = self.student(seen)
         loss, watched = self.compared(projections.reshape(count, 2, len(hu), -1), overlaps)
         air = torch.stack([view.air for view in seen]).mean()
-        return loss, {**watched, "spread": spread(scans.detach()), "overlap": _mean_pair(overlaps), "air": air}
+        return loss, {**watched, **spread_of(scans.detach()), "overlap": _mean_pair(overlaps), "air": air}
 
     def compared(self, views: Tensor, overlaps: Tensor) -> tuple[Tensor, Watched]:
         """The loss of projections (C, 2, B, E) of crops that overlap by (B, C, C), and the share that is matched."""

@@ -17,7 +17,7 @@ from torch import Tensor
 from headct.encoders import Encoder
 from headct.encoders.heads import ProjectionMLP
 from headct.pretraining.objectives.contrast import Contrast, Projector, between_patients, own, patients_of
-from headct.pretraining.objectives.objective import Batch, Objective, Sight, Watched, spread
+from headct.pretraining.objectives.objective import Batch, Objective, Sight, Watched, spread_of
 from headct.pretraining.objectives.rescan import Pair, draw_pair, see_pair
 from headct.pretraining.views import Crops, see, sent
 
@@ -98,5 +98,5 @@ class Twin(Objective):
         contrast = with_twins(vectors, patients_of(batch), known, twin_weight=settings.twin_weight)
         air = torch.stack([view.air for view in seen]).mean()
         watched = {"matched": contrast.matched(), "told_apart": told_apart(vectors.detach(), known)}
-        watched |= {"spread": spread(scans.detach()), "air": air}
+        watched |= {**spread_of(scans.detach()), "air": air}
         return contrast.losses(settings.temperature).mean(), watched

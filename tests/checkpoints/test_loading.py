@@ -183,7 +183,7 @@ def test_advice_that_is_not_safe_is_not_passed_on(here: Path) -> None:
         ("vit-bsae", "no model 'vit-bsae'", "did you mean vit-base?"),
         ("./vit-base", r"no model './vit-base'", ""),
         (Path("ct-fm"), "there is no folder or file ct-fm", "give the text 'ct-fm', not a Path"),
-        ("nowhere/run", "no model 'nowhere/run'", "or name its path"),
+        ("nowhere/run", "no model 'nowhere/run'", "check the path"),
         ("hub:someone", "'hub:someone' names no repository", "hub:owner/name@revision"),
     ],
 )

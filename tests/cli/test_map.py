@@ -42,7 +42,7 @@ def test_a_page_and_its_numbers(place: Path, tmp_path: Path, capsys: pytest.Capt
     rows = json.loads(said.out)
     assert [(row["what"], row["kind"]) for row in rows] == [("ich", "finding"), ("sdh", "finding")]
     assert rows[0]["AUROC low"] <= rows[0]["AUROC"] <= rows[0]["AUROC high"]
-    assert "left out: site cannot be told apart: it is one for all" in said.err
+    assert "left out: site cannot be told apart: it is the same for all" in said.err
     html = out.read_text()
     assert "Intracranial hemorrhage" in html
     assert "The map of places" in html

@@ -214,7 +214,7 @@ def test_a_scan_costs_the_same_in_any_batch(name: str) -> None:
         together, watched = made(batch, 0, 10)
         alone = [made(replace_scans(batch, scan), 0, 10)[0] for scan in range(3)]
     torch.testing.assert_close(together, torch.stack(alone).mean())
-    assert set(watched) == {"matched", "spread", "overlap", "air"}
+    assert set(watched) == {"matched", "spread", "dimensions", "overlap", "air"}
 
 
 def replace_scans(batch: Batch, scan: int) -> Batch:

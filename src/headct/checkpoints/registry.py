@@ -178,6 +178,8 @@ def unknown(model: str) -> Misuse:
         return Misuse(
             f"there is no folder or file {model}", do=f"give the text {model!r}, not a Path, for the model of that name"
         )
+    if os.sep in model:
+        return Misuse(f"no model {model!r}", why="there is no such file or folder", do="check the path")
     near = get_close_matches(model, MODELS, n=1)
     hint = f"did you mean {near[0]}?" if near else f"take one of {', '.join(MODELS)}, or name its path"
     return Misuse(f"no model {model!r}", why="it is no registered name, and there is no such file or folder", do=hint)

@@ -94,4 +94,5 @@ def pretrain(
         return
     run = pretraining.pretrain(cohorts, out, settings, progress=talk.say)
     if first:
+        talk.say(f"curves and settings: {out / 'report.html'}")
         print(run.checkpoint)

@@ -49,7 +49,7 @@ def _batch(settings: PretrainSettings, facts: Facts) -> tuple[int, str]:
 
 def _epochs(settings: PretrainSettings, facts: Facts) -> tuple[float, str]:
     epochs = min(200.0, max(10.0, 1_000_000 / facts.scans))
-    return epochs, "a million scans seen, in 10 to 200 passes"
+    return epochs, f"as many passes over {facts.scans} scans as see a million, but 10 to 200"
 
 
 def _lr(settings: PretrainSettings, facts: Facts) -> tuple[float, str]:
@@ -60,7 +60,7 @@ def _lr(settings: PretrainSettings, facts: Facts) -> tuple[float, str]:
 
 def _prototypes(settings: PretrainSettings, facts: Facts) -> tuple[int, str]:
     count = min(65536, max(64, _power_of_two(facts.scans / 2)))
-    return count, f"half of {facts.scans} scans, 64 to 65,536: with more, most would never be used"
+    return count, f"half of {facts.scans} scans, but 64 to 65,536: with more, most would never be used"
 
 
 def _balanced_prototypes(settings: PretrainSettings, facts: Facts) -> tuple[int, str]:

@@ -34,7 +34,7 @@ from headct.pretraining.report import page_of
 from headct.pretraining.runs import RunFolder, write_checkpoint
 from headct.pretraining.scans import Scans
 from headct.pretraining.schedules import cosine, warm_cosine
-from headct.pretraining.settings import PretrainSettings, to_pairs
+from headct.pretraining.settings import PretrainSettings, literal, to_pairs
 from headct.pretraining.sharding import gradients_summed, load_optimizer, load_weights, sharded, whole
 from headct.pretraining.speed import Pace
 from headct.pretraining.step import autocast, descend, feed_of, kept_random, new_objective, new_optimizer, order_of
@@ -165,6 +165,8 @@ def _pretrain(scans: Scans, run: RunFolder, settings: PretrainSettings, processe
                 say(_line(step, start, steps, log.latest, now_s - begun_s, settings.batch))
     if stopped:
         say(stopped)
+    if start == steps:
+        say("all steps were taken before")
     if start < steps or processes.agreed(run.checkpoint.exists()) == 0:
         weights = whole(objective.encoder.state_dict(), processes)
         if processes.first:
@@ -261,7 +263,7 @@ def _decided(settings: PretrainSettings, facts: auto.Facts | None, say: Say, *, 
         return settings
     settings, choices = auto.resolved(settings, facts, length_known=length_known)
     for choice in choices:
-        say(f"{choice.name} = {choice.value}: {choice.reason}")
+        say(f"{choice.name} = {literal(choice.value)}: {choice.reason}")
     return settings
 
 

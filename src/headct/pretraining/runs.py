@@ -91,7 +91,7 @@ class RunFolder:
             raise Misuse(
                 f"{self.path} was begun with other settings (then {was or 'not set'}, now {asked or 'not set'})",
                 why="a run that goes on under other settings is neither of the two",
-                do="give the settings it was begun with, or name another folder",
+                do="give the settings it was begun with, or name another folder, with --continue-from for its weights",
             )
         return before
 

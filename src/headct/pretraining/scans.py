@@ -24,6 +24,10 @@ TRUTH_FOLDERS: Mapping[str, str] = {"classes": "masks", "template_mm": "deformat
 """Where a cohort of virtual patients keeps its truth (`headct simulate --masks --deformation`)."""
 
 
+NAMES: Mapping[str, str] = {"rescan": "SITE", "twin": "FINDING"}
+"""What the option of `headct simulate` that makes such partners wants to know."""
+
+
 @dataclass(frozen=True)
 class Case:
     """A scan, and other scans of the same virtual patient by what they are to it: `rescan`, `twin`."""
@@ -140,7 +144,7 @@ class Scans:
                 raise Misuse(
                     f"no scan has a {kind}",
                     why=f"the objective compares virtual patients with their {kind}",
-                    do=f"make a cohort with `headct simulate --{kind}`, and name it among the others",
+                    do=f"make a cohort with `headct simulate --{kind} {NAMES[kind]}`, and name it among the others",
                 )
         for kind in truth:
             if not any((cohort.path / TRUTH_FOLDERS[kind]).is_dir() for cohort in self.cohorts):

@@ -129,7 +129,7 @@ def _pairs(prefix: str, table: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         if isinstance(value, Mapping):
             yield from _pairs(f"{prefix}{key}.", value)
         elif value is not None:
-            yield f"{prefix}{key}", _literal(value)
+            yield f"{prefix}{key}", literal(value)
 
 
 def _as_table(value: Any) -> Any:
@@ -142,7 +142,7 @@ def _as_table(value: Any) -> Any:
 
 def _section(title: str, table: Mapping[str, Any]) -> list[str]:
     lines = ["", f"[{title}]"] if title else []
-    lines += [f"{_key(key)} = {_literal(value)}" for key, value in table.items() if _is_plain(value)]
+    lines += [f"{_key(key)} = {literal(value)}" for key, value in table.items() if _is_plain(value)]
     for key, value in table.items():
         if isinstance(value, Mapping):
             lines += _section(f"{title}.{_key(key)}" if title else _key(key), value)
@@ -151,16 +151,19 @@ def _section(title: str, table: Mapping[str, Any]) -> list[str]:
 
 def _key(name: str) -> str:
     """Bare where TOML allows it: cohorts and windows may be called anything."""
-    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else _literal(name)
+    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else literal(name)
 
 
 def _is_plain(value: Any) -> bool:
     return value is not None and not isinstance(value, Mapping)
 
 
-def _literal(value: Any) -> str:
+def literal(value: Any) -> str:
+    """A value as TOML writes it, a group of settings as a table in a line."""
+    if is_dataclass(value):
+        return "{" + ", ".join(f"{entry.name} = {literal(getattr(value, entry.name))}" for entry in fields(value)) + "}"
     if isinstance(value, tuple | list):
-        return "[" + ", ".join(_literal(one) for one in value) + "]"
+        return "[" + ", ".join(literal(one) for one in value) + "]"
     return json.dumps(value, ensure_ascii=False)  # JSON's strings, numbers and booleans are TOML's
 
 
@@ -196,7 +199,7 @@ def limits(fit: str | None) -> tuple[float | None, float | None]:
     if fit is None:
         return None, None
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|m|h|gb)", fit.strip().lower())
-    if found is None:
+    if found is None or float(found[1]) == 0:
         raise Misuse(f"{fit!r} is neither a time nor a memory", do="write 60s, 30m, 8h or 12GB")
     if found[2] == "gb":
         return None, float(found[1])
@@ -215,7 +218,9 @@ def read_settings(path: Path, **overrides: Any) -> PretrainSettings:
 def objective_settings(name: str) -> ObjectiveSettings:
     """The default settings of a named objective. Raises Misuse for an unknown one."""
     if name not in OBJECTIVES:
-        raise Misuse(f"no objective is called {name!r}", do=f"take one of {', '.join(OBJECTIVES)}")
+        near = get_close_matches(name, OBJECTIVES, n=1)
+        meant = f"did you mean {near[0]}? There are " if near else "take one of "
+        raise Misuse(f"no objective is called {name!r}", do=f"{meant}{', '.join(OBJECTIVES)}")
     return OBJECTIVES[name].settings()
 
 

@@ -94,5 +94,6 @@ def pretrain(
         return
     run = pretraining.pretrain(cohorts, out, settings, progress=talk.say)
     if first:
-        talk.say(f"curves and settings: {out / 'report.html'}")
+        if (page := out / "report.html").exists():
+            talk.say(f"curves and settings: {page}")
         print(run.checkpoint)

@@ -142,10 +142,11 @@ def _pretrain(scans: Scans, run: RunFolder, settings: PretrainSettings, processe
             # ---------------------------------------------------------------------------
             log.note(step, {**_mean(parts), "gradient_norm": norm}, lr=lr, decay=decay)
             now_s = time.monotonic()
-            if probe is not None and (step + 1) % probe.every == 0:
-                log.timed(**probe.look(objective.encoder, processes.device))
             log.timed(step_s=now_s - last_s, data_s=wait_s)  # from step to step: a GPU works while nobody looks
             last_s = now_s
+            if probe is not None and (step + 1) % probe.every == 0:
+                log.timed(**probe.look(objective.encoder, processes.device))
+                last_s = time.monotonic()
             last = step + 1 == steps
             due = (step + 1) % settings.save_every == 0
             if not (due or last or (step + 1) % look_every == 0):
@@ -157,7 +158,7 @@ def _pretrain(scans: Scans, run: RunFolder, settings: PretrainSettings, processe
                 state = _state(objective, optimizer, monitors, scans, flops, processes)
                 if processes.first:
                     run.save_state(step + 1, state, settings.keep, say)
-                saved_s = now_s
+                saved_s = last_s = time.monotonic()
             if asked:  # in any process: the others would wait for it for ever
                 raise KeyboardInterrupt
             if log.latest and (now_s - said_s > SAY_EVERY_S or last):
@@ -170,7 +171,7 @@ def _pretrain(scans: Scans, run: RunFolder, settings: PretrainSettings, processe
     if start < steps or processes.agreed(run.checkpoint.exists()) == 0:
         weights = whole(objective.encoder.state_dict(), processes)
         if processes.first:
-            _finish(run, objective, weights, settings, scans, stopped)
+            _finish(run, objective, weights, settings, scans, stopped, say)
     processes.wait()
     return Run(run.checkpoint, run.history(), settings, stopped)
 
@@ -182,12 +183,17 @@ def _finish(
     settings: PretrainSettings,
     scans: Scans,
     stopped: str,
+    say: Say,
 ) -> None:
     """What is left behind for people, then the checkpoint, by which a run is known to have ended."""
     history = run.history()
-    run.write_history(history)
-    uses_findings = objective.uses_findings or settings.origin_uses_findings
-    page_of(history, settings, scans.provenance, stopped, uses_findings=uses_findings).write(run.path / "report.html")
+    if len(history):
+        run.write_history(history)
+        uses_findings = objective.uses_findings or settings.origin_uses_findings
+        page = page_of(history, settings, scans.provenance, stopped, uses_findings=uses_findings)
+        page.write(run.path / "report.html")
+    else:
+        say("no numbers of any step could be written down, so there is no page of them")
     write_checkpoint(run, objective, weights, settings, scans, stopped)
 
 

@@ -71,6 +71,11 @@ class DinoSettings:
                 why="the first may be smoothed, the second may get a gamma",
                 do="set global_crops.views to 2, or published_views to false",
             )
+        if self.global_crops.views < 1 or self.global_crops.views + self.local_crops.views < 2:
+            raise Misuse(
+                f"dino compares views, got {self.global_crops.views} global and {self.local_crops.views} local ones",
+                do="set global_crops.views to 2",
+            )
 
     @classmethod
     def published(cls) -> DinoSettings:

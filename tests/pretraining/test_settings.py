@@ -49,7 +49,8 @@ def test_toml_gives_the_same_settings_again(settings: PretrainSettings) -> None:
         ("steps = 3\n[objectives.dinosaur]", "no objective is called 'dinosaur'"),
         ("steps = 'many'", "steps must be int, got 'many'"),
         (
-            "steps = 3\nobjectives.dino.global_crops = {views = 1, shape = [8, 8, 8], edge_mm = [9.0, 9.0], overhang = 0.0}\n"
+            "steps = 3\n"
+            "objectives.dino.global_crops = {views = 1, shape = [8, 8, 8], edge_mm = [9.0, 9.0], overhang = 0.0}\n"
             "objectives.dino.local_crops = {views = 0, shape = [8, 8, 8], edge_mm = [9.0, 9.0], overhang = 0.0}",
             "dino compares views",
         ),

@@ -158,6 +158,9 @@ def test_detectors_on_a_cohort_as_it_is_typed(tmp_path: Path, capsys: pytest.Cap
     assert tree["parts"]["test"] == tree["counts"]["scans"]
     assert "less that of" in said.err
     assert "shuffled labels give" in said.err
+    here = ["evaluate", "--detector", str(tmp_path / "d"), "--cohort", str(tmp_path / "night"), *machine]
+    assert run([*here, "--labels", str(tmp_path / "out" / "labels.csv"), "--out", str(tmp_path / "out")]) == 2
+    assert "would be replaced" in capsys.readouterr().err
     again = ["evaluate", "--predictions", str(tmp_path / "out" / "predictions" / "d.parquet"), "--draws", "100"]
     again += ["--labels", str(tmp_path / "out" / "labels.csv"), "--out", str(tmp_path / "again")]
     assert run(again) == 0

@@ -44,6 +44,15 @@ def test_draws_are_nested_balanced_true_and_by_patient(seed: int, patients: int)
     assert len(shots.left_out) == 2
 
 
+def test_patients_with_many_scans_are_drawn_no_more_often_than_others() -> None:
+    owners = ["many"] * 10 + [f"p{number}" for number in range(19)] + [f"n{number}" for number in range(20)]
+    labels = pd.DataFrame({"ich": [1.0] * 29 + [0.0] * 20}, index=[f"s{row}" for row in range(49)])
+    table = draw_shots(labels, owners, seed=0, ks=(4,), draws=400).table
+    drawn = table[table["patient_id"] == "many"]
+    assert 0.14 < len(drawn) / 400 < 0.26  # of 20 patients 4 are drawn; of 400 draws that is 80, sd 8
+    assert drawn["scan_id"].nunique() == 10
+
+
 def test_nobody_is_a_negative_who_has_a_positive_scan() -> None:
     labels = pd.DataFrame({"ich": [1.0, 0, 0, 0, 1]}, index=list("abcde"))
     shots = draw_shots(labels, ["p", "p", "q", "r", "s"], seed=0, ks=(2,), draws=20)

@@ -116,6 +116,19 @@ def test_a_patient_in_two_splits_stops_it() -> None:
         evaluate(parted, labels, QUICK)
 
 
+def test_a_patient_in_two_splits_stops_it_whose_label_is_unknown_in_one() -> None:
+    predictions, labels = tables()
+    parted = split(predictions, labels)
+    twice = labels["patient_id"][labels["patient_id"].duplicated()].iloc[0]
+    scan = labels["scan_id"][labels["patient_id"] == twice].iloc[0]
+    now = parted["split"][parted["scan_id"] == scan].iloc[0]
+    parted.loc[parted["scan_id"] == scan, "split"] = "train" if now != "train" else "test"
+    findings = labels.columns.difference(["scan_id", "patient_id"])
+    labels.loc[labels["scan_id"] == scan, findings] = np.nan
+    with pytest.raises(Failure, match=f"more than one split: {twice} "):
+        evaluate(parted, labels, QUICK)
+
+
 def test_no_test_scans_is_said() -> None:
     predictions, labels = tables()
     with pytest.raises(Misuse, match="no scan of the predictions is in the split test"):

@@ -134,6 +134,13 @@ def test_measurements_are_joined_by_scan() -> None:
     assert found.tree()["errors"]["midline_shift_mm"]["bias"]["n"] == SCANS - 1
 
 
+def test_a_scan_that_nobody_measured_is_not_forgotten() -> None:
+    truth = labels().assign(sdh_ml=1.0)
+    found = compare_tables(truth[["scan_id", "sdh_ml"]].head(4), truth)
+    assert found.errors["sdh_ml"].bias.n == 4
+    assert f"sdh_ml was not measured in {SCANS - 4} scans" in found.notes[0]
+
+
 def test_measurements_that_cannot_be_meant_are_refused(tmp_path) -> None:
     truth = labels().assign(sdh_ml=1.0)
     with pytest.raises(Misuse, match="no measurement is in both tables"):

@@ -73,6 +73,17 @@ def test_abstention_by_hand() -> None:
     assert sure.risk == pytest.approx([0, 0, 1 / 3, 1 / 2])
 
 
+def test_abstention_counts_patients() -> None:
+    """Five scans a patient that always agree are worth one."""
+    labels, scores = np.arange(60) < 20, np.random.default_rng(1).uniform(size=60)
+    once = abstention(labels, scores, 0.5)
+    often = abstention(
+        np.repeat(labels, 5), np.repeat(scores, 5), 0.5, patients=Patients.of(np.repeat(np.arange(60), 5))
+    )
+    assert often.risk[-1] == pytest.approx(once.risk[-1])
+    assert often.high[-1] - often.low[-1] >= once.high[-1] - once.low[-1]
+
+
 def test_bands_hold_their_curves() -> None:
     labels, scores, patients = np.arange(90) < 30, np.random.default_rng(0).normal(size=90), Patients.each(90)
     ranked = Ranked.of(labels, scores + labels)

@@ -155,6 +155,10 @@ def test_what_was_kept_on_other_terms_is_not_taken(study, encoder, tmp_path):
         few_labels.kept(tmp_path, study, replace(one, method=replace(one.method, fallback=1.0)), MACHINE)
     with pytest.raises(Misuse, match="another study"):
         few_labels.kept(tmp_path, replace(study, labels=1 - study.labels), one, MACHINE)
+    with pytest.raises(Misuse, match="another study"):
+        few_labels.kept(tmp_path, study, replace(one, draws=1), MACHINE)
+    with pytest.raises(Misuse, match="another study"):
+        few_labels.kept(tmp_path, study, replace(one, scans=Held(one.scans.held_vectors + 1)), MACHINE)
 
 
 def test_without_enough_test_patients_it_says_so(study, tables):

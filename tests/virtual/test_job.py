@@ -19,9 +19,11 @@ from headct import Cohort, Scan, read
 from headct.cohort import executors
 from headct.cohort.ingest import ingest
 from headct.failure import Misuse
+from headct.preparing import prepare
+from headct.preparing.recipe import named
 from headct.reading.criteria import Criteria
 from headct.virtual.archive import write_study
-from headct.virtual.job import CLASSES, FORMATS, Job, arrays, classes_at, run, truth_at
+from headct.virtual.job import CLASSES, FORMATS, Job, _write_maps, arrays, classes_at, run, truth_at
 from headct.virtual.labels import BLEEDS, FINDINGS
 from headct.virtual.simulated import Simulation, simulate
 
@@ -145,6 +147,39 @@ def test_a_twin_lacks_one_finding_and_shares_the_rest() -> None:
     difference = ill.scan.hu.astype(int) - well.scan.hu.astype(int)
     assert (difference != 0).mean() < 0.5
     assert np.abs(difference[ill.masks["iph"]]).mean() > 10 * np.abs(difference[outside]).mean()
+
+
+def test_nothing_lies_where_nothing_was_acquired(tmp_path: Path) -> None:
+    """The 29th patient of this site was scanned from above the skull base on: a class there would teach air."""
+    simulation = Simulation(seed=1, site="site-d", spacing_mm=4.0)
+    (simulated,) = simulation.scans(28)
+    prepared = prepare(simulated.scan, named("head-coarse"))
+    job = Job(simulation=simulation, patients=1, masks=True, recipe="head-coarse")
+    (tmp_path / "masks").mkdir()
+    _write_maps(job, tmp_path, simulated, prepared)
+    classes = np.asarray(nibabel.load(tmp_path / "masks" / f"{simulated.scan_id}.nii.gz").dataobj)
+    below = np.asarray(prepared.array == -1000)
+    assert below[:, :, : classes.shape[2] // 4].any()
+    assert not classes[below].any()
+    assert (classes > 0).sum() > 5000
+
+
+def test_scans_that_differ_bear_different_identifiers() -> None:
+    """Several cohorts of one seed may be named together, so none may pass for another."""
+    asked = [
+        Simulation(seed=1),
+        Simulation(seed=1, rescan="site-b"),
+        Simulation(seed=1, rescan="site-c"),
+        Simulation(seed=1, twin="iph"),
+        Simulation(seed=1, twin="sdh"),
+        Simulation(seed=1, prevalence={"sah": 1.0}),
+    ]
+    of_id: dict[str, set[tuple[object, ...]]] = {}
+    for one in asked:
+        for scan in one.scans(0):
+            of_id.setdefault(scan.scan_id, set()).add((scan.patient, scan.visit))
+    assert all(len(scans) == 1 for scans in of_id.values())
+    assert len(of_id) > 6
 
 
 def test_a_rescan_is_the_same_patient_at_another_scanner() -> None:

@@ -216,11 +216,14 @@ def _of_detectors(
     from headct.evaluation.evaluation import write_tree
     from headct.evaluation.tables import read_measured
     from headct.reading.pseudonyms import user_key
-    from headct.studies.evaluation import evaluate_detectors, points_of
+    from headct.studies.evaluation import LABELS, evaluate_detectors, points_of
     from headct.studies.evaluation_report import report_of_study
     from headct.studies.evaluation_scans import labelled_scans, open_detectors
 
     expect_writable(out)
+    ours = (out / LABELS).resolve()
+    for path in (*labels, *([measured] if measured else [])):
+        _expect(path.resolve() != ours, f"{path} would be replaced by the labels as they were read: name another --out")
     opened = [Cohort(place) for place in cohorts]
     entries = open_detectors(detectors, model)
     for entry in entries:

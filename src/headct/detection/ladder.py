@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 
 from headct.detection.method import Fitted, Progress, Task, quiet
 from headct.detection.methods import METHODS, method
@@ -34,8 +35,9 @@ def climb(
     """Fit each rung and take the best by its validation AUROC (mean over findings); of equal ones the lower rung.
 
     So what comes out is never worse on validation than the frozen first rung. Trained rungs are left out, and why is
-    said, where they cannot be learned: the encoder is an exported graph, arrays differ in shape, training diverges.
-    `progress` gives the one for a rung. Raises Misuse where the first rung cannot be learned.
+    said, where they cannot be learned: the encoder is an exported graph, arrays differ in shape, training diverges or
+    does not fit into the memory of a GPU. `progress` gives the one for a rung. Raises Misuse where the first rung
+    cannot be learned.
     """
     fits = {rungs[0]: method(rungs[0]).fit(task, progress(rungs[0]))}
     areas = {rungs[0]: validation_auroc(task, fits[rungs[0]])}
@@ -48,6 +50,9 @@ def climb(
             fits[name] = method(name).fit(task, progress(name))
         except Failure as failure:
             skipped[name] = f"left out: {failure.what}"
+            continue
+        except torch.OutOfMemoryError:
+            skipped[name] = "left out: it does not fit into the memory of the device"
             continue
         areas[name] = validation_auroc(task, fits[name])
     best = max(areas, key=lambda name: areas[name])  # the first of equal ones

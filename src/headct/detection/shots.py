@@ -95,8 +95,11 @@ def _generator(seed: int, draw: int, word: str) -> np.random.Generator:
 
 
 def _one_each(scans: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
-    """One scan of each patient, in an order that was drawn."""
-    return scans.iloc[rng.permutation(len(scans))].drop_duplicates("patient").reset_index(drop=True)
+    """One scan of each patient, the patients in an order that was drawn, however many scans each of them has."""
+    of_patient = list(scans.groupby("patient", sort=True).indices.values())
+    which = rng.spawn(1)[0].random(len(of_patient))
+    rows = [int(of_patient[one][int(which[one] * len(of_patient[one]))]) for one in rng.permutation(len(of_patient))]
+    return scans.iloc[rows].reset_index(drop=True)
 
 
 def _matched(positives: pd.DataFrame, negatives: pd.DataFrame) -> pd.DataFrame:

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from headct.evaluation.cells import read_table
+from headct.evaluation.tables import SPLITS
 from headct.failure import Misuse
 
 PARTS = ("train", "validation", "test")
@@ -54,8 +55,8 @@ def splits_table(scan_ids: Sequence[str], patients: Sequence[str], parts: np.nda
 def read_splits(path: Path, scan_ids: Sequence[str], patients: Sequence[str]) -> np.ndarray:
     """The part (n,) of each scan by a table with `split` and `scan_id` or `patient_id`; empty for one it does not name.
 
-    Raises Misuse where a split has another name than `PARTS`, the table names none of the scans, or a patient is in
-    two parts.
+    Raises Misuse where a split has another name than `PARTS` (or `val`, as public sets are prepared), the table names
+    none of the scans, or a patient is in two parts.
     """
     table = read_table(path)
     column = next((name for name in ("scan_id", "patient_id") if name in table), None)
@@ -64,11 +65,11 @@ def read_splits(path: Path, scan_ids: Sequence[str], patients: Sequence[str]) ->
             f"{path} is no table of splits: its columns are {', '.join(map(str, table.columns))}",
             do=f"give scan_id or patient_id, and split, which is {', '.join(PARTS)}",
         )
-    strange = sorted(set(table["split"]) - set(PARTS))
+    strange = sorted(set(table["split"]) - set(SPLITS))
     if strange:
         raise Misuse(f"{path} has a split called {strange[0]!r}", do=f"call it one of {', '.join(PARTS)}")
     part_of: dict[str, str] = {}
-    for name, part in zip(table[column], table["split"], strict=True):
+    for name, part in zip(table[column], table["split"].map(SPLITS), strict=True):
         if part_of.setdefault(name, part) != part:
             raise Misuse(f"{path} has {name} in {part_of[name]} and in {part}", do="keep each in one")
     parts = np.array([part_of.get(name, "") for name in (scan_ids if column == "scan_id" else patients)], dtype=object)

@@ -202,6 +202,7 @@ def evaluate(
     """
     settings = settings or EvaluationSettings()
     cases, notes = join(predictions, labels)
+    _expect_apart(predictions, labels)
     tested, validation = _by_split(cases, labels, notes)
     good, left_out = _evaluable(tested)
     groups = {name: _grouping(labels, name, tuple(cases)) for name in settings.groups}
@@ -231,12 +232,20 @@ def evaluate(
     )
 
 
+def _expect_apart(predictions: pd.DataFrame, labels: pd.DataFrame) -> None:
+    """Raises Failure where patients straddle splits, by scans of unknown label too."""
+    if "split" in predictions:
+        told = (
+            predictions[["scan_id", "split"]].drop_duplicates().merge(labels[["scan_id", "patient_id"]], on="scan_id")
+        )
+        leakage.patients_in_one_split(told["patient_id"], told["split"])
+
+
 def _by_split(
     cases: Mapping[str, Case], labels: pd.DataFrame, notes: list[str]
 ) -> tuple[dict[str, Case], dict[str, Case]]:
     rows = np.concatenate([case.rows for case in cases.values()])
     splits = np.concatenate([case.splits.to_numpy(dtype=object) for case in cases.values()])
-    leakage.patients_in_one_split(labels["patient_id"].to_numpy()[rows], splits)
     if not (splits != "").any():
         notes.append("the predictions name no splits: it is taken that none of these scans was trained on")
         return dict(cases), {}
@@ -270,6 +279,10 @@ def _evaluable(cases: Mapping[str, Case]) -> tuple[dict[str, Case], dict[str, st
     return good, left_out
 
 
+WIDER_FROM = 50
+"""Patients of the rarer kind from which specificity at a fixed sensitivity and the calibration error are covered."""
+
+
 def _cautions(case: Case) -> Iterable[str]:
     rarer = rarer_class(case.labels, case.patients)
     if rarer < leakage.COVERED_FROM:
@@ -277,6 +290,14 @@ def _cautions(case: Case) -> Iterable[str]:
             f"{case.finding}: {rarer} patients of the rarer kind; below {leakage.COVERED_FROM} an interval may cover "
             "less or more than 95 %"
         )
+    elif rarer < WIDER_FROM:
+        yield (
+            f"{case.finding}: {rarer} patients of the rarer kind; below {WIDER_FROM} the intervals of specificity at a "
+            "fixed sensitivity and of the calibration error may cover less or more than 95 %"
+        )
+    if np.isfinite(case.ood).any() and not np.isfinite(case.ood).all():
+        missing = int((~np.isfinite(case.ood)).sum())
+        yield f"{case.finding}: no curve of abstention by distance, which {missing:,} scans lack"
     if len(np.unique(case.probabilities)) == 1:
         yield f"{case.finding}: every probability is {case.probabilities[0]:g}"
 
@@ -349,9 +370,11 @@ def _finding(
         baselines=_baselines(labels, patients),
         curve=tuple(reliability_curve(labels, told, patients)),
         decomposition=decomposition(labels, told),
-        abstention=operating.abstention(labels, told, point.threshold),
+        abstention=operating.abstention(labels, told, point.threshold, patients=patients),
         abstention_by_ood=(
-            operating.abstention(labels, told, point.threshold, case.ood) if np.isfinite(case.ood).all() else None
+            operating.abstention(labels, told, point.threshold, case.ood, patients)
+            if np.isfinite(case.ood).all()
+            else None
         ),
         roc=roc_band(ranked, weights),
         precision_recall=precision_recall_band(ranked, weights),

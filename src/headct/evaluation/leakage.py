@@ -86,7 +86,7 @@ def near_duplicates(vectors: ArrayLike, scan_ids: Sequence[str], alike: float = 
     given = np.asarray(vectors, dtype=np.float32)
     if given.ndim != 2 or len(given) != len(scan_ids) or not np.isfinite(given).all():
         raise Misuse(f"vectors of shape {given.shape} for {len(scan_ids):,} scans, or some that are not numbers")
-    centred = given - given.mean(axis=0)
+    centred = given if (given == given[:1]).all() else given - given.mean(axis=0)  # else nothing of them would be left
     length = np.linalg.norm(centred, axis=1, keepdims=True)
     unit = np.divide(centred, length, out=np.zeros_like(centred), where=length > 0)
     along = unit @ np.linalg.eigh(unit.T @ unit)[1][:, -1]

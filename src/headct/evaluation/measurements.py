@@ -142,9 +142,10 @@ class Measurements:
 
 
 def compare_tables(measured: pd.DataFrame, labels: pd.DataFrame) -> Measurements:
-    """Every column that both tables have and whose name ends in a unit or in `_side`, on the scans that have both.
+    """Every column that both tables have and whose name ends in a unit or in `_side`, on the scans of the labels.
 
-    Both are joined by `scan_id`; `labels` have `patient_id` too. Raises Misuse where no column or no scan is common,
+    Both are joined by `scan_id`; `labels` have `patient_id` too. Those whose truth is known and which were not measured
+    are counted in the notes. Raises Misuse where no column or no scan is common,
     and where a value is no number.
     """
     columns = [
@@ -159,9 +160,9 @@ def compare_tables(measured: pd.DataFrame, labels: pd.DataFrame) -> Measurements
             do="give columns of the same names in the labels, which end in _mm, _ml or _side",
         )
     both = labels[["scan_id", "patient_id", *columns]].merge(
-        measured[["scan_id", *columns]], on="scan_id", suffixes=("", " measured")
+        measured[["scan_id", *columns]], on="scan_id", how="left", suffixes=("", " measured")
     )
-    if both.empty:
+    if not labels["scan_id"].isin(measured["scan_id"]).any():
         raise Misuse("no scan is in both the measurements and the labels", do="name scans alike in both tables")
     errors_of: dict[str, Errors] = {}
     sides_of: dict[str, SideConfusion] = {}

@@ -20,7 +20,6 @@ from headct.evaluation.intervals import (
     correlation,
     of_difference,
     of_quotient,
-    wilson,
 )
 from headct.evaluation.metrics import ROUNDING, Array, Confusion, both_classes, checked, summed
 from headct.failure import Misuse
@@ -164,17 +163,25 @@ class Abstention:
 
 
 def abstention(
-    labels: ArrayLike, scores: ArrayLike, threshold: float, doubt: ArrayLike | None = None, steps: int = 50
+    labels: ArrayLike,
+    scores: ArrayLike,
+    threshold: float,
+    doubt: ArrayLike | None = None,
+    patients: Patients | None = None,
+    steps: int = 50,
 ) -> Abstention:
     """Keep the least doubtful scans first. `doubt` (n,): how close the score is to the threshold, if not given.
 
-    The intervals are Wilson's, for one scan a patient.
+    The intervals are Wilson's, scans of a patient counted by their design effect.
     """
     is_positive, values = checked(labels, scores)
     worth = -np.abs(values - threshold) if doubt is None else checked(labels, np.asarray(doubt, dtype=float))[1]
     order = np.argsort(worth, kind="stable")
-    errors = np.cumsum(((values >= threshold) != is_positive)[order])
+    wrong = (values >= threshold) != is_positive
     kept = np.unique(np.ceil(np.linspace(1 / steps, 1, steps) * len(values)).astype(int))
-    risk = errors[kept - 1] / kept
-    limits = np.array([wilson(float(share), float(number)) for share, number in zip(risk, kept, strict=True)])
-    return Abstention(kept / len(values), risk, limits[:, 0], limits[:, 1])
+    among = np.zeros((len(kept), len(values)), dtype=bool)
+    for step, number in enumerate(kept):
+        among[step, order[:number]] = True
+    shares = [Share.of(wrong, one, patients) for one in among]
+    limits = np.array([share.limits() for share in shares])
+    return Abstention(kept / len(values), np.array([share.value for share in shares]), limits[:, 0], limits[:, 1])

@@ -78,7 +78,7 @@ def _cut(numbers: pd.Series, edges: Sequence[float]) -> pd.Series:
 
 
 def subgroups(labels: ArrayLike, scores: ArrayLike, groups: pd.Series, patients: Patients) -> list[Subgroup]:
-    """Each group beside all others, in the order of their names; p values corrected by Holm over the groups.
+    """Each group beside all others, in the order of their names; p values corrected by Holm over three groups or more.
 
     `groups` (n,) are names, empty where unknown: such scans are in no group and in no rest. Where only positives have a
     group (the size of a lesion), each is set against all negatives.
@@ -92,7 +92,8 @@ def subgroups(labels: ArrayLike, scores: ArrayLike, groups: pd.Series, patients:
         others = ((names != group) & (names != "")) | (lesions & ~is_positive)
         found.append(_subgroup(str(groups.name), group, is_positive, values, inside, others, patients))
     differences = {each.group: each.difference for each in found if each.difference is not None}
-    fair = corrected(differences)
+    one_test = len(found) == 2 and not lesions  # either group is then all others of the other one
+    fair = differences if one_test else corrected(differences)
     return [replace(each, difference=fair.get(each.group)) for each in found]
 
 

@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 from headct.cohort import Cohort
+from headct.detection.calibration import TARGET
 from headct.detection.method import Progress, quiet
 from headct.embedding.machine import Machine
 from headct.evaluation import Area, Evaluation, EvaluationSettings, Patients, evaluate
@@ -27,11 +28,14 @@ from headct.evaluation.pairs import Pair, compare_all
 from headct.evaluation.tables import labels_of
 from headct.evaluation.transfer import TransferMatrix
 from headct.failure import Failure, Misuse
-from headct.studies.evaluation_predictions import Vectors, baselines, predicted
+from headct.studies.evaluation_predictions import SHUFFLED, Vectors, baselines, predicted
 from headct.studies.evaluation_scans import Entry, Labelled, counted, names_of
 
 POINTS: Mapping[Rule, str] = {"youden": "balanced", "sensitivity": "sensitive", "specificity": "specific"}
 """What a detector calls the threshold that a rule chose on its validation scans."""
+
+LABELS = "labels.csv"
+"""Of all labelled scans, beside the predictions."""
 
 
 @dataclass(frozen=True)
@@ -151,7 +155,8 @@ def points_of(entry: Entry, settings: EvaluationSettings) -> dict[str, Operating
             do=f"take {', '.join(POINTS)}, or evaluate tables (--predictions)",
         )
     name = POINTS[settings.rule]
-    origin = f"{name}, chosen by {entry.name} on its own validation scans"
+    reached = f" ({settings.rule} {TARGET:g})" if settings.rule in ("sensitivity", "specificity") else ""
+    origin = f"{name}{reached}, chosen by {entry.name} on its own validation scans"
     return {
         finding: OperatingPoint(points[name], origin)
         for finding, points in zip(entry.detector.findings, entry.detector.points, strict=True)
@@ -165,7 +170,7 @@ def _place(out: Path, name: str) -> Path:
 
 def _write_labels(table: pd.DataFrame, out: Path) -> None:
     """Beside the predictions, so that `headct evaluate --predictions` finds both."""
-    path = out / "labels.csv"
+    path = out / LABELS
     try:
         path.write_text(table.to_csv(index=False), encoding="utf-8")
     except OSError as error:
@@ -200,7 +205,7 @@ def _pairs(
     first = next(iter(told))
     names = list(told)
     wanted = [(a, b) for index, a in enumerate(names) for b in names[index + 1 :]]
-    wanted += [(first, name) for name in probed]
+    wanted += [(first, name) for name in probed if name != SHUFFLED]  # no rival, but a check
     return compare_all({**told, **probed}, labels, settings, wanted)
 
 

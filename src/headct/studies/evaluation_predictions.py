@@ -33,7 +33,7 @@ from headct.studies.baselines import histograms, random_encoder, seen_by
 from headct.studies.evaluation_scans import Entry, Labelled
 
 SCHEMA = pa.schema([*PREDICTIONS, ("split", pa.string())])
-HISTOGRAM, RANDOM = "histogram probe", "random encoder"
+HISTOGRAM, RANDOM, SHUFFLED = "histogram probe", "random encoder", "shuffled labels"
 POINT = "balanced"
 REGIONS = 3
 """Of the histograms, along each axis."""
@@ -130,7 +130,8 @@ def baselines(
 ) -> tuple[dict[str, pd.DataFrame], str]:
     """Probes of histograms and of the same encoder with random weights, learned from the detector's own scans.
 
-    Predictions of the tested scans by name; and, where there are none, why.
+    And one of the detector's own vectors, learned from labels that were dealt out anew among the patients, which must
+    find nothing. Predictions of the tested scans by name; and, where they are fewer scans' or none, why.
     """
     train = np.flatnonzero(_own(entry, labelled, "train"))
     findings = [name for name in entry.detector.findings if name in labelled.findings]
@@ -158,14 +159,33 @@ def baselines(
         seed=seed,
         machine=machine,
     )
-    found = {}
+    found, dealt = {}, replace(task, labels=_dealt(task))
+    if all({0.0, 1.0} <= set(column) for column in dealt.labels[dealt.train].T):
+        found[SHUFFLED] = _probed(dealt, task.scans, tested, scan_ids)
     if encoder.recipe.step(Frame) is not None:  # else its arrays are no HU on one grid
         found[HISTOGRAM] = _probed(task, Held(histograms(task.scans, REGIONS)), tested, scan_ids)
     if encoder.runtime is None:
         unlearned = random_encoder(encoder, task.scans, task.train, machine, seed)
         vectors_of = seen_by(unlearned, list(encoder.card.windows.values()), task.scans, machine)
         found[RANDOM] = _probed(task, Held(vectors_of), tested, scan_ids)
+    known = set(entry.splits["scan_id"][entry.splits["split"] == "train"]) if entry.splits is not None else set()
+    if len(train) < len(known):
+        return found, (
+            f"baselines learned from {len(train):,} of the {len(known):,} scans that {entry.name} learned from: the "
+            "others are not in the cohorts that were named, so they are at a disadvantage"
+        )
     return found, ""
+
+
+def _dealt(task: Task) -> np.ndarray:
+    """The labels, with those of each training patient given to another one, scan by scan; others keep theirs."""
+    labels, rng = task.labels.copy(), np.random.default_rng(task.seed)
+    owners = task.patients[task.train]
+    names, of = np.unique(owners.astype(str), return_inverse=True)
+    rows = [task.train[of == number] for number in range(len(names))]
+    for taker, giver in zip(rows, rng.permutation(len(names)), strict=True):
+        labels[taker] = task.labels[np.resize(rows[giver], len(taker))]
+    return labels
 
 
 def _own(entry: Entry, labelled: Labelled, part: str) -> np.ndarray:

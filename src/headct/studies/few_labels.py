@@ -214,7 +214,7 @@ def predicted(
         seed=study.settings.seed,
         machine=machine,
     )
-    tables, terms = [], _terms(study, one)
+    tables, terms = [], _terms(study, one, machine)
     few = [each for each in by_shots(task, study.scan_ids, study.shots) if one.draws is None or each.draw < one.draws]
     for done, each in enumerate(few, start=1):
         if drafts is None:
@@ -232,18 +232,22 @@ def kept(folder: Path, study: Study, one: Contestant, machine: Machine, progress
     Raises Misuse where what is kept there is of another study, encoder or way to learn.
     """
     path = folder / f"{one.name.replace(', ', '-').replace(' ', '-')}.parquet"
-    drafts, terms = path.with_suffix(".drafts"), _terms(study, one)
+    drafts, terms = path.with_suffix(".drafts"), _terms(study, one, machine)
     table = _once(path, terms, lambda: predicted(study, one, machine, progress, drafts))
     shutil.rmtree(drafts, ignore_errors=True)
     return table
 
 
-def _terms(study: Study, one: Contestant) -> str:
-    """A hash of who is learned from and tested, by which labels, encoder and method."""
+def _terms(study: Study, one: Contestant, machine: Machine) -> str:
+    """A hash of who is learned from and tested, by which labels, vectors and method, and how often."""
     parts = [
         __version__,
         one.encoder.sha256,
         repr(one.method),
+        str(one.draws),
+        str(study.settings.seed),
+        str(machine),
+        hashlib.sha256(one.scans.vectors(np.arange(len(one.scans))).tobytes()).hexdigest(),
         study.labels.to_csv(),
         "\0".join(map(str, study.scan_ids)),
         "\0".join(map(str, study.parts)),

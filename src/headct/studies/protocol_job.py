@@ -24,7 +24,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from headct import datasets
+from headct import __version__, datasets
 from headct.checkpoints import PretrainedEncoder
 from headct.cohort import Cohort
 from headct.cohort.journal import expect_writable, write_atomically
@@ -35,6 +35,7 @@ from headct.detection.method import Fitted, Method, Scans, Task
 from headct.detection.methods import METHODS, entry, method
 from headct.detection.scans import Held, OfCohorts, scans_of
 from headct.detection.shots import Fractions, Shots, draw_fractions, draw_shots
+from headct.detection.splits import check_patients
 from headct.detection.training.finetune import scratch
 from headct.embedding.machine import Machine
 from headct.evaluation import Area, EvaluationSettings, Patients, evaluate
@@ -280,6 +281,7 @@ def _material(protocol: Protocol, cohort: Cohort, place: Path) -> tuple[_Materia
             why="; ".join(f"{name}: {why}" for name, why in left_out.items()),
             do=f"is the download complete? {place / 'remarks.csv'} says what is missing",
         )
+    check_patients(parts, patients.tolist(), str(place / "splits.csv"))
     kept = tuple(name for name in protocol.findings if name not in left_out)
     hashes = {
         f"{protocol.labels}": hashlib.sha256((place / protocol.labels).read_bytes()).hexdigest(),
@@ -332,7 +334,12 @@ class _Walk:
     ) -> None:
         self.protocol, self.encoder, self.machine, self.way = protocol, encoder, machine, way
         self.out, self.cohort, self.material, self.progress = out, cohort, material, progress
-        went_in = {**material.sha256, "parts": material.parts.tolist(), "findings": material.findings}
+        went_in = {
+            "headct": __version__,
+            **material.sha256,
+            "parts": material.parts.tolist(),
+            "findings": material.findings,
+        }
         self.parts = out / "parts" / hashlib.sha256(json.dumps(went_in).encode()).hexdigest()[:16]
 
     @cached_property

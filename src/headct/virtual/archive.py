@@ -56,8 +56,11 @@ def write_series(
         scan = _padded(scan, int(protocol.padding_hu or 0))
     images = images_of(scan, intercept_hu=intercept, description=description, series_number=number)
     syntax = TRANSFER_SYNTAXES[protocol.transfer_syntax if quirks else "explicit-little"]
+    thickness_mm = simulated.visit.slices_mm[1]
+    each_mm = thickness_mm if len(thickness_mm) == len(images) else [scan.thickness_mm] * len(images)
     paths = []
-    for index, image in enumerate(images, start=1):
+    for index, (image, image_mm) in enumerate(zip(images, each_mm, strict=True), start=1):
+        image.SliceThickness = f"{image_mm:g}"  # of each image its own, as consoles write it
         if padded:
             image.PixelPaddingValue = int(protocol.padding_hu or 0) - intercept
         _describe(image, simulated)

@@ -172,7 +172,10 @@ def _prepared(job: Job, out: Path, index: int) -> Made:
 
 
 def _write_maps(job: Job, out: Path, simulated: Simulated, prepared: Prepared) -> None:
-    """Classes and template coordinates on the grid of the prepared array, worked out anew rather than resampled."""
+    """Classes and template coordinates on the grid of the prepared array, worked out anew rather than resampled.
+
+    Where nothing was acquired nothing is said to lie, but for the template, which is a map of space.
+    """
     if not (job.masks or job.deformation):
         return
     shape = prepared.array.shape
@@ -185,6 +188,9 @@ def _write_maps(job: Job, out: Path, simulated: Simulated, prepared: Prepared) -
     else:
         classes = classes_at(patient, visit, points)
     if job.masks:
+        frame = named(job.recipe).step(Frame)
+        assert frame is not None, "a job of a cohort has one"
+        classes[prepared.array.reshape(-1) == frame.fill_hu] = 0
         write_nifti(classes.reshape(shape), out / "masks" / name, prepared.affine)
 
 

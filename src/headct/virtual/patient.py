@@ -151,6 +151,9 @@ class Patient:
             painted.template_mm[where] = by_brain[inner]
             share = inside(brain.cavity_mm, edge_mm)
             hu[where] += share * (brain.hu - hu[where])
+            for change in painted.changes.values():  # of the skull, which the brain is laid over
+                change.share[where] *= 1 - share
+                change.hu[where] *= 1 - share
             changes = {name: Change(change.share * share, change.hu * share) for name, change in brain.changes.items()}
             _add(painted.changes, changes, where, len(hu))
         return painted

@@ -13,7 +13,7 @@ from pydicom.uid import generate_uid
 from headct.failure import Misuse
 from headct.scan import Header, Scan
 from headct.virtual.acquisition import Acquisition, Taken, take
-from headct.virtual.findings.mixture import KINDS, PREVALENCE, one_of
+from headct.virtual.findings.mixture import KINDS, PREVALENCE, draw_findings, one_of
 from headct.virtual.labels import READ_MM, Labels, judge, mask_share
 from headct.virtual.landmarks import head_landmarks_mm
 from headct.virtual.patient import Patient
@@ -73,7 +73,7 @@ class Simulation:
         else:
             yield self._taken(patient, site, 0, name, "1")
         if self.rescan:
-            yield self._taken(patient, SITES[self.rescan], 1, name, "2")
+            yield self._taken(patient, SITES[self.rescan], 1, name, "2", f"at {self.rescan}")
 
     def _with_twin(self, others: Patient, patient: Patient) -> Patient:
         """The patient with the twin's finding, as drawn or drawn for it."""
@@ -82,30 +82,35 @@ class Simulation:
         findings = sorted((*others.findings, drawn), key=lambda finding: order.index(finding.name))
         return replace(patient, findings=tuple(findings))
 
-    def _taken(self, patient: Patient, site: Site, visit: int, name: str, study: str) -> Simulated:
+    def _taken(self, patient: Patient, site: Site, visit: int, name: str, study: str, otherwise: str = "") -> Simulated:
         acquisition = Acquisition.draw(patient.seed, site, visit)
         if self.spacing_mm is not None:
             acquisition = acquisition.coarsened(self.spacing_mm)
-        return Simulated(patient, acquisition, name, study)
+        if patient.findings != draw_findings(patient.seed):  # asked for, so that others may ask for other ones
+            otherwise += f" with {'+'.join(finding.name for finding in patient.findings)}"
+        return Simulated(patient, acquisition, name, study, otherwise)
 
 
 @dataclass(frozen=True)
 class Simulated:
     """One scan of one virtual patient; what it costs to make is made when it is asked for.
 
-    With `tissues`, `taken` keeps the shares of brain, ventricles and skull too.
+    `study` is the number of the visit, or "with" and "without" of twins; `otherwise` says what else was asked for, so
+    that scans of one patient that differ bear different identifiers. With `tissues`, `taken` keeps the shares of brain,
+    ventricles and skull too.
     """
 
     patient: Patient
     visit: Acquisition
     patient_id: str
     study: str
+    otherwise: str = ""
     tissues: bool = False
 
     @cached_property
     def study_id(self) -> str:
         """A DICOM UID, made from what decides on the scan."""
-        return str(generate_uid(entropy_srcs=["virtual study", self.patient_id, self.study]))
+        return str(generate_uid(entropy_srcs=["virtual study", self.patient_id, self.study + self.otherwise]))
 
     @property
     def series_id(self) -> str:
@@ -113,7 +118,8 @@ class Simulated:
         return self._series_id("head")
 
     def _series_id(self, what: str) -> str:
-        return str(generate_uid(entropy_srcs=["virtual series", self.patient_id, self.study, what]))
+        told = self.study + self.otherwise
+        return str(generate_uid(entropy_srcs=["virtual series", self.patient_id, told, what]))
 
     def header(self, what: str) -> Header:
         """That of another series of the same study, such as a `localizer`; without a scan id."""

@@ -97,7 +97,7 @@ class Fracture(Finding):
 
 @dataclass(frozen=True, kw_only=True)
 class Surgery(Finding):
-    """Traces of earlier operations: a burr hole or a flap, a catheter, a little air. A trap, not a finding."""
+    """Traces of earlier operations: a burr hole or a flap, a catheter. A trap, not a finding."""
 
     name: ClassVar[str] = "surgery"
     flap: bool

@@ -153,8 +153,8 @@ class Edema(Finding):
         tissue = 1 - brain.fluid
         if self.diffuse:  # grey and white become one, and all a little darker
             gap = brain.anatomy.grey_hu - brain.anatomy.white_hu
-            darker = -0.8 * self.tightness * gap * brain.grey - 0.35 * self.depth_hu
-            brain.alter("edema", self.tightness * tissue * (brain.channels["cerebellum_mm"] > 0), darker)
+            darker = self.tightness * (-0.8 * self.tightness * gap * brain.grey - 0.35 * self.depth_hu)
+            brain.alter("edema", tissue * (brain.channels["cerebellum_mm"] > 0), darker)
             return
         white = torch.clamp(1 - 1.2 * brain.grey, 0, 1) * tissue
         noise = tiled_noise(brain.template_mm, 14.0, self.tile)[0]

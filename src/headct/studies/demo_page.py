@@ -188,7 +188,11 @@ def _table(walked: Walked) -> Markup:
         Column(key="auroc", header="Mean AUROC", unit="value (low to high)"),
         Column(key="difference", header="Pre-trained less this", unit="paired, value (low to high)"),
     ]
-    return table(frame, columns, "Mean AUROC over findings and draws, and paired differences")
+    listed = table(frame, columns, "Mean AUROC over findings and draws, and paired differences")
+    return Markup(
+        "<details><summary><h3>All numbers</h3><p>{}: each contestant at each site and K, with intervals and paired "
+        "differences.</p></summary>{}</details>"
+    ).format(count(len(frame), "row"), listed)
 
 
 def _written(row: dict[Any, Any], value: str, low: str, high: str, *, signed: bool = False) -> str:

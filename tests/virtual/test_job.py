@@ -22,7 +22,7 @@ from headct.failure import Misuse
 from headct.preparing import prepare
 from headct.preparing.recipe import named
 from headct.reading.criteria import Criteria
-from headct.virtual.archive import write_study
+from headct.virtual.archive import write_series, write_study
 from headct.virtual.job import CLASSES, FORMATS, Job, _write_maps, arrays, classes_at, run, truth_at
 from headct.virtual.labels import BLEEDS, FINDINGS
 from headct.virtual.simulated import Simulation, simulate
@@ -338,3 +338,13 @@ def test_uneven_slices_keep_their_truth(tmp_path: Path) -> None:
     assert len(classes) == len(list(head.iterdir()))
     assert deformation.shape == (*classes.shape, 3)
     assert np.isfinite(deformation[classes == 1]).all()
+
+
+def test_each_image_bears_the_thickness_of_its_own_slice(tmp_path: Path) -> None:
+    simulation = Simulation(seed=1, site="site-b", spacing_mm=4.0)
+    scans = (scan for index in range(40) for scan in simulation.scans(index))
+    simulated = next(scan for scan in scans if scan.visit.protocol.second_stack is not None)
+    paths = write_series(simulated, simulated.scan, tmp_path)
+    written = [float(pydicom.dcmread(path, stop_before_pixels=True).SliceThickness) for path in paths]
+    assert written == pytest.approx(simulated.visit.slices_mm[1].tolist())
+    assert len(set(written)) == 2

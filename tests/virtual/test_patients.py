@@ -107,6 +107,18 @@ def test_a_twin_differs_within_the_findings_reach_alone(name: str) -> None:
     assert not torch.equal(ill.hu[reach], well.hu[reach])
 
 
+@pytest.mark.parametrize("edge_mm", [1.0, 2.0])
+def test_the_account_of_a_fracture_is_what_it_changed(edge_mm: float) -> None:
+    """Where the brain is laid over bone too; oracle: the twin, within the skull, where no swelling of the scalp is."""
+    patient = patient_with("fracture")
+    points = lattice(2.0)
+    ill, well = patient.paint(points, edge_mm), patient.without("fracture").paint(points, edge_mm)
+    at = torch.nonzero(ill.cavity_mm < 2).squeeze(1)
+    account = ill.changes["fracture"].hu[at]
+    assert (account.abs() > 100).sum() > 20
+    torch.testing.assert_close(account, (ill.hu - well.hu)[at], atol=0.5, rtol=0)
+
+
 def _near_coarse(points: torch.Tensor, acts: torch.Tensor) -> torch.Tensor:
     grid = acts.reshape(COARSE.shape)
     low = torch.tensor([COARSE.x[0], COARSE.y[0], COARSE.z[0]])

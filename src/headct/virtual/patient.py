@@ -150,7 +150,7 @@ class Patient:
             where = near[inner]
             painted.template_mm[where] = by_brain[inner]
             share = inside(brain.cavity_mm, edge_mm)
-            hu[where] += share * (brain.hu - hu[where])
+            hu[where] = torch.lerp(hu[where], brain.hu, share)  # exactly the brain's where it covers all
             for change in painted.changes.values():  # of the skull, which the brain is laid over
                 change.share[where] *= 1 - share
                 change.hu[where] *= 1 - share

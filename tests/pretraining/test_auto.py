@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from pretraining.test_loop import SMALL, cohort
 
@@ -33,6 +34,22 @@ def test_values_grow_with_the_cohort_and_fall_with_the_model() -> None:
     assert (few.objectives["dino"].prototypes, many.objectives["dino"].prototypes) == (64, 65536)
     assert few.lr == many.lr == 5e-4  # a small model and a small batch, a large one and a large one
     assert few.objectives["dino"].teacher_momentum[0] < many.objectives["dino"].teacher_momentum[0] < 1
+
+
+@pytest.mark.parametrize("name", ["mae", "jepa", "hybrid", "simclr", "rescan", "twin"])
+def test_crops_are_coarser_on_a_processor(name: str) -> None:
+    told = PretrainSettings(steps=100, objectives={name: objective_settings(name)}, batch=8)
+    here, there = (resolved(replace(told, auto=everything(told)), facts)[0].objectives[name] for facts in (FEW, MANY))
+    field = "crop" if name in ("rescan", "twin") else "crops"
+    assert np.prod(getattr(here, field).shape) < np.prod(getattr(there, field).shape)
+    assert getattr(here, field).edge_mm == getattr(there, field).edge_mm
+
+
+def test_a_teacher_of_small_batches_is_sharp() -> None:
+    few, many = (resolved(OPEN, facts)[0] for facts in (FEW, MANY))
+    assert few.objectives["dino"].teacher_temperature == (0.02, 0.02)
+    assert many.batch >= 256
+    assert many.objectives["dino"].teacher_temperature == (0.04, 0.07)
 
 
 def test_prototypes_among_which_views_are_shared_out_evenly_are_as_many_as_there_are_views() -> None:

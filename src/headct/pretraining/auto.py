@@ -39,6 +39,11 @@ class Choice:
 
 Rule = Callable[[PretrainSettings, Facts], tuple[Any, str]]
 
+LARGE_BATCH = 256
+"""Scans a step from which published temperatures of a teacher hold."""
+WHOLE_HEAD, PART = (64, 80, 64), (32, 32, 32)
+"""Voxels of crops on a CPU."""
+
 
 def _batch(settings: PretrainSettings, facts: Facts) -> tuple[int, str]:
     most = 64 if facts.on_gpu else max(2, 8 // facts.processes)
@@ -74,13 +79,29 @@ def _teacher_momentum(settings: PretrainSettings, facts: Facts) -> tuple[tuple[f
     return (start, 1.0), f"a teacher that averages over about {1 / (1 - start):.0f} steps at first"
 
 
+def _teacher_temperature(settings: PretrainSettings, facts: Facts) -> tuple[tuple[float, float], str]:
+    if settings.batch < LARGE_BATCH:
+        return (0.02, 0.02), f"sharp targets, for centring makes those of fewer than {LARGE_BATCH} scans uniform"
+    return (0.04, 0.07), f"as published (arXiv 2304.07193), for {LARGE_BATCH} scans a step or more"
+
+
+def _coarser(name: str, shape: tuple[int, int, int]) -> Rule:
+    """The crops under this dotted name, of another shape on a CPU."""
+
+    def rule(settings: PretrainSettings, facts: Facts) -> tuple[Crops, str]:
+        crops: Crops = value_of(settings, name)
+        return (crops, "as by default") if facts.on_gpu else (replace(crops, shape=shape), "coarser on a CPU")
+
+    return rule
+
+
 def _global_crops(settings: PretrainSettings, facts: Facts) -> tuple[Crops, str]:
-    shape = (80, 96, 80) if facts.on_gpu else (64, 80, 64)
+    shape = (80, 96, 80) if facts.on_gpu else WHOLE_HEAD
     return Crops(views=2, shape=shape, edge_mm=(158.0, 170.0), overhang=0.03), "whole heads, coarser on a CPU"
 
 
 def _local_crops(settings: PretrainSettings, facts: Facts) -> tuple[Crops, str]:
-    shape, views = ((48, 48, 48), 4) if facts.on_gpu else ((32, 32, 32), 2)
+    shape, views = ((48, 48, 48), 4) if facts.on_gpu else (PART, 2)
     return Crops(views=views, shape=shape, edge_mm=(80.0, 100.0), overhang=0.0), "parts of heads, fewer on a CPU"
 
 
@@ -92,8 +113,12 @@ OBJECTIVE_RULES: Mapping[str, Rule] = MappingProxyType(
         "prototypes": _prototypes,
         "dinov2.prototypes": _balanced_prototypes,
         "teacher_momentum": _teacher_momentum,
+        "teacher_temperature": _teacher_temperature,
         "global_crops": _global_crops,
         "local_crops": _local_crops,
+        "simclr.crops": _coarser("objectives.simclr.crops", PART),
+        **{f"{name}.crops": _coarser(f"objectives.{name}.crops", WHOLE_HEAD) for name in ("mae", "jepa", "hybrid")},
+        **{f"{name}.crop": _coarser(f"objectives.{name}.crop", WHOLE_HEAD) for name in ("rescan", "twin")},
     }
 )
 """For `objectives.NAME.…`, where the objective has such a setting; those of one objective alone go before."""
@@ -108,7 +133,7 @@ def everything(settings: PretrainSettings) -> tuple[str, ...]:
         f"objectives.{name}.{entry.name}"
         for name, one in settings.objectives.items()
         for entry in fields(one)
-        if entry.name in OBJECTIVE_RULES
+        if {entry.name, f"{name}.{entry.name}"} & OBJECTIVE_RULES.keys()
     ]
     return (*RULES, *of_objectives)
 

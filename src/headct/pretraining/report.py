@@ -22,6 +22,8 @@ CAPTIONS: Mapping[str, str] = {
     "entropy": "of a target, as a share of the most it can be; 1 teaches nothing",
     "used": "entropy of the mean target, as a share of the most it can be; 0 says that one prototype takes all",
     "spread": "how far vectors of different scans lie apart; near zero, all look the same to the encoder",
+    "matched": "share of vectors that are nearest to their own counterpart",
+    "overlap": "of two crops of a head, what both cover as a share of what either covers, in the mean",
     "rank": "dimensions along which targets differ",
     "dimensions": "dimensions along which vectors of scans differ; near one, a single line tells them all apart",
     "target_spread": "how far targets lie apart; near zero, they teach nothing",

@@ -245,10 +245,7 @@ def test_labels_that_are_all_unknown_end_it(place: Place, tmp_path: Path) -> Non
 
 def test_baselines_stand_beside_and_all_are_compared(two_by_two: tuple[Study, Path]) -> None:
     study, _ = two_by_two
-    assert set(study.baselines) == {"histogram probe", "random encoder", "shuffled labels"}
-    for finding in study.baselines["shuffled labels"].findings.values():
-        found = finding.area.estimate()
-        assert found.low < 0.5 < found.high
+    assert set(study.baselines) == {"histogram probe", "random encoder"}
     pairs = {(pair.first, pair.second) for pair in study.pairs}
     assert pairs == {("linear", "knn"), ("linear", "histogram probe"), ("linear", "random encoder")}
     assert len(study.pairs) == 6

@@ -211,6 +211,7 @@ def evaluate(
         _expect_unseen(against, labels["scan_id"].to_numpy()[rows])
     patients = Patients.of(labels["patient_id"].to_numpy()[rows])
     weights = patients.weights(settings.draws, settings.seed)
+    notes += _caution_of_all(good)
     findings, precision, compared = {}, {}, {}
     for name, case in good.items():
         point = _operating_point(validation.get(name), settings, name, (points or {}).get(name))
@@ -280,7 +281,20 @@ def _evaluable(cases: Mapping[str, Case]) -> tuple[dict[str, Case], dict[str, st
 
 
 WIDER_FROM = 50
-"""Patients of the rarer kind from which specificity at a fixed sensitivity and the calibration error are covered."""
+"""Patients of the rarer kind below which intervals of specificity at a fixed sensitivity, and of the calibration error,
+are not known to be covered; see `headct.evaluation.intervals`."""
+
+
+def _caution_of_all(cases: Mapping[str, Case]) -> list[str]:
+    """Which intervals the cases have too few patients for, though they have enough for others."""
+    rarer = {name: rarer_class(case.labels, case.patients) for name, case in cases.items()}
+    few = [name for name, number in rarer.items() if leakage.COVERED_FROM <= number < WIDER_FROM]
+    if not few:
+        return []
+    return [
+        f"{', '.join(few)}: fewer than {WIDER_FROM} patients of the rarer kind; intervals of specificity at a fixed "
+        "sensitivity and of the calibration error may cover less or more than 95 %"
+    ]
 
 
 def _cautions(case: Case) -> Iterable[str]:
@@ -289,11 +303,6 @@ def _cautions(case: Case) -> Iterable[str]:
         yield (
             f"{case.finding}: {rarer} patients of the rarer kind; below {leakage.COVERED_FROM} an interval may cover "
             "less or more than 95 %"
-        )
-    elif rarer < WIDER_FROM:
-        yield (
-            f"{case.finding}: {rarer} patients of the rarer kind; below {WIDER_FROM} the intervals of specificity at a "
-            "fixed sensitivity and of the calibration error may cover less or more than 95 %"
         )
     if np.isfinite(case.ood).any() and not np.isfinite(case.ood).all():
         missing = int((~np.isfinite(case.ood)).sum())

@@ -145,8 +145,7 @@ def compare_tables(measured: pd.DataFrame, labels: pd.DataFrame) -> Measurements
     """Every column that both tables have and whose name ends in a unit or in `_side`, on the scans of the labels.
 
     Both are joined by `scan_id`; `labels` have `patient_id` too. Those whose truth is known and which were not measured
-    are counted in the notes. Raises Misuse where no column or no scan is common,
-    and where a value is no number.
+    are counted in the notes. Raises Misuse where no column or no scan is common, and where a value is no number.
     """
     columns = [
         name

@@ -31,7 +31,7 @@ from headct.pretraining.plan import Plan, made_to_fit, plan, seconds_a_step, wor
 from headct.pretraining.probe import probe_of
 from headct.pretraining.processes import Processes, joined
 from headct.pretraining.report import page_of
-from headct.pretraining.runs import RunFolder, write_checkpoint
+from headct.pretraining.runs import HOW, RunFolder, write_checkpoint
 from headct.pretraining.scans import Scans
 from headct.pretraining.schedules import cosine, warm_cosine
 from headct.pretraining.settings import PretrainSettings, literal, to_pairs
@@ -50,8 +50,6 @@ Say = Callable[[str], None]
 SAY_EVERY_S = 5.0
 SAVE_EVERY_S = 300.0
 """A state is saved at least so often, however slow the steps are."""
-HOW = ("memory_gb", "accumulate", "recompute", "compile", "shard", "track", "workers")
-"""Of the settings, what a run may change when it goes on, for it may do so on another machine."""
 LOOK_EVERY = 20
 """Steps between two looks at the numbers of a GPU and at requests to stop, for each look waits for the device; a CPU is
 looked at every step."""

@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 
 State = Mapping[str, Any]
 
+HOW = ("memory_gb", "accumulate", "recompute", "compile", "shard", "track", "workers", "device")
+"""Of the settings, what says how a step is worked out: a run may go on with others, for it may do so elsewhere."""
+
 PARTIAL = ".partial"
 """How a file ends that is being written: a kill may leave it behind, and it counts as not there."""
 
@@ -74,15 +77,8 @@ class RunFolder:
         now = replace(
             settings,
             auto=(),
-            memory_gb=before.memory_gb,  # how a step is cut into parts is no part of what a run learns
-            accumulate=before.accumulate,
-            recompute=before.recompute,
-            compile=before.compile,
             steps=before.steps if settings.steps is None else settings.steps,
-            device=before.device,  # a run may go on on another machine
-            shard=before.shard,
-            track=before.track,
-            workers=before.workers,
+            **{name: getattr(before, name) for name in HOW},
         )
         old, new = to_toml(before).splitlines(), to_toml(from_toml(to_toml(now))).splitlines()  # 4 and 4.0 are one
         if old != new:

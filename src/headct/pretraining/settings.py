@@ -199,8 +199,10 @@ def limits(fit: str | None) -> tuple[float | None, float | None]:
     if fit is None:
         return None, None
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|m|h|gb)", fit.strip().lower())
-    if found is None or float(found[1]) == 0:
+    if found is None:
         raise Misuse(f"{fit!r} is neither a time nor a memory", do="write 60s, 30m, 8h or 12GB")
+    if float(found[1]) == 0:
+        raise Misuse(f"nothing fits into {fit}", do="write 60s, 30m, 8h or 12GB")
     if found[2] == "gb":
         return None, float(found[1])
     return float(found[1]) * {"s": 1, "m": 60, "h": 3600}[found[2]], None

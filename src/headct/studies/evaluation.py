@@ -28,7 +28,7 @@ from headct.evaluation.pairs import Pair, compare_all
 from headct.evaluation.tables import labels_of
 from headct.evaluation.transfer import TransferMatrix
 from headct.failure import Failure, Misuse
-from headct.studies.evaluation_predictions import SHUFFLED, Vectors, baselines, predicted
+from headct.studies.evaluation_predictions import Vectors, baselines, predicted
 from headct.studies.evaluation_scans import Entry, Labelled, counted, names_of
 
 POINTS: Mapping[Rule, str] = {"youden": "balanced", "sensitivity": "sensitive", "specificity": "specific"}
@@ -205,7 +205,7 @@ def _pairs(
     first = next(iter(told))
     names = list(told)
     wanted = [(a, b) for index, a in enumerate(names) for b in names[index + 1 :]]
-    wanted += [(first, name) for name in probed if name != SHUFFLED]  # no rival, but a check
+    wanted += [(first, name) for name in probed]
     return compare_all({**told, **probed}, labels, settings, wanted)
 
 

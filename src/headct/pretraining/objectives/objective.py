@@ -173,8 +173,11 @@ class Centre(nn.Module):
 
 
 def spread_of(vectors: Tensor) -> Watched:
-    """`spread` and `dimensions` of scan vectors (..., N, F)."""
-    return {"spread": spread(vectors), "dimensions": dimensions(vectors)}
+    """`spread` of scan vectors (..., N, F), and `dimensions` where there are enough of them to tell."""
+    watched = {"spread": spread(vectors)}
+    if vectors.shape[-2] >= LEAST_VECTORS:
+        watched["dimensions"] = dimensions(vectors)
+    return watched
 
 
 LEAST_VECTORS = 8
@@ -184,11 +187,8 @@ LEAST_VECTORS = 8
 def dimensions(vectors: Tensor) -> Tensor:
     """Effective dimensions in which vectors (..., N, F) of unit length differ: (sum l)^2 / sum l^2.
 
-    With l the eigenvalues of their covariance over N; F, which says nothing, of fewer than `LEAST_VECTORS`.
+    With l the eigenvalues of their covariance over N.
     """
-    number, features = vectors.shape[-2:]
-    if number < LEAST_VECTORS:
-        return vectors.new_full((), float(features))
     unit = F.normalize(vectors, dim=-1)
     deviations = unit - unit.mean(dim=-2, keepdim=True)
     products = deviations @ deviations.transpose(-1, -2)  # (..., N, N), which has the same eigenvalues

@@ -98,5 +98,6 @@ class Twin(Objective):
         contrast = with_twins(vectors, patients_of(batch), known, twin_weight=settings.twin_weight)
         air = torch.stack([view.air for view in seen]).mean()
         watched = {"matched": contrast.matched(), "told_apart": told_apart(vectors.detach(), known)}
-        watched |= {**spread_of(scans.detach()), "air": air}
+        # of scans and re-scans: how many have a twin differs from part to part, and what is watched must not
+        watched |= {**spread_of(scans[: 2 * count].detach()), "air": air}
         return contrast.losses(settings.temperature).mean(), watched

@@ -6,14 +6,15 @@
     headct simulate --recipe head-coarse --patients 200 --seed 13 --site site-c --out OUTSIDE
     python benchmarks/objectives.py PRETRAIN --pairs PAIRS --inside INSIDE --outside OUTSIDE [--budget 240]
 
-Every run has the same budget of seconds of one core, told by the processor's clock: a few steps are timed, then as many
-are made as fit, and a run that took a sixth more or less is made again with as many as would have fitted. Views are those of each objective at the 4 mm of the recipe: whole heads of 48 x 48 x 48 voxels, local
-ones of 32 x 32 x 32, and the same windows. Who is learned from and who is tested is as in `few_labels.py`
-(`headct.studies.few_labels`): K positives and K negatives of a finding, drawn several times among patients of INSIDE;
-tested on others of INSIDE, and on OUTSIDE, whose scanners no probe has seen. Two probes on the same vectors: logistic
-regression, and the 10 nearest by cosine. Macro AUROC with its interval over test patients and draws. Rows are kept in
-`--runs`, so a killed command goes on with the next one; other cohorts need another folder. All
-patients are virtual: nothing here says anything about real ones.
+Every run has the same budget of seconds of one core, told by the processor's clock: a few steps are timed, then as
+many are made as fit, and a run that took a sixth more or less is made again with as many as would have fitted. Views
+are those of each objective at the 4 mm of the recipe: whole heads of 48 x 48 x 48 voxels, local ones of 32 x 32 x 32,
+and the same windows. Who is learned from and who is tested is as in `few_labels.py` (`headct.studies.few_labels`): K
+positives and K negatives of a finding, drawn several times among patients of INSIDE; tested on others of INSIDE, and
+on OUTSIDE, whose scanners no probe has seen. Two probes on the same vectors: logistic regression, and the 10 nearest
+by cosine. Macro AUROC with its interval over test patients and draws. Rows are kept in `--runs`, so a killed command
+goes on with the next one; other cohorts need another folder. All patients are virtual: nothing here says anything
+about real ones.
 """
 
 from __future__ import annotations
@@ -161,7 +162,7 @@ def steps_within(budget_s: float, told: PretrainSettings, cohorts: Sequence[Path
 
 
 def within(budget_s: float, folder: Path, told: PretrainSettings, cohorts: Sequence[Path]) -> tuple[Run, float]:
-    """A run and its seconds; run again with fewer or more steps where what it took is not the budget. Raises Failure."""
+    """A run and its seconds, made again with other steps where it did not take the budget. Raises Failure."""
     for trial in range(TRIALS):
         shutil.rmtree(folder, ignore_errors=True)  # of a command that was killed, or of the last trial
         begun_s = time.process_time()

@@ -5,6 +5,7 @@ Oracle: the truth that the tables were written from, and rules that are worked o
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
@@ -17,7 +18,7 @@ import pytest
 from detection import made
 
 from headct.cohort import Cohort
-from headct.cohort.labels import Labels, _Known, read_labels
+from headct.cohort.labels import Labels, _Known, joined_patients, read_labels
 from headct.detection.splits import split
 from headct.failure import Misuse
 
@@ -151,6 +152,30 @@ def test_files_that_name_nobody_are_never_split_between_training_and_validation(
     shares = {"train": 0.5, "validation": 0.5}
     parts = split(labels.values.to_numpy(), labels.patients.tolist(), shares, seed=0)
     assert (parts[::2] == parts[1::2]).all()
+
+
+def test_the_files_of_a_folder_that_the_table_calls_a_patient_are_of_one(tmp_path: Path) -> None:
+    """A column of patients that names folders: the cohort takes each of their files for a patient."""
+    files = made.make(tmp_path / "files", 12)
+    labels = read("patient,ich\ndata,1\n", files, tmp_path)
+    assert (labels.account.column, labels.account.matched_as) == ("patient", "path")
+    assert labels.patients.tolist() == ["p000"] * 12
+
+
+def test_what_the_table_calls_a_patient_goes_on_as_a_mark_alone(cohort: Cohort, tmp_path: Path) -> None:
+    labels = read("scan_id,patient_id,ich\n0000000000000000,MRN7,1\n0000000000000002,n/a,0\n", cohort, tmp_path)
+    assert labels.told.tolist() == [hashlib.sha256(b"MRN7").hexdigest()[:16], ""]
+    assert joined_patients(["a", "b", "c"], ["1", "", "1"]) == ["a", "b", "a"]
+
+
+def test_measurements_belong_to_rows_of_one_scan(cohort: Cohort, tmp_path: Path) -> None:
+    alone = read("series_id,ich,ich_ml,ich_side\nse000-0,1,7.5,left\nse001-0,0,0,\n", cohort, tmp_path)
+    assert alone.account.matched_as == "series_id"
+    assert alone.measured.to_dict("list") == {"ich_ml": ["7.5", "0"], "ich_side": ["left", ""]}
+    spread = read("patient_id,ich,ich_ml\np000,1,7.5\np001,0,0\n", cohort, tmp_path)
+    assert spread.measured["ich_ml"].isna().all()
+    told = "2 rows gave the label of a patient to several scans of it, its measurements to none"
+    assert told in spread.account.sentences()
 
 
 @pytest.mark.parametrize("column", ["age", "Site", "sex", "split", "volume_ml"])

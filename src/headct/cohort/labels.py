@@ -46,6 +46,8 @@ ABOUT = frozenset({"site", "age", "sex", "split"})
 NOT_FINDINGS = frozenset({*KINDS, *PATIENTS, *ABOUT, "path", "file", "files", "series", "study"})
 MEASURES = ("_mm", "_ml", "_deg", "_hu")
 """Ends of names of columns that hold a measurement, even where it happens to be 0 or 1."""
+SIDE = "_side"
+MEASUREMENT = "a measurement by its name"
 SHOWN = 5
 
 
@@ -86,7 +88,10 @@ class Account:
         ]
         if self.spread_rows:
             unit = self.matched_as.removesuffix("_id")
-            lines.append(f"{count(self.spread_rows, 'row')} gave the label of a {unit} to several scans of it")
+            measured = ", its measurements to none" if MEASUREMENT in self.left_out.values() else ""
+            lines.append(
+                f"{count(self.spread_rows, 'row')} gave the label of a {unit} to several scans of it{measured}"
+            )
         by_cohorts, joined = self.patients
         if joined < by_cohorts:
             lines.append(
@@ -116,11 +121,15 @@ class Account:
 class Labels:
     """Labels of scans: `values` has a row for each labelled scan (its index is scan_id), a float column a finding.
 
-    1 is there, 0 is not, NaN unknown. `patients` are their patients, in the same order.
+    1 is there, 0 is not, NaN unknown. In the same order: `patients` are their patients, `told` the marks of what the
+    table itself calls them (`mark`, empty where it tells none), `measured` the columns of sides and measurements as
+    they stand, NaN for a scan that shares its row with others.
     """
 
     values: pd.DataFrame
     patients: pd.Series
+    told: pd.Series
+    measured: pd.DataFrame
     account: Account
 
     @property
@@ -169,8 +178,8 @@ def read_labels(
     of_cohorts = found.known.patient_of
     labels = labels.loc[[scan_id for scan_id in of_cohorts if scan_id in labels.index]]
     patient_column = _patient_column(table, found)
-    told = table[patient_column].to_numpy()[rows] if patient_column else np.full(len(rows), "")
-    joined = _joined([of_cohorts[scan_id] for scan_id in scans], told)
+    told = [mark(one) for one in table[patient_column].to_numpy()[rows]] if patient_column else [""] * len(rows)
+    joined = joined_patients([of_cohorts[scan_id] for scan_id in scans], told)
     patients = pd.Series(joined, index=scans, dtype=object).loc[labels.index]
     account = Account(
         table=path.name,
@@ -192,7 +201,8 @@ def read_labels(
         left_out=left_out | of_readers,
         counts={str(name): _counts(labels[name].to_numpy(), len(of_cohorts)) for name in labels},
     )
-    return Labels(labels, patients, account)
+    marks = pd.Series(told, index=scans, dtype=object).loc[labels.index]
+    return Labels(labels, patients, marks, _measured(table, found).reindex(labels.index), account)
 
 
 # ---- which scans a row is about ----
@@ -387,25 +397,35 @@ def _contradicted(rows: pd.DataFrame) -> list[str]:
 # ---- whose scans are whose ----
 
 
-def _patient_column(table: pd.DataFrame, found: _Found) -> str:
-    """The column that tells patients beside the one that names scans; empty where none does."""
-    named = {column.lower(): column for column in map(str, table.columns) if column != found.column}
-    return next((named[name] for name in PATIENTS if name in named), "")
+def mark(patient: str) -> str:
+    """What stands for a table's own word for a patient beside a detector: SHA-256, cut short; empty for an unknown one.
+
+    It hides the word from who cannot guess it, no more: who tries all numbers of a hospital finds which was meant.
+    """
+    return "" if patient.lower() in UNKNOWN else hashlib.sha256(patient.encode()).hexdigest()[:16]
 
 
-def _joined(of_cohorts: Sequence[str], told: np.ndarray) -> list[str]:
-    """A patient for each scan (n,), the same where the cohorts or what a table told (n,) say so, or both in turn.
+def joined_patients(of_cohorts: Sequence[str], told: Sequence[str]) -> list[str]:
+    """A patient for each scan (n,), the same where the cohorts or tables (n marks) say so, or both in turn.
 
     Files other than DICOM name nobody, so that a cohort takes each for a patient; whoever labels them may know better.
     """
     ours, a = np.unique(np.asarray(of_cohorts, dtype=object), return_inverse=True)
-    theirs, b = np.unique(told, return_inverse=True)
-    known = np.array([name.lower() not in UNKNOWN for name in told])
+    theirs, b = np.unique(np.asarray(told, dtype=object), return_inverse=True)
+    known = np.array([bool(one) for one in told], dtype=bool)
     links = coo_array((np.ones(known.sum()), (a[known], len(ours) + b[known])), shape=(len(ours) + len(theirs),) * 2)
     _, group = connected_components(links, directed=False)
     _, first = np.unique(group[: len(ours)], return_index=True)
     name_of = dict(zip(group[first], ours[first], strict=True))
     return [name_of[one] for one in group[a]]
+
+
+def _patient_column(table: pd.DataFrame, found: _Found) -> str:
+    """The column that tells patients, beside the one that names scans or by naming their folders; empty for none."""
+    named = {column.lower(): column for column in map(str, table.columns)}
+    if found.matched_as in KINDS:
+        named.pop(found.column.lower(), None)  # what the cohort knows already
+    return next((named[name] for name in PATIENTS if name in named), "")
 
 
 # ---- what a row says ----
@@ -421,7 +441,7 @@ def _findings(
         if name == identifier or name.lower() in NOT_FINDINGS:
             continue
         if name.lower().endswith(MEASURES) and name not in wanted:
-            left_out[name] = "a measurement by its name"
+            left_out[name] = MEASUREMENT
             continue
         finding = reader_of(name)[0]
         if wanted and name not in wanted and finding not in wanted:
@@ -464,6 +484,15 @@ def _no_label(column: pd.Series, wrong: Sequence[int], minus: Sequence[int], pat
     return Misuse(f"{path.name} has values that are no label in {column.name}: {shown}{more}", why=why, do=do)
 
 
+def _measured(table: pd.DataFrame, found: _Found) -> pd.DataFrame:
+    """Columns of sides and measurements by scan: text, of the rows that are about one scan."""
+    columns = [name for name in table if str(name).lower().endswith((*MEASURES, SIDE))]
+    alone = [row for row, ids in enumerate(found.scans) if len(ids) == 1]
+    measured = table[columns].iloc[alone]
+    measured.index = pd.Index([found.scans[row][0] for row in alone], name="scan_id")
+    return measured[~measured.index.duplicated()]
+
+
 def _counts(values: np.ndarray, scans: int) -> tuple[int, int, int]:
     positive, negative = int((values == 1).sum()), int((values == 0).sum())
     return positive, negative, scans - positive - negative
@@ -478,4 +507,5 @@ def only(labels: Labels, findings: Sequence[str]) -> Labels:
         labelled=len(values),
         counts={name: _counts(values[name].to_numpy(), labels.account.scans) for name in findings},
     )
-    return Labels(values, labels.patients.loc[values.index], account)
+    kept = values.index
+    return Labels(values, labels.patients.loc[kept], labels.told.loc[kept], labels.measured.loc[kept], account)

@@ -150,7 +150,7 @@ def adapt(
         "machine": str(machine),
     }
     detector = replace(detector, record=record)
-    tables = {"splits": splits_table(scan_ids, patients, parts)}
+    tables = {"splits": splits_table(scan_ids, patients, parts, labels.told.tolist())}
     if shots is not None:
         tables["shots"] = shots.table
     return Adapted(detector, tables, rows, ladder, notes)
@@ -221,8 +221,7 @@ def _in_both(labels: Labels, parts: np.ndarray, required: Sequence[str]) -> tupl
     if not lacking:
         return labels, []
     learned = labels.values.drop(columns=list(lacking))  # all rows stay: they are placed
-    kept = Labels(learned, labels.patients, labels.account)
-    return kept, [f"{name} is left out: {why}" for name, why in lacking.items()]
+    return replace(labels, values=learned), [f"{name} is left out: {why}" for name, why in lacking.items()]
 
 
 def _few(

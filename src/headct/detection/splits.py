@@ -47,9 +47,16 @@ def split(labels: np.ndarray, patients: Sequence[str], shares: Mapping[str, floa
     return np.array(parts, dtype=object)[place[row_of]]
 
 
-def splits_table(scan_ids: Sequence[str], patients: Sequence[str], parts: np.ndarray) -> pd.DataFrame:
-    """scan_id, patient_id, split: to publish with what was found, and read again by `read_splits`."""
-    return pd.DataFrame({"scan_id": list(scan_ids), "patient_id": list(patients), "split": parts})
+def splits_table(
+    scan_ids: Sequence[str], patients: Sequence[str], parts: np.ndarray, told: Sequence[str] | None = None
+) -> pd.DataFrame:
+    """scan_id, patient_id, split: to publish with what was found, and read again by `read_splits`.
+
+    `told` are the marks of what a table of labels called the patients, in `patient_mark`: another table that calls one
+    of them alike is known by it.
+    """
+    table = pd.DataFrame({"scan_id": list(scan_ids), "patient_id": list(patients), "split": parts})
+    return table if told is None else table.assign(patient_mark=list(told))
 
 
 def read_splits(path: Path, scan_ids: Sequence[str], patients: Sequence[str]) -> np.ndarray:

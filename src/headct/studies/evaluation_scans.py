@@ -10,10 +10,10 @@ import numpy as np
 import pandas as pd
 
 from headct.cohort import Cohort
-from headct.cohort.labels import MEASURES, Account, read_labels
+from headct.cohort.labels import Account, joined_patients, read_labels
 from headct.detection import Detector
 from headct.evaluation import subgroups
-from headct.evaluation.cells import Readers, read_table
+from headct.evaluation.cells import Readers
 from headct.evaluation.tables import named
 from headct.failure import Failure, Misuse
 
@@ -95,7 +95,9 @@ def labelled_scans(
     twice = values.index[values.index.duplicated()]
     if len(twice):
         raise Misuse(f"several tables label the same scans: {named(list(twice))}", do="label each scan in one table")
-    patients = pd.concat([one.patients for one in read]).astype(str)
+    told = pd.concat([one.told for one in read])
+    of_tables = pd.concat([one.patients for one in read]).astype(str)
+    patients = pd.Series(joined_patients(of_tables.tolist(), told.tolist()), index=of_tables.index)
     predicted = list(dict.fromkeys(name for entry in entries for name in entry.detector.findings))
     findings = tuple(name for name in predicted if name in values)
     if not findings:
@@ -108,8 +110,8 @@ def labelled_scans(
     if values.empty:
         raise Failure(f"every label of {', '.join(findings)} is unknown", do="fill in 1 or 0 where it is known")
     table = _table(values[list(findings)], patients.loc[values.index], cohorts)
-    table = table.merge(_measures(tables, [one.account for one in read]), on="scan_id", how="left")
-    parts, notes = _parts(table, entries, cohorts)
+    table = table.merge(pd.concat([one.measured for one in read]), left_on="scan_id", right_index=True, how="left")
+    parts, notes = _parts(table, told.loc[table["scan_id"]].to_numpy(), entries, cohorts)
     missing = [name for name in predicted if name not in findings]
     if missing:
         notes.append(f"detected, but without labels: {', '.join(missing)}")
@@ -147,22 +149,14 @@ def names_of(cohorts: Sequence[Cohort]) -> list[str]:
     return names
 
 
-def _measures(tables: Sequence[Path], accounts: Sequence[Account]) -> pd.DataFrame:
-    """Measurements that stand beside labels, of the tables that name scans as the cohorts do."""
-    found = []
-    for path, account in zip(tables, accounts, strict=True):
-        if account.matched_as == "scan_id" and not account.pseudonymised:
-            table = read_table(path)
-            columns = [name for name in table if str(name).endswith((*MEASURES, "_side"))]
-            found.append(table[[account.column, *columns]].rename(columns={account.column: "scan_id"}))
-    return pd.concat(found, ignore_index=True) if found else pd.DataFrame({"scan_id": pd.Series(dtype=str)})
-
-
-def _parts(table: pd.DataFrame, entries: Sequence[Entry], cohorts: Sequence[Cohort]) -> tuple[np.ndarray, list[str]]:
+def _parts(
+    table: pd.DataFrame, told: np.ndarray, entries: Sequence[Entry], cohorts: Sequence[Cohort]
+) -> tuple[np.ndarray, list[str]]:
     """The part (n,) of each scan, the strictest of all detectors'; sentences on patients that turn up again.
 
-    A patient is known by the name in a detector's splits, and by whatever these labels or the cohorts call the patient
-    of a scan there: another table of labels may have joined scans under another name.
+    A patient is known by the name in a detector's splits, by whatever these labels or the cohorts call the patient of
+    a scan there (another table of labels may have joined scans under another name), and by the marks (n,) `told` of
+    what these labels call the patients, where the labels that the detector learned from called them so.
     """
     parts = np.full(len(table), "test", dtype=object)
     names = pd.concat([table[["scan_id", "patient_id"]], *(one.scans[["scan_id", "patient_id"]] for one in cohorts)])
@@ -175,7 +169,8 @@ def _parts(table: pd.DataFrame, entries: Sequence[Entry], cohorts: Sequence[Coho
             continue
         own = _part_of(entry.splits, "scan_id")
         called = names.assign(split=names["scan_id"].map(own))
-        of_patient = _part_of(pd.concat([entry.splits, called]), "patient_id")
+        marked = table[["scan_id", "patient_id"]].assign(split=pd.Series(told).map(_of_marks(entry.splits)))
+        of_patient = _part_of(pd.concat([entry.splits, called, marked]), "patient_id")
         again = []
         for row, (scan_id, patient) in enumerate(zip(table["scan_id"], table["patient_id"], strict=True)):
             part = of_patient.get(patient, "test")
@@ -190,6 +185,13 @@ def _parts(table: pd.DataFrame, entries: Sequence[Entry], cohorts: Sequence[Coho
                 f"left out, as {entry.name} knows their patients from other scans: {len(again):,} scans, {named(again)}"
             )
     return parts, notes
+
+
+def _of_marks(splits: pd.DataFrame) -> dict[str, str]:
+    """By mark of a patient, the split that it is in; of the scans whose labels told none, nothing."""
+    if "patient_mark" not in splits:
+        return {}
+    return _part_of(splits[splits["patient_mark"].fillna("") != ""], "patient_mark")
 
 
 def _part_of(splits: pd.DataFrame, column: str) -> dict[str, str]:

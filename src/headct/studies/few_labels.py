@@ -26,7 +26,7 @@ import pandas as pd
 from headct import __version__
 from headct.checkpoints import PretrainedEncoder
 from headct.cohort import Cohort
-from headct.cohort.labels import read_labels
+from headct.cohort.labels import joined_patients, read_labels
 from headct.detection.curves import Few, by_shots
 from headct.detection.linear import Linear
 from headct.detection.method import Method, Progress, Scans, Task, quiet
@@ -122,13 +122,14 @@ def study_of(sites: Mapping[str, tuple[Cohort, Path]], settings: StudySettings) 
 
     Raises Misuse where a patient is at two sites, or no finding can be drawn at any K.
     """
-    values, patients, names = [], [], []
+    values, patients, told, names = [], [], [], []
     for site, (cohort, table) in sites.items():
         found = read_labels(table, [cohort], findings=settings.findings)
         values.append(found.values)
-        patients.append(found.patients.astype(str).to_numpy())
+        patients += found.patients.astype(str).tolist()
+        told += found.told.tolist()
         names.append(np.full(len(found.values), site, dtype=object))
-    labels, of, at = pd.concat(values), np.concatenate(patients), np.concatenate(names)
+    labels, of, at = pd.concat(values), np.array(joined_patients(patients, told)), np.concatenate(names)
     _expect_apart(of, at)
     home = at == at[0]
     shares = {

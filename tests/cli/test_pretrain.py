@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
+import pytest
+
+from headct.cli.app import run
 from headct.cli.pretrain import ENCODERS, OBJECTIVES
 from headct.encoders import ARCHITECTURES
 from headct.pretraining import objectives
@@ -16,3 +20,12 @@ def names(text: str) -> list[str]:
 def test_help_names_every_objective_and_every_encoder() -> None:
     assert names(OBJECTIVES) == sorted(objectives.OBJECTIVES)
     assert names(ENCODERS) == sorted(ARCHITECTURES)
+
+
+def test_an_encoder_beside_the_model_that_is_gone_on_from_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = ["pretrain", "cohort", "--encoder", "vit-tiny", "--continue-from", "model", "--out", str(tmp_path / "run")]
+    assert run(line) == 2
+    assert "--encoder and --continue-from both say what is trained" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()

@@ -5,7 +5,6 @@ Oracle: the truth that the tables were written from, and rules that are worked o
 
 from __future__ import annotations
 
-import hashlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
@@ -21,6 +20,7 @@ from headct.cohort import Cohort
 from headct.cohort.labels import Labels, _Known, joined_patients, read_labels
 from headct.detection.splits import split
 from headct.failure import Misuse
+from headct.reading.pseudonyms import Pseudonyms
 
 
 @pytest.fixture(scope="module")
@@ -162,10 +162,21 @@ def test_the_files_of_a_folder_that_the_table_calls_a_patient_are_of_one(tmp_pat
     assert labels.patients.tolist() == ["p000"] * 12
 
 
-def test_what_the_table_calls_a_patient_goes_on_as_a_mark_alone(cohort: Cohort, tmp_path: Path) -> None:
-    labels = read("scan_id,patient_id,ich\n0000000000000000,MRN7,1\n0000000000000002,n/a,0\n", cohort, tmp_path)
-    assert labels.told.tolist() == [hashlib.sha256(b"MRN7").hexdigest()[:16], ""]
+def test_what_the_table_calls_a_patient_is_kept_as_the_cohort_keeps_ids(cohort: Cohort, tmp_path: Path) -> None:
+    table = "scan_id,patient_id,ich\n0000000000000000,MRN7,1\n0000000000000001,n/a,0\n"
+    assert read(table, cohort, tmp_path).told.tolist() == ["MRN7", ""]
+    key = bytes(32)
+    hidden = made.make(tmp_path / "hidden", 4, key=key)
+    assert read(table, hidden, tmp_path, key=key).told.tolist() == [Pseudonyms(key).of("patient", "MRN7"), ""]
+    without = read(table, hidden, tmp_path)
+    assert without.told.tolist() == ["", ""]
+    assert any("'patient_id' calls patients is not kept" in sentence for sentence in without.account.sentences())
+
+
+def test_a_name_is_one_patient_whoever_says_it() -> None:
     assert joined_patients(["a", "b", "c"], ["1", "", "1"]) == ["a", "b", "a"]
+    assert joined_patients(["c", "b", "a"], ["b", "", ""]) == ["b", "b", "a"]
+    assert joined_patients([], []) == []
 
 
 def test_measurements_belong_to_rows_of_one_scan(cohort: Cohort, tmp_path: Path) -> None:

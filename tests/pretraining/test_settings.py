@@ -106,13 +106,20 @@ def test_precisions_have_the_names_they_have_elsewhere() -> None:
 
 @pytest.mark.parametrize(
     ("text", "expected"),
-    [("60s", (60, None)), ("1.5m", (90, None)), ("8 H", (28800, None)), ("12GB", (None, 12)), (None, (None, None))],
+    [
+        ("60s", (60, None)),
+        ("1.5m", (90, None)),
+        ("8 H", (28800, None)),
+        ("12GB", (None, 12)),
+        ("512MB", (None, 0.5)),
+        (None, (None, None)),
+    ],
 )
 def test_limits_have_units(text: str | None, expected: tuple[float | None, float | None]) -> None:
     assert limits(text) == expected
 
 
-@pytest.mark.parametrize("text", ["60", "12 MB", "s", "-5s"])
+@pytest.mark.parametrize("text", ["60", "12 TB", "s", "-5s"])
 def test_a_limit_without_a_unit_is_refused(text: str) -> None:
     with pytest.raises(Misuse, match="is neither a time nor a memory"):
         limits(text)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -159,28 +159,34 @@ def test_a_known_patient_in_another_cohort_is_named_and_left_out(place: Place, t
 
 def test_a_patient_that_only_tables_of_labels_name_is_known_again(place: Place, tmp_path: Path) -> None:
     """Files name nobody: one table gives its scans to `old` and `seen`, another gives other files to `seen`, `new`."""
-    home = place.cohort("night")
-    truth = made.truth(home)
-    of = np.where(np.arange(len(truth)) % 2 == 0, "old-", "seen-") + np.arange(len(truth)).astype(str)
-    truth.assign(patient_id=of).to_csv(tmp_path / "learned.csv", index=False)
-    labels = read_labels(tmp_path / "learned.csv", [home])
+    key = bytes(32)
+    home = made.make(tmp_path / "home", 48, noise_hu=20, key=key)
+    other = made.make(tmp_path / "other", 96, seed=9, key=key)  # of whom the last 48 have no scan in the first
+
+    def labelled(cohort: Cohort, called: Sequence[str], name: str) -> pd.DataFrame:
+        last = len(cohort) - 48
+        found = pd.DataFrame([made.labels_of(last + number) for number in range(48)])
+        table = found.assign(scan_id=cohort.scans["scan_id"].to_numpy()[last:], patient_id=list(called))
+        table.to_csv(tmp_path / name, index=False)
+        return table
+
+    of = [f"{'old' if number % 2 else 'seen'}-{number}" for number in range(48)]
+    labelled(home, of, "learned.csv")
+    labels = read_labels(tmp_path / "learned.csv", [home], key=key)
     settings = AdaptSettings(method="linear", test=0.2)
-    adapt([home], labels, place.encoder, MACHINE, place.folder / "cache", settings).save(tmp_path / "told")
+    adapt([home], labels, place.encoder, MACHINE, tmp_path / "cache", settings).save(tmp_path / "told")
     splits = pd.read_csv(tmp_path / "told" / "splits.csv")
-    assert not any(name in splits.to_csv() for name in of)  # marks alone
+    assert not any(name in splits.to_csv() for name in of)  # pseudonyms alone
     seen = [name for name, part in zip(of, splits["split"], strict=True) if part != "test" and name[:4] == "seen"]
-    other = made.make(tmp_path / "other", 48, seed=9, key=bytes(32))
-    called = [*seen, *(f"new-{number}" for number in range(48 - len(seen)))]
-    labels_of = pd.DataFrame([made.labels_of(number) for number in range(48)])
-    tested = pd.concat([other.scans[["scan_id"]], labels_of], axis=1)
-    tested.assign(patient_id=called).to_csv(tmp_path / "tested.csv", index=False)
-    found = labelled_scans(open_detectors([tmp_path / "told"]), [other], [tmp_path / "tested.csv"])
-    assert len(found.tested) == 48 - len(seen)
+    tested = labelled(other, [*seen, *(f"new-{number}" for number in range(48 - len(seen)))], "tested.csv")
+    detectors = open_detectors([tmp_path / "told"])
+    found = labelled_scans(detectors, [other], [tmp_path / "tested.csv"], key=key)
+    assert 0 < len(seen) < 48
     assert set(found.tested["scan_id"]) == set(tested["scan_id"][len(seen) :])
     half = tested.assign(patient_id=["new-a"] * 24 + ["new-b"] * 24)
     half[::2].to_csv(tmp_path / "even.csv", index=False)
     half[1::2].to_csv(tmp_path / "odd.csv", index=False)
-    both = labelled_scans(open_detectors([tmp_path / "told"]), [other], [tmp_path / "even.csv", tmp_path / "odd.csv"])
+    both = labelled_scans(detectors, [other], [tmp_path / "even.csv", tmp_path / "odd.csv"], key=key)
     assert both.table["patient_id"].nunique() == 2
 
 

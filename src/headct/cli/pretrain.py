@@ -45,7 +45,8 @@ def pretrain(
         str | None, typer.Option("--precision", metavar="NAME", help="fp32, or bf16 where it is faster.")
     ] = None,
     continue_from: Annotated[
-        str | None, typer.Option("--continue-from", metavar="MODEL", help="Go on with the weights of a model.")
+        str | None,
+        typer.Option("--continue-from", metavar="MODEL", help="Go on with a model: its encoder and weights."),
     ] = None,
     shard: Annotated[
         bool, typer.Option("--shard", help="Cut the weights over all processes (FSDP2), for large encoders.")
@@ -73,6 +74,12 @@ def pretrain(
     budget_s, memory_gb = pretraining.limits(fit)
     if budget_s is not None and steps is not None:
         raise Misuse("--fit and --steps are two lengths", do="give one of them")
+    if encoder is not None and continue_from is not None:
+        raise Misuse(
+            "--encoder and --continue-from both say what is trained",
+            why="a run that goes on from a model has the encoder of that model",
+            do="leave --encoder out, or begin anew without --continue-from",
+        )
     given = {
         "encoder": encoder,
         "budget_s": budget_s,

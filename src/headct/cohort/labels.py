@@ -66,6 +66,7 @@ class Account:
     scans: int  # of the cohorts
     labelled: int  # of these
     spread_rows: int  # that gave their label to more than one scan
+    keyed: bool  # whether a key was given
     pseudonyms: tuple[str, ...]  # fingerprints of the keys that the cohorts were made with; `none` for original ids
     patient_column: str  # of the table, that tells whose scans are whose beside the cohort; empty for none
     patients: tuple[int, int]  # of the labelled scans, by the cohorts alone, and as that column joins them
@@ -98,6 +99,11 @@ class Account:
                 f"{count(by_cohorts, 'patient')} of the cohort are {joined:,} by column {self.patient_column!r}: "
                 f"their scans stay together"
             )
+        if self.patient_column and not self.keyed and self.pseudonyms != ("none",):
+            lines.append(
+                f"what column {self.patient_column!r} calls patients is not kept, as the cohorts hide ids and no key "
+                "was given: another table that calls a patient alike will not be known by it"
+            )
         if len(self.pseudonyms) > 1:
             lines.append(
                 f"the cohorts' ids are pseudonyms of different keys ({', '.join(self.pseudonyms)}): a patient of "
@@ -121,9 +127,10 @@ class Account:
 class Labels:
     """Labels of scans: `values` has a row for each labelled scan (its index is scan_id), a float column a finding.
 
-    1 is there, 0 is not, NaN unknown. In the same order: `patients` are their patients, `told` the marks of what the
-    table itself calls them (`mark`, empty where it tells none), `measured` the columns of sides and measurements as
-    they stand, NaN for a scan that shares its row with others.
+    1 is there, 0 is not, NaN unknown. In the same order: `patients` are their patients; `told` is what the table itself
+    calls them, a pseudonym where a key was given, empty where the table does not tell or the cohorts hide ids and there
+    is no key; `measured` has the columns of sides and measurements as they stand, NaN for a scan that shares its row
+    with others.
     """
 
     values: pd.DataFrame
@@ -178,8 +185,11 @@ def read_labels(
     of_cohorts = found.known.patient_of
     labels = labels.loc[[scan_id for scan_id in of_cohorts if scan_id in labels.index]]
     patient_column = _patient_column(table, found)
-    told = [mark(one) for one in table[patient_column].to_numpy()[rows]] if patient_column else [""] * len(rows)
+    words = _words(table[patient_column], rows) if patient_column else [""] * len(rows)
+    told = words if key is None else [Pseudonyms(key).of("patient", word) for word in words]
     joined = joined_patients([of_cohorts[scan_id] for scan_id in scans], told)
+    if key is None and found.known.has_pseudonyms:
+        told = [""] * len(rows)
     patients = pd.Series(joined, index=scans, dtype=object).loc[labels.index]
     account = Account(
         table=path.name,
@@ -193,6 +203,7 @@ def read_labels(
         scans=len(of_cohorts),
         labelled=len(labels),
         spread_rows=sum(len(ids) > 1 for ids in found.scans),
+        keyed=key is not None,
         pseudonyms=found.known.made_by,
         patient_column=patient_column,
         patients=(len({of_cohorts[scan_id] for scan_id in labels.index}), patients.nunique()),
@@ -201,8 +212,8 @@ def read_labels(
         left_out=left_out | of_readers,
         counts={str(name): _counts(labels[name].to_numpy(), len(of_cohorts)) for name in labels},
     )
-    marks = pd.Series(told, index=scans, dtype=object).loc[labels.index]
-    return Labels(labels, patients, marks, _measured(table, found).reindex(labels.index), account)
+    called = pd.Series(told, index=scans, dtype=object).loc[labels.index]
+    return Labels(labels, patients, called, _measured(table, found).reindex(labels.index), account)
 
 
 # ---- which scans a row is about ----
@@ -397,27 +408,27 @@ def _contradicted(rows: pd.DataFrame) -> list[str]:
 # ---- whose scans are whose ----
 
 
-def mark(patient: str) -> str:
-    """What stands for a table's own word for a patient beside a detector: SHA-256, cut short; empty for an unknown one.
-
-    It hides the word from who cannot guess it, no more: who tries all numbers of a hospital finds which was meant.
-    """
-    return "" if patient.lower() in UNKNOWN else hashlib.sha256(patient.encode()).hexdigest()[:16]
-
-
 def joined_patients(of_cohorts: Sequence[str], told: Sequence[str]) -> list[str]:
-    """A patient for each scan (n,), the same where the cohorts or tables (n marks) say so, or both in turn.
+    """A patient for each scan (n,), the same where cohorts or tables (n, empty for nothing) say so, or both in turn.
 
     Files other than DICOM name nobody, so that a cohort takes each for a patient; whoever labels them may know better.
+    A name is the same patient whoever says it.
     """
-    ours, a = np.unique(np.asarray(of_cohorts, dtype=object), return_inverse=True)
-    theirs, b = np.unique(np.asarray(told, dtype=object), return_inverse=True)
+    number = len(of_cohorts)
+    names, code = np.unique(np.array([*of_cohorts, *told], dtype=object), return_inverse=True)
+    ours, theirs = code[:number], code[number:]
     known = np.array([bool(one) for one in told], dtype=bool)
-    links = coo_array((np.ones(known.sum()), (a[known], len(ours) + b[known])), shape=(len(ours) + len(theirs),) * 2)
+    links = coo_array((np.ones(known.sum()), (ours[known], theirs[known])), shape=(len(names),) * 2)
     _, group = connected_components(links, directed=False)
-    _, first = np.unique(group[: len(ours)], return_index=True)
-    name_of = dict(zip(group[first], ours[first], strict=True))
-    return [name_of[one] for one in group[a]]
+    first_of: dict[int, str] = {}
+    for one in np.unique(ours):  # sorted by name
+        first_of.setdefault(int(group[one]), str(names[one]))
+    return [first_of[int(group[one])] for one in ours]
+
+
+def _words(column: pd.Series, rows: np.ndarray) -> list[str]:
+    """What a column calls the patient of each of these rows; empty where it is unknown."""
+    return ["" if str(one).lower() in UNKNOWN else str(one) for one in column.to_numpy()[rows]]
 
 
 def _patient_column(table: pd.DataFrame, found: _Found) -> str:

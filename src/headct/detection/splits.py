@@ -52,11 +52,11 @@ def splits_table(
 ) -> pd.DataFrame:
     """scan_id, patient_id, split: to publish with what was found, and read again by `read_splits`.
 
-    `told` are the marks of what a table of labels called the patients, in `patient_mark`: another table that calls one
-    of them alike is known by it.
+    `told` is what a table of labels called the patients (`Labels.told`), in the column `told_patient`: by it another
+    table that calls one of them alike is known.
     """
     table = pd.DataFrame({"scan_id": list(scan_ids), "patient_id": list(patients), "split": parts})
-    return table if told is None else table.assign(patient_mark=list(told))
+    return table if told is None else table.assign(told_patient=list(told))
 
 
 def read_splits(path: Path, scan_ids: Sequence[str], patients: Sequence[str]) -> np.ndarray:

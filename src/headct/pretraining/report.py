@@ -27,11 +27,16 @@ CAPTIONS: Mapping[str, str] = {
     "rank": "dimensions along which targets differ",
     "dimensions": "dimensions along which vectors of scans differ; near one, a single line tells them all apart",
     "target_spread": "how far targets lie apart; near zero, they teach nothing",
+    "bce": "cross-entropy of every place: was it changed",
+    "dice": "1 less the overlap (Dice) of changes as found and as made",
+    "presence": "cross-entropy of whole crops: does one hold a change of each kind",
+    "changed": "share of crops that hold a change; near zero, nothing is learned",
     "air": "share of the views that is neither patient nor table",
     "lr": "learning rate",
 }
 """What the commonest numbers mean; others stand under their own name."""
 
+OF_ONE = "of this objective alone, before it is weighted"
 LEFT_OUT = {"step", "step_s", "data_s", "decay", "tflop_s", "mfu", "memory_gb"}
 POINTS = 400
 """A curve is drawn through so many means at most."""
@@ -90,8 +95,9 @@ def _answer(
     first, last = ends(history["loss"].to_numpy())
     scans = sum(int(one["scans"]) for one in data)
     said = [
-        f"{settings.encoder} learned by {' and '.join(settings.objectives)} from {count(scans, 'scan')} in "
-        f"{count(len(history), 'step')}; the loss went from {first:.3f} to {last:.3f}.",
+        f"{settings.encoder} was trained by {' and '.join(settings.objectives)} from {count(scans, 'scan')} in "
+        f"{count(len(history), 'step')}; the loss went from {first:.3f} to {last:.3f} "
+        "(means of the first and the last tenth).",
         "It knew of virtual patients what they have, so that no claim about few labels of such patients may rest on it."
         if uses_findings
         else "Labels were looked at now and then (`knn`), and nothing was trained by them."
@@ -141,7 +147,7 @@ def _curve(history: pd.DataFrame, name: str) -> Markup:
         title=name.replace("_", " "),
         x_label="step",
         y_label=short.replace("_", " "),
-        caption=CAPTIONS.get(short, ""),
+        caption=OF_ONE if short == "loss" and short != name else CAPTIONS.get(short, ""),
     )
 
 

@@ -38,6 +38,8 @@ State = Mapping[str, Any]
 HOW = ("memory_gb", "accumulate", "recompute", "compile", "shard", "track", "workers", "device")
 """Of the settings, what says how a step is worked out: a run may go on with others, for it may do so elsewhere."""
 
+OF_A_FULL_DISK = ("write", "unexpected pos")
+"""In the words of torch's zip writer, which reports a full disk as a RuntimeError."""
 PARTIAL = ".partial"
 """How a file ends that is being written: a kill may leave it behind, and it counts as not there."""
 
@@ -109,8 +111,8 @@ class RunFolder:
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(partial, partial.with_suffix(".pt"))
-        except (OSError, RuntimeError) as error:  # torch's zip writer reports a full disk as a RuntimeError
-            if isinstance(error, RuntimeError) and "write" not in str(error):
+        except (OSError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and not any(word in str(error) for word in OF_A_FULL_DISK):
                 raise
             say(f"the state of step {step} could not be saved ({error}); the one before it stays, make room")
             return

@@ -195,16 +195,16 @@ def _taken_auto(table: dict[str, Any], prefix: str = "") -> list[str]:
 
 
 def limits(fit: str | None) -> tuple[float | None, float | None]:
-    """Seconds from `60s`, `30m` or `8h`, or gigabytes from `12GB`. Raises Misuse for anything else."""
+    """Seconds from `60s`, `30m` or `8h`, or gigabytes from `12GB` or `800MB`. Raises Misuse for anything else."""
     if fit is None:
         return None, None
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|m|h|gb)", fit.strip().lower())
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|m|h|mb|gb)", fit.strip().lower())
     if found is None:
         raise Misuse(f"{fit!r} is neither a time nor a memory", do="write 60s, 30m, 8h or 12GB")
     if float(found[1]) == 0:
         raise Misuse(f"nothing fits into {fit}", do="write 60s, 30m, 8h or 12GB")
-    if found[2] == "gb":
-        return None, float(found[1])
+    if found[2] in ("mb", "gb"):
+        return None, float(found[1]) / (1024 if found[2] == "mb" else 1)
     return float(found[1]) * {"s": 1, "m": 60, "h": 3600}[found[2]], None
 
 

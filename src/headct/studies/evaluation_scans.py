@@ -155,8 +155,8 @@ def _parts(
     """The part (n,) of each scan, the strictest of all detectors'; sentences on patients that turn up again.
 
     A patient is known by the name in a detector's splits, by whatever these labels or the cohorts call the patient of
-    a scan there (another table of labels may have joined scans under another name), and by the marks (n,) `told` of
-    what these labels call the patients, where the labels that the detector learned from called them so.
+    a scan there (another table of labels may have joined scans under another name), and by what the tables of labels
+    call the patients: `told` (n,) here, and the column of that name there.
     """
     parts = np.full(len(table), "test", dtype=object)
     names = pd.concat([table[["scan_id", "patient_id"]], *(one.scans[["scan_id", "patient_id"]] for one in cohorts)])
@@ -169,8 +169,9 @@ def _parts(
             continue
         own = _part_of(entry.splits, "scan_id")
         called = names.assign(split=names["scan_id"].map(own))
-        marked = table[["scan_id", "patient_id"]].assign(split=pd.Series(told).map(_of_marks(entry.splits)))
-        of_patient = _part_of(pd.concat([entry.splits, called, marked]), "patient_id")
+        by_name = _part_of(_names(entry.splits), "patient_id")
+        told_so = table[["scan_id", "patient_id"]].assign(split=pd.Series(told).map(by_name))
+        of_patient = _part_of(pd.concat([_names(entry.splits), called, told_so]), "patient_id")
         again = []
         for row, (scan_id, patient) in enumerate(zip(table["scan_id"], table["patient_id"], strict=True)):
             part = of_patient.get(patient, "test")
@@ -187,11 +188,13 @@ def _parts(
     return parts, notes
 
 
-def _of_marks(splits: pd.DataFrame) -> dict[str, str]:
-    """By mark of a patient, the split that it is in; of the scans whose labels told none, nothing."""
-    if "patient_mark" not in splits:
-        return {}
-    return _part_of(splits[splits["patient_mark"].fillna("") != ""], "patient_mark")
+def _names(splits: pd.DataFrame) -> pd.DataFrame:
+    """patient_id, split: a row for every name that a detector's splits have for a patient."""
+    own = splits[["patient_id", "split"]]
+    if "told_patient" not in splits:  # of a detector that was made from tables without one
+        return own
+    told = splits[["told_patient", "split"]].set_axis(["patient_id", "split"], axis=1)
+    return pd.concat([own, told[told["patient_id"].fillna("") != ""]])
 
 
 def _part_of(splits: pd.DataFrame, column: str) -> dict[str, str]:

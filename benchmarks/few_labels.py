@@ -151,7 +151,7 @@ def main() -> None:
     study.write(options.out)
     counts = study.counts().assign(cell=lambda of: of["positives"].astype(str) + "/" + of["n"].astype(str))
     print(counts.pivot(index="place", columns="finding", values="cell").to_string())
-    for line in study.shots.left_out:
+    for line in study.drawn.left_out:
         print(line)
     machine, encoder = choose("auto"), pretrained(options)
     cohorts = [cohort for cohort, _ in sites.values()]

@@ -68,6 +68,7 @@ def test_json_is_the_tree(files: dict[str, Path], capsys: pytest.CaptureFixture[
         (["--rule", "best"], 2, "no rule for thresholds is called best"),
         (["--target", "1"], 2, "target is 1"),
         (["--group", "kernel"], 2, "the labels have no column kernel"),
+        (["--curve", "shots"], 2, "--curve learns from a cohort"),
         (["--detector", "d"], 2, "--predictions stand instead of --detector and --cohort"),
         (["--labels", "second.csv"], 2, "with --predictions there is one table of labels"),
         (["--measured", "none.csv"], 2, "there is no table none.csv"),
@@ -145,11 +146,14 @@ def test_detectors_on_a_cohort_as_it_is_typed(tmp_path: Path, capsys: pytest.Cap
     learn = ["--model", str(tmp_path / "model"), "--method", "linear", "--test", "0.4", *machine]
     assert run(["adapt", str(tmp_path / "night"), *labels, *learn, "--out", str(tmp_path / "d")]) == 0
     judge = ["evaluate", "--detector", str(tmp_path / "d"), "--cohort", str(tmp_path / "night"), *labels, *machine]
-    assert run([*judge, "--out", str(tmp_path / "out"), "--draws", "100", "--json"]) == 0
+    assert run([*judge, "--out", str(tmp_path / "none"), "--curve", "labels"]) == 2
+    assert "there is no curve over 'labels'" in capsys.readouterr().err
+    assert run([*judge, "--out", str(tmp_path / "out"), "--draws", "100", "--curve", "shares", "--json"]) == 0
     said = capsys.readouterr()
     tree = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert json.loads(said.out[said.out.index('{\n  "format"') :]) == tree
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "curves",
         "labels.csv",
         "metrics.json",
         "predictions",
@@ -157,6 +161,10 @@ def test_detectors_on_a_cohort_as_it_is_typed(tmp_path: Path, capsys: pytest.Cap
     ]
     assert tree["parts"]["test"] == tree["counts"]["scans"]
     assert "less that of" in said.err
+    shares = tree["few_labels"]["shares"]["learners"]["frozen encoder"]["night"]
+    area = shares["1"]["macro"]["auroc"]
+    assert f"{area['value']:.3f} ({area['low']:.3f} to {area['high']:.3f})" in said.err
+    assert "labelled patients" in (tmp_path / "out" / "report.html").read_text()
     assert "shuffled labels give" in said.err
     here = ["evaluate", "--detector", str(tmp_path / "d"), "--cohort", str(tmp_path / "night"), *machine]
     assert run([*here, "--labels", str(tmp_path / "out" / "labels.csv"), "--out", str(tmp_path / "out")]) == 2

@@ -103,7 +103,7 @@ def test_a_finding_of_four_patients_is_not_tested(study, tables):
 
 
 def test_nobody_is_learned_from_and_tested(study, tables):
-    drawn = set(study.shots.table["patient_id"])
+    drawn = set(study.drawn.table["patient_id"])
     assert not drawn & set(study.patients[study.tested])
     for table in tables.values():
         assert set(table["scan_id"]) == {study.scan_ids[row] for row in study.tested}
@@ -163,7 +163,7 @@ def test_what_was_kept_on_other_terms_is_not_taken(study, encoder, tmp_path):
 
 def test_without_enough_test_patients_it_says_so(study, tables):
     unknown = study.labels * np.nan
-    lacking = Study(study.settings, study.scan_ids, unknown, study.patients, study.parts, study.sites, study.shots)
+    lacking = Study(study.settings, study.scan_ids, unknown, study.patients, study.parts, study.sites, study.drawn)
     with pytest.raises(Failure, match="enough test patients"):
         few_labels.results_of(lacking, tables)
 
@@ -177,7 +177,7 @@ def test_of_cohorts(tmp_path: Path, encoder):
     labels.to_csv(table, index=False)
     settings = StudySettings(findings=made.FINDINGS, ks=(2, 4, 64), draws=2)
     found = few_labels.study_of({"home": (home, table)}, settings)
-    assert found.shots.ks == {"ich": (2, 4), "sdh": (2, 4)}
+    assert found.drawn.ks == {"ich": (2, 4), "sdh": (2, 4)}
     assert set(found.parts) == {"train", "validation", "test"}
     found.write(tmp_path / "written")
     assert len(pd.read_csv(tmp_path / "written" / "splits.csv")) == 40

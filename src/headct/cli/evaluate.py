@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from headct.evaluation import Estimate, Evaluation, EvaluationSettings
     from headct.evaluation.measurements import Measurements
     from headct.studies.evaluation import Study
+    from headct.studies.evaluation_curves import LearningCurve
 
 
 def evaluate(
@@ -85,6 +86,14 @@ def evaluate(
         bool,
         typer.Option("--baselines/--no-baselines", help="Random weights and histograms beside the first detector."),
     ] = True,
+    curve: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--curve",
+            metavar="NAME",
+            help="Learn again from fewer labels: shots (K of each class) or shares (of patients); may be repeated.",
+        ),
+    ] = None,
     model: Annotated[
         str | None, typer.Option("--model", metavar="MODEL", help="The detectors' encoder, where it has moved.")
     ] = None,
@@ -111,6 +120,7 @@ def evaluate(
 
     Examples:
         headct evaluate --detector detector --cohort night --labels reads.csv --out evaluation
+        headct evaluate --detector detector --cohort night --labels reads.csv --curve shares --out curves
         headct evaluate --predictions a.parquet --against b.parquet --labels labels.csv --group site --out evaluation
     """
     from headct import evaluation
@@ -127,13 +137,14 @@ def evaluate(
     if predictions is not None:
         _expect(not detector and not cohort, "--predictions stand instead of --detector and --cohort")
         _expect(len(labels) == 1, "with --predictions there is one table of labels")
+        _expect(not curve, "--curve learns from a cohort: name --detector and --cohort")
         _of_tables(talk, predictions, labels[0], out, settings, against, measured, readers, as_json=as_json)
         return
     _expect(bool(detector) and bool(cohort), "evaluate needs --detector and --cohort, or --predictions")
     _expect(against is None, "--against goes with --predictions; name several detectors to compare them")
     _of_detectors(
         talk, detector or [], cohort or [], labels, out, settings,
-        measured=measured, beside=baselines, model=model, readers=readers, key=key, cache=cache,
+        measured=measured, beside=baselines, curves=curve or [], model=model, readers=readers, key=key, cache=cache,
         precision=precision, device=device, batch=batch, workers=workers, as_json=as_json,
     )  # fmt: skip
 
@@ -199,6 +210,7 @@ def _of_detectors(
     *,
     measured: Path | None,
     beside: bool,
+    curves: list[str],
     model: str | None,
     readers: str,
     key: Path | None,
@@ -217,10 +229,12 @@ def _of_detectors(
     from headct.evaluation.tables import read_measured
     from headct.reading.pseudonyms import user_key
     from headct.studies.evaluation import LABELS, evaluate_detectors, points_of
+    from headct.studies.evaluation_curves import kinds
     from headct.studies.evaluation_report import report_of_study
     from headct.studies.evaluation_scans import labelled_scans, open_detectors
 
     expect_writable(out)
+    few = kinds(curves)
     ours = (out / LABELS).resolve()
     for path in (*labels, *([measured] if measured else [])):
         _expect(path.resolve() != ours, f"{path} would be replaced by the labels as they were read: name another --out")
@@ -242,7 +256,7 @@ def _of_detectors(
     with progress_of(talk) as progress:
         study = evaluate_detectors(
             entries, opened, labelled, out, cache or out.parent / ".headct-vectors", machine, settings,
-            measured=None if measured is None else read_measured(measured), beside=beside,
+            measured=None if measured is None else read_measured(measured), beside=beside, few=few,
             batch_size=batch, workers=workers, progress=lambda what: partial(progress, what),
         )  # fmt: skip
     files = {"/".join(path.resolve().parts[-2:]): path for path in [*labels, *([measured] if measured else [])]}
@@ -251,7 +265,41 @@ def _of_detectors(
     _write_page(report_of_study(study, files=files).page(), out)
     _tell(study.first, talk)
     talk.table(list(_compared(study)), to_stderr=True)
+    for found in study.curves:
+        talk.table(_of_curve(found), to_stderr=True)
     _end(study.first, tree, talk, out, as_json=as_json)
+
+
+def _of_curve(curve: LearningCurve) -> list[dict[str, Any]]:
+    """The mean over findings, or the findings where there is none, of each learner at each size."""
+    table = curve.table()
+    shown = [(place, finding) for place in curve.results.study.places() for finding in curve.shown(place)[:1]]
+    table = table[[pair in shown for pair in zip(table["cohort"], table["finding"], strict=True)]]
+    return [
+        {
+            curve.kind: f"{row['size']:g}",
+            "cohort": row["cohort"],
+            "finding": row["finding"],
+            "learner": row["learner"],
+            "AUROC": f"{row['auroc']:.3f} ({row['low']:.3f} to {row['high']:.3f})",
+            **_behind(curve, row),
+            "draws": row["draws"],
+        }
+        for row in table.to_dict("records")
+    ]
+
+
+def _behind(curve: LearningCurve, row: Mapping[Any, Any]) -> dict[str, str]:
+    """By how much the mean of the encoder exceeds that of a learner; nothing for a single finding."""
+    from headct.detection.curves import MACRO
+    from headct.studies.evaluation_curves import OURS
+
+    if row["finding"] != MACRO or row["learner"] == OURS:
+        return {f"{OURS} less it": ""}
+    less = curve.less(row["learner"], row["cohort"], row["size"])
+    assert less is not None
+    of = less.estimate
+    return {f"{OURS} less it": f"{of.value:.3f} ({of.low:.3f} to {of.high:.3f})"}
 
 
 def _write_page(page: Any, out: Path) -> None:

@@ -1,4 +1,4 @@
-"""Few-shot curves: the same task with fewer labels, again and again, and what each gives on scans kept for a test.
+"""Few-shot curves: the same task with fewer labels, again and again.
 
 Each draw has a seed of its own, made from the task's and its number, so that draws differ as repeated training does:
 who is drawn and how the learning begins both vary. All K of a draw share its seed, as they share the order of scans.
@@ -10,15 +10,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import pandas as pd
-from scipy import stats
 
-from headct.detection.method import Method, Progress, Task, quiet
+from headct.detection.method import Task
 from headct.detection.shots import Fractions, Shots
-from headct.evaluation.metrics import auroc
 
 MACRO = "macro"
-LEVEL = 0.95
+"""What the mean over findings is called among them."""
 
 
 @dataclass(frozen=True)
@@ -75,46 +72,3 @@ def _with(task: Task, known: Mapping[str, tuple[np.ndarray, np.ndarray]], draw: 
 def seed_of(seed: int, draw: int) -> int:
     """The seed of a draw: another for each pair of numbers, which `seed + draw` would not be."""
     return int(np.random.SeedSequence([seed, draw]).generate_state(1)[0])
-
-
-def measured(few: Iterator[Few], method: Method, test: np.ndarray, progress: Progress = quiet) -> pd.DataFrame:
-    """AUROC on the rows `test` of what the method learns from each: a table of size, draw, finding, auroc.
-
-    The finding `macro` is the mean over those of its size and draw. A finding that `test` lacks a class of is left
-    out.
-    """
-    rows = []
-    for done, one in enumerate(few, start=1):
-        fitted = method.fit(one.task)
-        scores, labels = fitted.scores(one.task.scans, test), one.task.labels[test]
-        areas = {}
-        for column, finding in enumerate(one.task.findings):
-            known = np.isfinite(labels[:, column])
-            if len(np.unique(labels[known, column])) == 2:
-                areas[finding] = auroc(labels[known, column], scores[known, column])
-        if areas:
-            areas[MACRO] = float(np.mean(list(areas.values())))
-        rows += [{"size": one.size, "draw": one.draw, "finding": name, "auroc": area} for name, area in areas.items()]
-        progress(done, None)
-    return pd.DataFrame(rows, columns=["size", "draw", "finding", "auroc"])
-
-
-def curve(table: pd.DataFrame) -> pd.DataFrame:
-    """The mean of `measured` over draws: finding, size, findings, draws, mean, sd, low, high.
-
-    `findings` is how many are averaged, the fewest of any draw: where it differs between sizes, those of `macro` are
-    not the same task with fewer labels, and must not be joined by a line.
-    `low` to `high` is Student's 95 % interval of the mean over draws; empty for a single one. It says how much which
-    scans were drawn matters, not how much the test patients do.
-    """
-    rows = []
-    own = table[table["finding"] != MACRO]
-    averaged = own.groupby(["size", "draw"]).size().groupby("size").min().to_dict()
-    for (finding, size), areas in table.groupby(["finding", "size"], sort=True)["auroc"]:
-        count, mean = len(areas), float(areas.mean())
-        sd = float(areas.std(ddof=1)) if count > 1 else np.nan
-        half = stats.t.ppf((1 + LEVEL) / 2, count - 1) * sd / count**0.5 if count > 1 else np.nan
-        low, high = mean - half, mean + half
-        findings = int(averaged[size]) if finding == MACRO else 1
-        rows.append([finding, size, findings, count, mean, sd, low, high])
-    return pd.DataFrame(rows, columns=["finding", "size", "findings", "draws", "mean", "sd", "low", "high"])

@@ -37,6 +37,7 @@ from headct.reporting.scales import Axis, linear
 SMALL = 250
 """Width of a small figure's view box."""
 SHARES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+SHOTS = "positive examples (K)"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -259,8 +260,9 @@ def few_shot(
     chance: float | None = 0.5,
     n: int,
     positives: int | None = None,
+    across: str = SHOTS,
 ) -> Markup:
-    """A measure over the number of positive examples (logarithmic), a line a model with an interval at each K.
+    """A measure over the number of examples (logarithmic; `across` says of what), a line a model, an interval at each.
 
     `n` and `positives` count the scans on which all were tested.
     """
@@ -269,10 +271,10 @@ def few_shot(
         return figure(Markup(""), title, "nothing was measured")
     ks = sorted({shot.k for shot in every})
     right = WIDTH - 12.0 - LETTER * max(len(shortened(learner.name, END_LETTERS)) for learner in learners)
-    across = Axis(ks[0] / 1.2, ks[-1] * 1.2, 46.0, right, tuple(float(k) for k in ks), log=True)
+    along = Axis(ks[0] / 1.2, ks[-1] * 1.2, 46.0, right, tuple(float(k) for k in ks), log=True)
     lowest = min(shot.low for shot in every)
     upward = linear(min(lowest, chance if chance is not None else lowest), max(shot.high for shot in every), 216, 26)
-    parts = [upward_axis(upward, 46, right, measure), across_axis(across, 216, "positive examples (K)", spare=24)]
+    parts = [upward_axis(upward, 46, right, measure), across_axis(along, 216, across, spare=24)]
     if chance is not None:
         y = upward.at(chance)
         parts += [line(46, y, right, y, "chance"), text(right - 2, y - 5, "chance", "end", "tick")]
@@ -280,11 +282,11 @@ def few_shot(
     # ours are drawn last, so that they lie on top
     for index, learner in sorted(enumerate(learners), key=lambda entry: entry[1].ours):
         aside = 3.0 * (index - (len(learners) - 1) / 2)
-        parts += _learner(learner, across, upward, aside, DASHES[index % len(DASHES)])
+        parts += _learner(learner, along, upward, aside, DASHES[index % len(DASHES)])
         ends.append((upward.at(learner.shots[-1].value), learner.name, "ours" if learner.ours else "theirs"))
     parts += names_at_ends(ends, right + 6)
     said = "; ".join(_learned(learner, measure) for learner in learners)
-    caption = f"tested on {cases(n, positives)}; {_draws(every)} at each K; bars are intervals"
+    caption = f"tested on {cases(n, positives)}; {_draws(every)} at each; bars are intervals"
     return figure(drawing(WIDTH, 254, title, said, *parts), title, caption)
 
 

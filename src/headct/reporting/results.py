@@ -20,6 +20,7 @@ from headct.reporting.measured import Measured
 from headct.reporting.page import Page, Provenance, Section
 from headct.reporting.result_comparisons import Compared, Subgroup, by_finding, forest, transfer_matrix
 from headct.reporting.result_curves import (
+    SHOTS,
     Bin,
     Curve,
     Learner,
@@ -77,12 +78,16 @@ class Calibration:
 
 @dataclass(frozen=True, kw_only=True)
 class FewShot:
-    """The few-shot curves of one finding, or of the macro average, on one set of test scans."""
+    """The few-shot curves of one finding, or of the macro average, on one set of test scans.
+
+    `across` says what was few, as `result_curves.few_shot` writes it under its axis.
+    """
 
     title: str
     learners: Sequence[Learner]
     n: int
     positives: int | None = None
+    across: str = SHOTS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -225,9 +230,12 @@ def _rankings(report: Report) -> Section | None:
 def _few_shots(report: Report) -> Section | None:
     if not report.few_shots:
         return None
-    figures = [few_shot(one.title, one.learners, n=one.n, positives=one.positives) for one in report.few_shots]
+    figures = [
+        few_shot(one.title, one.learners, n=one.n, positives=one.positives, across=one.across)
+        for one in report.few_shots
+    ]
     body = Markup('<div class="plots level">{}</div>').format(Markup("").join(figures))
-    lead = "How much is learned from few examples: drawn by patient without replacement, several draws at each K."
+    lead = "How much is learned from few examples: drawn by patient without replacement, several draws at each size."
     return Section(title="Few examples", lead=lead, body=body)
 
 

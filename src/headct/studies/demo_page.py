@@ -67,7 +67,7 @@ def page_of(walked: Walked) -> Page:
 
 def _best_k(walked: Walked) -> int:
     """The largest K at which the first site was tested."""
-    return max(k for site, k in walked.results.areas[PRETRAINED] if site == walked.study.home)
+    return _ks(walked, PRETRAINED, walked.study.home)[-1]
 
 
 def _answer(walked: Walked) -> Iterator[str]:
@@ -135,7 +135,7 @@ def _few_labels(walked: Walked) -> Section:
 
 
 def _ks(walked: Walked, name: str, site: str) -> list[int]:
-    return sorted(k for at, k in walked.results.areas[name] if at == site)
+    return sorted(int(k) for at, k in walked.results.areas[name] if at == site)
 
 
 def _few_shot(walked: Walked, site: str) -> Markup:

@@ -28,7 +28,8 @@ from headct.evaluation.pairs import Pair, compare_all
 from headct.evaluation.tables import labels_of
 from headct.evaluation.transfer import TransferMatrix
 from headct.failure import Failure, Misuse
-from headct.studies.evaluation_predictions import Vectors, baselines, predicted
+from headct.studies.evaluation_curves import Kind, LearningCurve, curve_of
+from headct.studies.evaluation_predictions import Vectors, predicted, taught
 from headct.studies.evaluation_scans import Entry, Labelled, counted, names_of
 
 POINTS: Mapping[Rule, str] = {"youden": "balanced", "sensitivity": "sensitive", "specificity": "specific"}
@@ -53,6 +54,7 @@ class Study:
     pairs: Sequence[Pair]
     transfer: Sequence[TransferMatrix]
     measurements: Measurements | None
+    curves: Sequence[LearningCurve]
     predictions: Mapping[str, pd.DataFrame]
     machine: Machine
     notes: tuple[str, ...]
@@ -86,6 +88,7 @@ class Study:
             "pairs": [pair.tree() for pair in self.pairs],
             "transfer": {matrix.finding: matrix.tree() for matrix in self.transfer},
             "measurements": None if self.measurements is None else self.measurements.tree(),
+            "few_labels": {curve.kind: curve.tree() for curve in self.curves},
         }
 
 
@@ -100,15 +103,17 @@ def evaluate_detectors(
     *,
     measured: pd.DataFrame | None = None,
     beside: bool = True,
+    few: Sequence[Kind] = (),
     batch_size: int = 8,
     workers: int = 1,
     progress: Callable[[str], Progress] = lambda what: quiet,
 ) -> Study:
     """Evaluate detectors on the tested scans of cohorts; predictions and labels go to `out`, vectors to `cache`.
 
-    `measured` are measurements by scan_id to be compared with those of the labels, `beside` asks for baselines. The
-    groups of the settings come on top of those of the scans. Raises Failure where scans of different patients are the
-    same, or no finding can be evaluated; Misuse where a cohort has another recipe than a detector.
+    `measured` are measurements by scan_id to be compared with those of the labels, `beside` asks for baselines, `few`
+    for curves over fewer labels. The groups of the settings come on top of those of the scans. Raises Failure where
+    scans of different patients are the same, or no finding can be evaluated; Misuse where a cohort has another recipe
+    than a detector.
     """
     for entry in entries:
         for cohort in cohorts:
@@ -126,9 +131,18 @@ def evaluate_detectors(
     evaluations = {name: evaluate(table, labels, settings, points=points[name]) for name, table in told.items()}
     plain, notes = replace(settings, groups=()), list(labelled.notes)
     probed: dict[str, pd.DataFrame] = {}
-    if beside:
-        probed, why = baselines(entries[0], labelled, vectors, machine, settings.seed)
+    curves: list[LearningCurve] = []
+    if beside or few:
+        known, why = taught(entries[0], labelled, vectors, machine, settings.seed)
         notes += [why] if why else []
+        if known is not None:
+            probed = known.probed() if beside else {}
+            for kind in few:
+                curve, lines = curve_of(kind, known, out, progress)
+                curves += [curve] if curve else []
+                notes += lines
+        elif few:
+            notes.append("for the same reason there is no curve over few labels")
     return Study(
         entries=entries,
         cohorts=cohorts,
@@ -138,6 +152,7 @@ def evaluate_detectors(
         pairs=_pairs(told, probed, labels, plain),
         transfer=transfer(entries, cohorts, told, labels),
         measurements=_measurements(evaluations[entries[0].name], labels, measured),
+        curves=curves,
         predictions=tables,
         machine=machine,
         notes=tuple(notes),

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -125,13 +126,51 @@ def _write(out: Path, rows: list[dict[str, object]], terms: dict[str, str]) -> N
         raise refused(out, error) from error
 
 
-def baselines(
-    entry: Entry, labelled: Labelled, vectors: Vectors, machine: Machine, seed: int
-) -> tuple[dict[str, pd.DataFrame], str]:
-    """Probes of histograms and of the same encoder with random weights, learned from the detector's own scans.
+@dataclass(frozen=True)
+class Taught:
+    """What a detector learned from, as far as it is in the cohorts, and what is tested, as its encoder sees them.
 
-    Predictions of the tested scans by name; and why there are none, or what is unfair about them.
+    `task` has those scans alone, of which the rows `tested` are tested; `table` are their rows of `Labelled.table`.
     """
+
+    task: Task
+    tested: np.ndarray
+    table: pd.DataFrame
+
+    @cached_property
+    def beside(self) -> Mapping[str, Scans]:
+        """The same scans as histograms of regions, and as the same encoder with random weights, see them."""
+        task, found = self.task, dict[str, Scans]()
+        encoder = task.encoder
+        if encoder.recipe.step(Frame) is not None:  # else its arrays are no HU on one grid
+            found[HISTOGRAM] = Held(histograms(task.scans, REGIONS))
+        if encoder.runtime is None:
+            unlearned = random_encoder(encoder, task.scans, task.train, task.machine, task.seed)
+            windows = list(encoder.card.windows.values())
+            found[RANDOM] = Held(seen_by(unlearned, windows, task.scans, task.machine))
+        return found
+
+    def probed(self) -> dict[str, pd.DataFrame]:
+        """What linear probes on these, not calibrated, say of the tested scans: for measures of order alone."""
+        return {name: self._probed(scans) for name, scans in self.beside.items()}
+
+    def _probed(self, scans: Scans) -> pd.DataFrame:
+        task, tested = self.task, self.tested
+        told = expit(Linear().fit(replace(task, scans=scans)).scores(scans, tested))
+        return pd.DataFrame(
+            {
+                "scan_id": np.repeat(self.table["scan_id"].to_numpy()[tested], len(task.findings)),
+                "finding": np.tile(np.array(task.findings, dtype=object), len(tested)),
+                "probability": told.reshape(-1),
+                "split": "test",
+            }
+        )
+
+
+def taught(
+    entry: Entry, labelled: Labelled, vectors: Vectors, machine: Machine, seed: int
+) -> tuple[Taught | None, str]:
+    """What others must learn from to stand beside a detector; and why there is nothing, or what is unfair about it."""
     train = np.flatnonzero(_own(entry, labelled, "train"))
     findings = [name for name in entry.detector.findings if name in labelled.findings]
     truth = labelled.table[findings].to_numpy(dtype=float)
@@ -139,33 +178,28 @@ def baselines(
         truth = _drawn(entry.shots, labelled, findings, truth)
     learned = [column for column in range(len(findings)) if {0.0, 1.0} <= set(truth[train, column])]
     if not learned:
-        return {}, (
+        return None, (
             f"no baselines stand beside {entry.name}: the scans that it learned from, with labels of both kinds, are "
             "not in the cohorts that were named"
         )
     encoder = entry.detector.encoder
     rows = np.concatenate([train, np.flatnonzero(labelled.parts == "test")])
-    tested, scan_ids = np.arange(len(train), len(rows)), labelled.table["scan_id"].to_numpy()[rows]
     everyone = vectors.by(encoder, machine)
+    table = labelled.table.iloc[rows].reset_index(drop=True)
+    kept = labelled.table[findings].to_numpy(dtype=float)[rows]
+    kept[: len(train)] = truth[train]
     task = Task(
         encoder=encoder,
         scans=OfCohorts(everyone.vectors(rows), [everyone.places[row] for row in rows]),
         findings=tuple(findings[column] for column in learned),
-        labels=truth[rows][:, learned],
-        patients=labelled.table["patient_id"].to_numpy(dtype=object)[rows],
+        labels=kept[:, learned],
+        patients=table["patient_id"].to_numpy(dtype=object),
         train=np.arange(len(train)),
         validation=np.zeros(0, dtype=int),  # the penalty is chosen among the training patients
         seed=seed,
         machine=machine,
     )
-    found = {}
-    if encoder.recipe.step(Frame) is not None:  # else its arrays are no HU on one grid
-        found[HISTOGRAM] = _probed(task, Held(histograms(task.scans, REGIONS)), tested, scan_ids)
-    if encoder.runtime is None:
-        unlearned = random_encoder(encoder, task.scans, task.train, machine, seed)
-        vectors_of = seen_by(unlearned, list(encoder.card.windows.values()), task.scans, machine)
-        found[RANDOM] = _probed(task, Held(vectors_of), tested, scan_ids)
-    return found, _disadvantage(entry, len(train))
+    return Taught(task, np.arange(len(train), len(rows)), table), _disadvantage(entry, len(train))
 
 
 def _disadvantage(entry: Entry, learned: int) -> str:
@@ -195,16 +229,3 @@ def _drawn(shots: pd.DataFrame, labelled: Labelled, findings: Sequence[str], tru
         drawn = labelled.table["scan_id"].isin(shots["scan_id"][shots["finding"] == finding]).to_numpy()
         kept[drawn, column] = truth[drawn, column]
     return kept
-
-
-def _probed(task: Task, scans: Scans, tested: np.ndarray, scan_ids: np.ndarray) -> pd.DataFrame:
-    """Predictions of the tested rows by a linear probe, not calibrated: for measures of order alone."""
-    told = expit(Linear().fit(replace(task, scans=scans)).scores(scans, tested))
-    return pd.DataFrame(
-        {
-            "scan_id": np.repeat(scan_ids[tested], len(task.findings)),
-            "finding": np.tile(np.array(task.findings, dtype=object), len(tested)),
-            "probability": told.reshape(-1),
-            "split": "test",
-        }
-    )

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
+from headct.detection.curves import MACRO
 from headct.evaluation import Estimate, Evaluation
 from headct.evaluation.evaluation import Finding
 from headct.evaluation.intervals import macro_area
@@ -20,18 +21,21 @@ from headct.reporting.findings import called
 from headct.reporting.flow import Loss, Stage
 from headct.reporting.intake import STEP_OF, STEPS, Intake
 from headct.reporting.page import Provenance, software_versions
+from headct.reporting.result_curves import SHOTS, Learner, Shot
 from headct.reporting.result_flow import Evaluated
 from headct.reporting.result_pictures import Example, Shown
-from headct.reporting.results import Check, Flow, Report
+from headct.reporting.results import Check, FewShot, Flow, Report
 from headct.reporting.results_of_evaluation import evaluated, measured, measurement_rows, pair_rows, report_of
 from headct.reporting.words import count, joined
 from headct.studies.evaluation import Study
+from headct.studies.evaluation_curves import OURS, Kind, LearningCurve
 from headct.studies.evaluation_scans import USED, counted, names_of
 from headct.tasks.explanation.judging import can_look
 from headct.tasks.explanation.slabs import driving_slices
 
 VERSIONS = ("headct", "numpy", "scipy", "scikit-learn", "pandas")
 MOST_EXAMPLES = 8
+EXAMPLES: Mapping[Kind, str] = {"shots": SHOTS, "shares": "labelled patients"}
 PARTS = {"test": "test", "train": "learned from", "validation": "validated on"}
 """What the flow calls the parts of the labelled scans."""
 INTERVALS = (
@@ -120,6 +124,7 @@ def report_of_study(study: Study, *, files: Mapping[str, Path], examples: bool =
         model=entry.name,
         others={**others, **study.baselines},
         transfer=study.transfer,
+        few_shots=[figure for curve in study.curves for figure in _few_shots(curve)],
         flow=_flow_of_study(study),
         intake=intake,
         examples=_examples(study) if examples else (),
@@ -240,6 +245,38 @@ def _settings(evaluation: Evaluation) -> dict[str, object]:
 
 def _sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+# ---- few labels ----
+
+
+def _few_shots(curve: LearningCurve) -> Iterator[FewShot]:
+    """A figure for each cohort: of the mean over findings, and of each finding where there is one cohort."""
+    for place in curve.results.study.places():
+        for finding in curve.shown(place):
+            sizes = curve.sizes(place, finding)
+            if not sizes:
+                continue
+            area = curve.area(OURS, place, sizes[0], finding)
+            yield FewShot(
+                title=f"{'mean over findings' if finding == MACRO else called(finding)}, on {place}",
+                learners=[
+                    Learner(
+                        name=learner,
+                        shots=[_shot(curve, learner, place, size, finding) for size in sizes],
+                        ours=learner == OURS,
+                    )
+                    for learner in curve.learners
+                ],
+                n=area.n,
+                positives=None if finding == MACRO else area.positives,
+                across=EXAMPLES[curve.kind],
+            )
+
+
+def _shot(curve: LearningCurve, learner: str, place: str, size: float, finding: str) -> Shot:
+    area = measured(curve.area(learner, place, size, finding))
+    return Shot(k=curve.labelled(size), value=area.value, low=area.low, high=area.high, draws=curve.draws(place, size))
 
 
 # ---- hits and misses ----

@@ -27,11 +27,11 @@ from headct import __version__
 from headct.checkpoints import PretrainedEncoder
 from headct.cohort import Cohort
 from headct.cohort.labels import joined_patients, read_labels
-from headct.detection.curves import Few, by_shots
+from headct.detection.curves import Few, by_fractions, by_shots
 from headct.detection.linear import Linear
 from headct.detection.method import Method, Progress, Scans, Task, quiet
 from headct.detection.scans import Held, scans_of
-from headct.detection.shots import Shots, draw_shots
+from headct.detection.shots import Fractions, Shots, draw_shots
 from headct.detection.splits import split, splits_table
 from headct.detection.training.finetune import scratch
 from headct.embedding.machine import Machine
@@ -69,7 +69,7 @@ class Study:
     patients: np.ndarray  # (n,) text
     parts: np.ndarray  # (n,) of `PARTS` at the first site; all others are tested
     sites: np.ndarray  # (n,) names
-    shots: Shots
+    drawn: Shots | Fractions  # with fractions, what is called k is a share of the patients
 
     @property
     def home(self) -> str:
@@ -114,7 +114,13 @@ class Study:
         home = np.flatnonzero(self.sites == self.home)
         ids = [self.scan_ids[int(row)] for row in home]
         splits_table(ids, self.patients[home].tolist(), self.parts[home]).to_csv(folder / "splits.csv", index=False)
-        self.shots.write(folder / "shots.csv")
+        self.drawn.write(folder / "shots.csv")
+
+    def few(self, task: Task) -> Iterator[Few]:
+        """The task with fewer labels, for each K (or share) and draw."""
+        if isinstance(self.drawn, Fractions):
+            return by_fractions(task, self.drawn)
+        return by_shots(task, self.scan_ids, self.drawn)
 
 
 def study_of(sites: Mapping[str, tuple[Cohort, Path]], settings: StudySettings) -> Study:
@@ -216,12 +222,12 @@ def predicted(
         machine=machine,
     )
     tables, terms = [], _terms(study, one, machine)
-    few = [each for each in by_shots(task, study.scan_ids, study.shots) if one.draws is None or each.draw < one.draws]
+    few = [each for each in study.few(task) if one.draws is None or each.draw < one.draws]
     for done, each in enumerate(few, start=1):
         if drafts is None:
             tables.append(_said(study, one, each))
         else:
-            place = drafts / f"{int(each.size)}-{each.draw}.parquet"
+            place = drafts / f"{each.size:g}-{each.draw}.parquet"
             tables.append(_once(place, terms, partial(_said, study, one, each)))
         progress(done, len(few))
     return pd.concat(tables, ignore_index=True)
@@ -252,7 +258,7 @@ def _terms(study: Study, one: Contestant, machine: Machine) -> str:
         study.labels.to_csv(),
         "\0".join(map(str, study.scan_ids)),
         "\0".join(map(str, study.parts)),
-        study.shots.table.to_csv(),
+        study.drawn.table.to_csv(),
     ]
     return hashlib.sha256("\1".join(parts).encode()).hexdigest()
 
@@ -282,7 +288,7 @@ def _said(study: Study, one: Contestant, few: Few) -> pd.DataFrame:
     scores = one.method.fit(few.task).scores(one.scans, tested)
     return pd.DataFrame(
         {
-            "k": int(few.size),
+            "k": few.size,
             "draw": few.draw,
             "site": np.repeat(study.sites[tested], len(findings)),
             "scan_id": np.repeat(np.asarray(study.scan_ids, dtype=object)[tested], len(findings)),
@@ -297,7 +303,7 @@ class Results:
     """Areas of all contestants by name, then (site, K), then a mapping of findings for each draw."""
 
     study: Study
-    areas: Mapping[str, Mapping[tuple[str, int], Mapping[int, Areas]]]
+    areas: Mapping[str, Mapping[tuple[str, float], Mapping[int, Areas]]]
 
     def aurocs(self) -> pd.DataFrame:
         """contestant, site, k, draw, finding, auroc, n, positives: a row for each number, without means."""
@@ -319,23 +325,23 @@ class Results:
         ]
         return pd.DataFrame(rows)
 
-    def macro(self, name: str, site: str, k: int) -> Estimate | None:
+    def macro(self, name: str, site: str, k: float) -> Estimate | None:
         """The mean over findings and draws with its interval; None where it was not tested."""
         draws = self.areas[name].get((site, k))
         return macro_over_draws(list(draws.values())) if draws else None
 
-    def finding(self, name: str, site: str, k: int, finding: str) -> Estimate | None:
+    def finding(self, name: str, site: str, k: float, finding: str) -> Estimate | None:
         """The mean over draws of one finding with its interval over both; None where it was not tested."""
         draws = self.areas[name].get((site, k), {})
         told = [{finding: areas[finding]} for areas in draws.values() if finding in areas]
         return macro_over_draws(told) if told else None
 
-    def area(self, name: str, site: str, k: int, finding: str) -> Area | None:
+    def area(self, name: str, site: str, k: float, finding: str) -> Area | None:
         """The mean area over draws of one finding; None where it was not tested."""
         told = [areas[finding] for areas in self.areas[name].get((site, k), {}).values() if finding in areas]
         return over_draws(told) if told else None
 
-    def difference(self, ours: str, other: str, site: str, k: int) -> Difference | None:
+    def difference(self, ours: str, other: str, site: str, k: float) -> Difference | None:
         """Ours less the other, paired over the draws that both have; None where there are none."""
         mine, theirs = (self.areas[name].get((site, k), {}) for name in (ours, other))
         both = sorted(set(mine) & set(theirs))
@@ -343,7 +349,7 @@ class Results:
             return None
         return difference_over_draws([mine[draw] for draw in both], [theirs[draw] for draw in both])
 
-    def draws(self, name: str, site: str, k: int) -> int:
+    def draws(self, name: str, site: str, k: float) -> int:
         """How many draws there were."""
         return len(self.areas[name].get((site, k), {}))
 
@@ -386,16 +392,16 @@ def results_of(study: Study, tables: Mapping[str, pd.DataFrame]) -> Results:
         raise Failure("no finding has enough test patients", do="add patients, or keep more of them for the test")
     everyone = Patients.of(study.patients)
     row_of = {scan_id: row for row, scan_id in enumerate(study.scan_ids)}
-    areas: dict[str, dict[tuple[str, int], dict[int, dict[str, Area]]]] = {}
+    areas: dict[str, dict[tuple[str, float], dict[int, dict[str, Area]]]] = {}
     for name, table in tables.items():
         cells = areas.setdefault(name, {})
         for key, said in table.groupby(["k", "draw", "site", "finding"], sort=False):
-            k, draw, site, finding = cast(tuple[int, int, str, str], key)
+            k, draw, site, finding = cast(tuple[float, int, str, str], key)
             if finding not in testable[site]:
                 continue
             rows = np.array([row_of[scan_id] for scan_id in said["scan_id"]])
             truth = study.labels[finding].to_numpy(dtype=float)[rows]
             known = np.isfinite(truth)
             area = Area.of(truth[known], said["score"].to_numpy(dtype=float)[known], everyone.only(rows[known]))
-            cells.setdefault((site, int(k)), {}).setdefault(int(draw), {})[str(finding)] = area
+            cells.setdefault((site, k), {}).setdefault(int(draw), {})[str(finding)] = area
     return Results(study, areas)

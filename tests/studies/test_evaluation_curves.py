@@ -1,0 +1,137 @@
+"""Curves over fewer labels of a detector. Oracles: scikit-learn's area of the same probe, and the draws themselves."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from headct import encoders
+from headct.checkpoints import Card, PretrainedEncoder
+from headct.detection.curves import MACRO
+from headct.detection.linear import Linear
+from headct.detection.method import Task, quiet
+from headct.detection.scans import Held
+from headct.embedding.machine import choose
+from headct.failure import Misuse
+from headct.preparing import recipes
+from headct.studies.evaluation_curves import OURS, LearningCurve, curve_of, kinds
+from headct.studies.evaluation_predictions import Taught
+
+LEARNED, TESTED = 120, 80
+NOISE = "noise"
+
+
+@pytest.fixture
+def known(monkeypatch: pytest.MonkeyPatch) -> Taught:
+    """Two findings that the vectors tell, learned from 120 patients and tested at two hospitals; beside them noise."""
+    card = Card(recipe=recipes["head-coarse"], windows={"brain": (40.0, 80.0)})
+    encoder = PretrainedEncoder(encoders.build("conv-tiny", channels=1), card, "0" * 64)
+    rng = np.random.default_rng(0)
+    rows = LEARNED + TESTED
+    vectors = rng.normal(size=(rows, 12)).astype(np.float32)
+    labels = (vectors[:, :2] + rng.normal(size=(rows, 2)) > 0).astype(float)
+    task = Task(
+        encoder=encoder,
+        scans=Held(vectors),
+        findings=("ich", "sdh"),
+        labels=labels,
+        patients=np.array([f"p{row}" for row in range(rows)], dtype=object),
+        train=np.arange(LEARNED),
+        validation=np.zeros(0, dtype=int),
+        seed=0,
+        machine=choose("fp32", "cpu"),
+    )
+    cohorts = ["a"] * (LEARNED + TESTED // 2) + ["b"] * (TESTED // 2)
+    table = pd.DataFrame({"scan_id": [f"s{row}" for row in range(rows)], "cohort": cohorts})
+    noise = {NOISE: Held(rng.normal(size=(rows, 8)).astype(np.float32))}
+    monkeypatch.setattr(Taught, "beside", property(lambda self: noise))
+    return Taught(task, np.arange(LEARNED, rows), table)
+
+
+def made(known: Taught, kind: str, out: Path) -> tuple[LearningCurve, list[str]]:
+    curve, notes = curve_of(kinds([kind])[0], known, out, lambda what: quiet)
+    assert curve is not None
+    return curve, notes
+
+
+def test_all_labels_are_the_probe_itself(known: Taught, tmp_path: Path) -> None:
+    """At a share of 1 every draw is the whole, so the area is that of a probe learned from all training scans."""
+    curve, _ = made(known, "shares", tmp_path)
+    task, here = known.task, known.tested[known.table["cohort"][known.tested] == "b"]
+    scores = Linear().fit(task).scores(task.scans, here)
+    for column, finding in enumerate(task.findings):
+        wanted = roc_auc_score(task.labels[here, column], scores[:, column])
+        assert curve.area(OURS, "b", 1.0, finding).value == pytest.approx(wanted, abs=0.02)
+    assert curve.labelled(1.0) == LEARNED
+    assert curve.labelled(0.25) == LEARNED // 4
+
+
+def test_more_labels_are_better_where_there_is_something_to_see(known: Taught, tmp_path: Path) -> None:
+    curve, notes = made(known, "shots", tmp_path)
+    sizes = curve.sizes("a", MACRO)
+    ours = [curve.area(OURS, "a", size, MACRO) for size in sizes]
+    assert ours[-1].value > ours[0].value + 0.03
+    for size in sizes:
+        assert curve.area(NOISE, "a", size, MACRO).value == pytest.approx(0.5, abs=0.1)
+        assert curve.draws("a", size) > 1
+    less = curve.less(NOISE, "a", sizes[-1])
+    assert less is not None
+    assert less.estimate.low > 0
+    assert less.estimate.value == pytest.approx(ours[-1].value - curve.area(NOISE, "a", sizes[-1], MACRO).value)
+    assert all(note.startswith("curve over shots: ") for note in notes)
+    assert any("K = 64, 128, 256 not drawn" in note for note in notes)
+
+
+def test_shuffled_labels_find_nothing(known: Taught, tmp_path: Path) -> None:
+    labels = known.task.labels.copy()
+    labels[:LEARNED] = np.random.default_rng(3).permutation(labels[:LEARNED])
+    curve, _ = made(replace(known, task=replace(known.task, labels=labels)), "shots", tmp_path)
+    assert curve.area(OURS, "a", 16, MACRO).value == pytest.approx(0.5, abs=0.12)
+
+
+def test_draws_are_of_training_scans_alone_and_areas_are_those_of_the_table(known: Taught, tmp_path: Path) -> None:
+    curve, _ = made(known, "shots", tmp_path)
+    draws = pd.read_csv(tmp_path / "curves" / "shots.csv")
+    assert set(draws["scan_id"]) <= {f"s{row}" for row in range(LEARNED)}
+    areas = pd.read_csv(tmp_path / "curves" / "shots-aurocs.csv").set_index(["learner", "cohort", "size", "finding"])
+    tree = json.loads(json.dumps(curve.tree(), allow_nan=False))
+    assert set(areas.index.get_level_values("learner")) == {OURS, NOISE} == set(tree["learners"])
+    for (learner, place, size, finding), row in areas.iterrows():
+        leaf = tree["learners"][learner][place][f"{size:g}"][finding]["auroc"]
+        assert (leaf["value"], leaf["low"], leaf["n"]) == (pytest.approx(row["auroc"]), pytest.approx(row["low"]), 40)
+        assert leaf["low"] < leaf["value"] < leaf["high"]
+    assert tree["differences"].keys() == {f"{OURS} less {NOISE}"}
+
+
+def test_a_rare_finding_ends_the_mean_before_the_others_end(known: Taught, tmp_path: Path) -> None:
+    """What cannot be drawn at a size is not left out of a mean silently: there the mean has no value."""
+    labels = known.task.labels.copy()
+    labels[10:LEARNED, 1] = np.where(np.arange(10, LEARNED) < 20, 1, 0)
+    curve, _ = made(replace(known, task=replace(known.task, labels=labels)), "shots", tmp_path)
+    assert set(curve.sizes("a", "ich")) > set(curve.sizes("a", "sdh")) == set(curve.sizes("a", MACRO))
+    assert curve.shown("a") == [MACRO]
+
+
+def test_too_few_labels_end_a_curve_with_a_reason(known: Taught, tmp_path: Path) -> None:
+    few = replace(known.task, labels=np.where(np.arange(200)[:, None] < 110, np.nan, known.task.labels))
+    curve, notes = curve_of("shots", replace(known, task=few), tmp_path, lambda what: quiet)
+    assert curve is None
+    assert notes[-1] == "no curve over shots: there are too few labels for any draw"
+    untested = np.where(np.arange(200)[:, None] >= LEARNED, np.nan, known.task.labels)
+    blind = replace(known, task=replace(known.task, labels=untested))
+    curve, notes = curve_of("shares", blind, tmp_path, lambda what: quiet)
+    assert curve is None
+    assert notes[-1].startswith("no curve over shares: no cohort has 5 test patients with a finding")
+    assert not (tmp_path / "curves").exists()
+
+
+def test_other_names_are_refused() -> None:
+    assert kinds(["shares", "shots", "shares"]) == ["shots", "shares"]
+    with pytest.raises(Misuse, match="no curve over 'labels'"):
+        kinds(["labels"])

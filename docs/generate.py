@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
+import inspect
 import io
 import json
 import os
-from collections.abc import Mapping
-from dataclasses import asdict
+import tokenize
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import headct
 from headct.cli.app import run
 from headct.cli.commands import COMMANDS
 from headct.preparing.prepared import MIN_COVERAGE
+from headct.pretraining import PretrainSettings
+from headct.pretraining.auto import everything
+from headct.pretraining.objectives import OBJECTIVES
+from headct.pretraining.probe import ProbeSettings
+from headct.pretraining.settings import literal, objective_settings
 from headct.reading import CRITERIA, Criteria
 from headct.scan import FLAGS, REASONS
 
@@ -124,6 +133,83 @@ def criteria() -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def pretraining() -> str:
+    """Every key of a settings file: default, whether it can be "auto", and what the source says beside it."""
+    run = PretrainSettings(auto=("epochs",))
+    parts = [
+        "# Settings of pre-training",
+        "The keys of a TOML file that `headct pretrain --config FILE.toml` reads, and of "
+        "`headct.pretraining.PretrainSettings`. What a file leaves out has the default below; where *auto* says so, "
+        '`KEY = "auto"` has it worked out from the scans, the encoder and the machine, which is what happens to all '
+        "such keys where no file is named. A group such as `crops` is given whole: "
+        "`crops = {views = 1, shape = [48, 56, 48], edge_mm = [192.0, 200.0], overhang = 0.0}`. An unknown key and a "
+        "value of another kind are errors. "
+        "[Pre-train on your cohort](../how-to/pretrain.md) has examples.",
+        _settings_table("", run, everything(run)),
+    ]
+    for name, settings in (("views", run.views), ("probe", ProbeSettings(labels=""))):
+        parts += [f"## `[{name}]`", *_introduced(settings), _settings_table(name, settings, ())]
+    for name in OBJECTIVES:
+        settings = objective_settings(name)
+        known = everything(PretrainSettings(steps=1, objectives={name: settings}))
+        where = f"objectives.{name}"
+        parts += [f"## `[{where}]`", *_introduced(settings), _settings_table(where, settings, known)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _introduced(settings: object) -> list[str]:
+    """The paragraphs of a docstring."""
+    return [" ".join(paragraph.split()) for paragraph in (inspect.getdoc(type(settings)) or "").split("\n\n")]
+
+
+def _settings_table(where: str, settings: Any, can_be_auto: tuple[str, ...]) -> str:
+    """A row for each key; those of a group within it follow with its name before theirs."""
+    return _table(("key", "default", "auto", "about"), dict(_settings_rows(where, "", settings, can_be_auto)))
+
+
+def _settings_rows(
+    where: str, prefix: str, settings: Any, can_be_auto: tuple[str, ...]
+) -> Iterator[tuple[str, tuple[str, ...]]]:
+    about = _beside_fields(type(settings))
+    for entry in fields(settings):
+        value = getattr(settings, entry.name)
+        key, dotted = f"{prefix}{entry.name}", f"{where}.{entry.name}" if where else entry.name
+        if entry.name in {"objectives", "views", "probe", "auto"} and not where:
+            continue  # the tables that follow; and what "auto" stands for
+        auto = "yes" if dotted in can_be_auto else ""
+        if is_dataclass(value) and not auto:
+            yield from _settings_rows(dotted, f"{key}.", value, can_be_auto)
+            continue
+        default = "" if value is None else f"`{_toml(value)}`" if value != "" else "*must be given*"
+        yield key, (default, auto, about[entry.name])
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{name} = {literal(one)}" for name, one in value.items()) + "}"
+    return literal(value)
+
+
+def _beside_fields(kind: type) -> dict[str, str]:
+    """The comments of a dataclass's fields, those on the lines before it and those that follow it."""
+    source = inspect.getsource(kind)
+    comments = {
+        token.start[0]: token.string.lstrip("# ")
+        for token in tokenize.generate_tokens(io.StringIO(source).readline)
+        if token.type == tokenize.COMMENT
+    }
+    found = {}
+    [tree] = ast.parse(source).body
+    assert isinstance(tree, ast.ClassDef)
+    after = tree.lineno
+    for node in tree.body:
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            lines = range(after + 1, node.end_lineno + 1)
+            found[node.target.id] = " ".join(comments[line] for line in lines if line in comments)
+        after = node.end_lineno
+    return found
+
+
 def _default(value: object) -> str:
     return f"`{json.dumps(value)}`" if value not in (None, []) else "asks nothing"
 
@@ -132,7 +218,13 @@ def _sizes(values: tuple[float, ...]) -> str:
     return " × ".join(f"{value:g}" for value in values)
 
 
-PAGES = {"commands.md": commands, "criteria.md": criteria, "rejections.md": rejections, "recipes.md": recipes}
+PAGES = {
+    "commands.md": commands,
+    "criteria.md": criteria,
+    "pretraining.md": pretraining,
+    "rejections.md": rejections,
+    "recipes.md": recipes,
+}
 
 
 def _help(*words: str) -> str:

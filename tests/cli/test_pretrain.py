@@ -29,3 +29,11 @@ def test_an_encoder_beside_the_model_that_is_gone_on_from_is_refused(
     assert run(line) == 2
     assert "--encoder and --continue-from both say what is trained" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_that_could_not_be_written_is_not_planned_either(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    assert run(["pretrain", "cohort", "--dry-run", "--out", str(tmp_path / "file" / "run")]) == 1
+    assert "error: cannot write" in capsys.readouterr().err

@@ -104,6 +104,16 @@ def test_a_run_that_was_killed_ends_in_the_same_bits(tmp_path: Path, undisturbed
     assert resumed.history["loss"].tolist() == undisturbed.history["loss"].tolist()
 
 
+def test_a_run_that_was_killed_before_its_first_state_says_that_it_begins_anew(
+    tmp_path: Path, undisturbed: Run
+) -> None:
+    RunFolder(tmp_path / "run").begin(undisturbed.settings)
+    said: list[str] = []
+    run = pretrain([cohort()], tmp_path / "run", SMALL, progress=said.append)
+    assert said[0] == "no state was saved before the run was stopped: it begins anew"
+    assert same_bits(weights(run), weights(undisturbed))
+
+
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGUSR1"])
 def test_an_interrupted_run_goes_on_at_that_step(tmp_path: Path, undisturbed: Run, name: str) -> None:
     said: list[str] = []
@@ -277,13 +287,20 @@ def test_a_damaged_state_is_named(tmp_path: Path) -> None:
 
 def test_a_budget_becomes_steps_that_are_said_and_stored(tmp_path: Path) -> None:
     said: list[str] = []
-    settings = replace(SMALL, steps=None, budget_s=1.0)
+    settings = replace(SMALL, steps=None, budget_s=4.0)
     run = pretrain([cohort()], tmp_path / "run", settings, progress=said.append)
     assert run.settings.steps is not None
     assert run.settings.steps >= 1
-    assert f"{run.settings.steps} steps fit into 1 s" in said[0]
+    assert f"{run.settings.steps} steps fit into 4 s" in said[0]
     again = pretrain([cohort()], tmp_path / "run", settings)  # the stored number, not a new measurement
     assert again.settings == run.settings
+
+
+def test_where_no_step_fits_one_is_taken_and_it_is_said(tmp_path: Path) -> None:
+    said: list[str] = []
+    run = pretrain([cohort()], tmp_path / "run", replace(SMALL, steps=None, budget_s=0.01), progress=said.append)
+    assert run.settings.steps == 1
+    assert "none fits into 0.01 s" in said[0]
 
 
 def test_measuring_does_not_change_the_training(tmp_path: Path) -> None:
@@ -385,6 +402,8 @@ def test_a_run_goes_on_from_a_model(tmp_path: Path, undisturbed: Run) -> None:
     assert checkpoints.load(run.checkpoint).card.objective["continued_from"] == origin
     again = pretrain([MemoryCohort(heads(4, seed=7), name="others")], tmp_path / "run", settings)
     assert again.settings == run.settings
+    with pytest.raises(Misuse, match=r"\(then continue_from = \"[^;]*\", now continue_from = \"another\"\)"):
+        pretrain([cohort()], tmp_path / "run", replace(settings, continue_from="another"))
     with pytest.raises(Misuse, match="takes 3 channels, the run has 1 windows"):
         _taken_over(settings, replace_windows(checkpoints.load(origin)), said.append)
 

@@ -39,6 +39,22 @@ from headct.pretraining import pretrain
 pretrain([cohort()], Path(sys.argv[1]), replace(SHARED, accumulate=int(sys.argv[2])))
 """
 
+LEFT_ALONE = (
+    SCRIPT.replace(
+        "from headct.pretraining import pretrain",
+        "import os\n"
+        "from headct.failure import Failure\n"
+        "from headct.pretraining import pretrain\n"
+        "from headct.pretraining.objectives import Mixture\n"
+        "def follow(objective, step, steps, real=Mixture.follow):\n"
+        "    real(objective, step, steps)\n"
+        "    if step == 2 and os.environ['RANK'] == '1':\n"
+        "        os._exit(0)\n"
+        "Mixture.follow = follow\n",
+    ).replace("pretrain([", "try:\n    pretrain([")
+    + "except Failure as failure:\n    print(failure)\n"
+)
+
 STOPPED = (
     SCRIPT.replace(
         "from headct.pretraining import pretrain",
@@ -128,6 +144,14 @@ def test_a_signal_to_one_process_stops_both(tmp_path: Path, alone: Run) -> None:
     said = by_torchrun(tmp_path / "run", 2, script=STOPPED)
     assert said.split() == ["stopped", "stopped"]
     assert [path.name for path in sorted((tmp_path / "run" / "states").iterdir())] == ["000000002.pt", "000000003.pt"]
+    close(pretrain([cohort()], tmp_path / "run", SHARED), alone)
+
+
+@pytest.mark.slow
+def test_a_process_that_is_left_alone_says_so_and_the_run_goes_on(tmp_path: Path, alone: Run) -> None:
+    said = by_torchrun(tmp_path / "run", 2, script=LEFT_ALONE)
+    assert said.startswith("another process of this run has ended")
+    assert "goes on from the last saved state" in said
     close(pretrain([cohort()], tmp_path / "run", SHARED), alone)
 
 

@@ -47,19 +47,23 @@ def test_toml_gives_the_same_settings_again(settings: PretrainSettings) -> None:
         ("step = 3", "unknown key 'step'\n  do:  did you mean steps"),
         ("steps = 3\n[objectives.dino]\nprototype = 5", "'prototype'\n  do:  did you mean prototypes"),
         ("steps = 3\n[objectives.dinosaur]", "no objective is called 'dinosaur'"),
-        ("steps = 'many'", "steps must be int, got 'many'"),
+        ("steps = 'many'", "steps must be a whole number, got 'many'\n  do:  write a value of that kind"),
         (
             "steps = 3\n"
             "objectives.dino.global_crops = {views = 1, shape = [8, 8, 8], edge_mm = [9.0, 9.0], overhang = 0.0}\n"
             "objectives.dino.local_crops = {views = 0, shape = [8, 8, 8], edge_mm = [9.0, 9.0], overhang = 0.0}",
             "dino compares views",
         ),
-        ("steps = 3\nclip = true", "clip must be float, got True"),
+        ("steps = 3\nclip = true", "clip must be a number, got True"),
         ("steps = 3\ndecay = [0.1]", "decay must be"),
         ("steps = 3\n[objectives.dino.global_crops]\nviews = 2", "lacks the key 'shape'"),
         ("steps = 3\nwindows = {brain = 40}", "windows.brain must be"),
         ("steps = ", "is not TOML"),
         ("batch = 2", "needs a length"),
+        (
+            "steps = 3\nobjectives = 'dino'",
+            "must be a table, got 'dino'\n  do:  write it as a table, [objectives.dino]",
+        ),
         ("steps = 3\nbatch = 0", "batch must be above zero"),
         ("steps = 3\nprecision = 'float16'", "precision must be one of fp32, bf16"),
         ("steps = 3\nwindows = {}", "at least one window"),

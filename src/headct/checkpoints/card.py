@@ -161,4 +161,9 @@ def _limits(card: Card) -> list[str]:
 
 
 def _plain(value: Any) -> str:
+    """In words, a group of settings in brackets."""
+    if isinstance(value, Mapping):
+        return f"({', '.join(f'{key} {_plain(one)}' for key, one in value.items() if one not in ('', None))})"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     return " to ".join(map(_plain, value)) if isinstance(value, list | tuple) else str(value)

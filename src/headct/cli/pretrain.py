@@ -69,6 +69,7 @@ def pretrain(
         headct pretrain night --objective dinov2 --encoder vit-base --fit 12GB --dry-run --out run
     """
     from headct import pretraining
+    from headct.cohort.journal import expect_writable
     from headct.failure import Misuse
 
     budget_s, memory_gb = pretraining.limits(fit)
@@ -92,6 +93,7 @@ def pretrain(
         "shard": shard or None,
         "track": track,
     }
+    expect_writable(out / "settings.toml")
     settings = pretraining.settings_for(config, objective=objective, **given)
     first = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun starts, one speaks
     if dry_run:

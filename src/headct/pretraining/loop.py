@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +47,12 @@ if TYPE_CHECKING:
     from headct.cohort import Cohort
 
 Say = Callable[[str], None]
+
+BUFFERS_APART: Mapping[str, Any] = {
+    "forward_sync_buffers" if "forward_sync_buffers" in signature(DistributedDataParallel).parameters
+    else "broadcast_buffers": False
+}  # fmt: skip
+"""Each process keeps the statistics of its own part of the batch; PyTorch 2.13 has another name for it."""
 
 SAY_EVERY_S = 5.0
 SAVE_EVERY_S = 300.0
@@ -101,7 +108,7 @@ def _pretrain(scans: Scans, run: RunFolder, settings: PretrainSettings, processe
     steps = settings.steps or 0
     optimizer = new_optimizer(objective)
     monitors = Monitors(warm=int(settings.warmup * steps))
-    start, flops = _restore(run, objective, optimizer, monitors, scans, processes, say)
+    start, flops = _restore(run, objective, optimizer, monitors, scans, processes, say, begun=begun is not None)
     if processes.first:
         run.keep_history_before(start)
     say(_begins(settings, objective, scans, processes, start))
@@ -203,7 +210,7 @@ def _spread(objective: Mixture, processes: Processes) -> nn.Module:
         nn.SyncBatchNorm.convert_sync_batchnorm(objective)  # type: ignore[no-untyped-call]
     # scans without truth or partner leave weights of some objectives without a gradient
     unused = bool(objective.truth or objective.partners)
-    return DistributedDataParallel(objective, broadcast_buffers=False, find_unused_parameters=unused)
+    return DistributedDataParallel(objective, **BUFFERS_APART, find_unused_parameters=unused)
 
 
 def _mean(parts: Sequence[Watched]) -> Watched:
@@ -286,9 +293,13 @@ def _steps(settings: PretrainSettings, scans: Scans, processes: Processes, say: 
         return max(1, round(settings.epochs * len(scans) / settings.batch))
     begun_s = time.monotonic()
     step_s = seconds_a_step(settings, scans, processes, measured=5)
-    steps = max(1, int((settings.budget_s - (time.monotonic() - begun_s)) / step_s))
-    say(f"a step takes {step_s:.2f} s: {steps} steps fit into {settings.budget_s:.0f} s")
-    return round(processes.agreed(steps))
+    fits = int((settings.budget_s - (time.monotonic() - begun_s)) / step_s)
+    steps = round(processes.agreed(max(1, fits)))
+    if fits < 1:
+        say(f"a step takes {step_s:.2f} s: none fits into {settings.budget_s:g} s after measuring, one is taken")
+    else:
+        say(f"a step takes {step_s:.2f} s: {steps} steps fit into {settings.budget_s:g} s")
+    return steps
 
 
 class _Log:
@@ -386,6 +397,8 @@ def _restore(
     scans: Scans,
     processes: Processes,
     say: Say,
+    *,
+    begun: bool,
 ) -> tuple[int, float | None]:
     """Fill everything from the saved state, if there is one; returns the step to take next, and what one works.
 
@@ -394,6 +407,8 @@ def _restore(
     state = run.load_state(say) if processes.first else None
     step = round(processes.agreed(-1 if state is None else state["step"]))
     if step < 0:
+        if processes.first and begun:
+            say("no state was saved before the run was stopped: it begins anew")
         return 0, None
     if state is None:
         state = run.state_of(step)
@@ -428,6 +443,6 @@ def _line(step: int, start: int, steps: int, values: dict[str, float], passed_s:
     shown = [(name, value) for name, value in values.items() if name not in ("loss", "gradient_norm", "air")][:5]
     watched = " ".join(f"{name} {value:.3f}" for name, value in shown)
     return (
-        f"step {step + 1}/{steps} ({(step + 1) / steps:.0%}) loss {values['loss']:.4f} {watched} "
+        f"{step + 1} of {steps} steps ({(step + 1) / steps:.0%}) loss {values['loss']:.4f} {watched} "
         f"{done * batch / passed_s:.1f} scans/s, {left_s:.0f} s left"
     )

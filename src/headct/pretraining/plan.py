@@ -25,6 +25,7 @@ from headct.pretraining.settings import PretrainSettings
 from headct.pretraining.sharding import bytes_saved, expect_shardable
 from headct.pretraining.speed import operations, peak_of
 from headct.pretraining.step import autocast, descend, feed_of, kept_random, new_objective, new_optimizer, order_of
+from headct.reporting.words import count
 
 SMALL, LARGE = 2, 4
 """Scans on which memory is measured; it grows in proportion from one to the other."""
@@ -57,13 +58,17 @@ class Plan:
         settings = self.settings
         steps, batch = settings.steps or 0, settings.batch
         on_gpu = self.device.startswith("cuda")
-        each = f", {settings.accumulate} parts of {batch // settings.accumulate // self.processes} scans a process"
+        each = ""
+        if settings.accumulate * self.processes > 1:
+            part = batch // settings.accumulate // self.processes
+            each = f", in each process {count(settings.accumulate, 'part')} of {count(part, 'scan')}"
+        beside = "" if on_gpu else ", and beside them Python and the scans that are read ahead"
         recomputed = ", activations worked out twice" if settings.recompute else ""
         lines = [
             f"{'+'.join(settings.objectives)} with {settings.encoder} ({self.weights / 1e6:.1f} M weights)",
             f"{steps} steps of {batch} scans{each}: {steps * batch / self.scans:.1f} passes over {self.scans} scans",
             f"{self.tokens:,} tokens and {self.flops / 1e12:.2f} TFLOP a step",
-            f"{self.memory_bytes / 2**30:.2f} GiB of tensors at most, in each process{recomputed}",
+            f"{self.memory_bytes / 1e9:.2f} GB of tensors at most, in each process{beside}{recomputed}",
             f"{self.step_s:.2f} s a step, {batch / self.step_s:.1f} scans/s: {duration(self.seconds)} in all",
         ]
         if settings.shard and self.processes > 1:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 
-from headct.failure import Misuse
+from headct.failure import Failure, Misuse
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Processes:
 def joined(device: str) -> Iterator[Processes]:
     """Join the others that `torchrun` has started (it says so in WORLD_SIZE, RANK and LOCAL_RANK).
 
-    `device` is auto, cpu or cuda. Raises Misuse for a device that this machine lacks.
+    `device` is auto, cpu or cuda. Raises Misuse for a device that this machine lacks, Failure where another one dies.
     """
     kind = _kind(device)
     ranks, local = int(os.environ.get("WORLD_SIZE", "1")), os.environ.get("LOCAL_RANK", "0")
@@ -77,8 +77,21 @@ def joined(device: str) -> Iterator[Processes]:
     dist.init_process_group("nccl" if kind.startswith("cuda") else "gloo")
     try:
         yield Processes(kind, dist.get_rank(), dist.get_world_size())
+    except RuntimeError as error:
+        if not _of_others(error):
+            raise
+        raise Failure(
+            "another process of this run has ended, and this one cannot go on without it",
+            why=str(error).splitlines()[0],
+            do="see what the other one said; the same line goes on from the last saved state",
+        ) from error
     finally:
         dist.destroy_process_group()
+
+
+def _of_others(error: RuntimeError) -> bool:
+    """Whether it says that another process cannot be reached; gloo has no class of errors for this."""
+    return isinstance(error, dist.DistError) or any(sign in str(error) for sign in ("gloo", "Connection closed"))
 
 
 def _kind(device: str) -> str:

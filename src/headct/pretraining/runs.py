@@ -65,7 +65,7 @@ class RunFolder:
                 raise Misuse(f"{self.path} is not empty and not a run", do="name another folder")
             return None
         before = read_settings(self.settings_file)
-        if settings.continue_from is not None and settings.continue_from == before.continue_from:
+        if settings.continue_from is not None:  # what it takes over from that model, nobody gave
             settings = replace(
                 settings,
                 encoder=before.encoder,

@@ -33,7 +33,7 @@ class PretrainSettings:
     """
 
     objectives: Mapping[str, ObjectiveSettings] = field(default_factory=lambda: {"dino": objective_settings("dino")})
-    encoder: str = "vit-tiny"
+    encoder: str = "vit-tiny"  # a name of `headct.encoders.ARCHITECTURES`
     encoder_settings: Mapping[str, Any] = field(default_factory=dict)  # what differs from those of its name
     windows: Mapping[str, tuple[float, float]] = field(default_factory=lambda: dict(WINDOWS))  # level, width in HU
     views: ViewSettings = field(default_factory=ViewSettings)
@@ -42,23 +42,23 @@ class PretrainSettings:
     auto: tuple[str, ...] = ()  # names of settings that are yet to be resolved, such as "lr"
     shares: Mapping[str, float] = field(default_factory=dict)  # of cohorts by name; else as many as each has scans
 
-    steps: int | None = None
-    epochs: float | None = None
-    budget_s: float | None = None
+    steps: int | None = None  # the length
+    epochs: float | None = None  # the same in passes over the scans
+    budget_s: float | None = None  # the same in seconds, by a few steps that are measured first
     batch: int = 8  # scans a step, over all processes
     memory_gb: float | None = None  # parts of a step are made so small that a process stays below it
     accumulate: int = 1  # parts of a step that are worked out one after the other, to save memory
-    seed: int = 0
+    seed: int = 0  # decides everything random
     precision: str = "fp32"  # or bf16, by autocast; float32 and bfloat16 mean the same
-    device: str = "auto"
+    device: str = "auto"  # a GPU where there is one; or cpu, or cuda
     workers: int = 2  # threads that read scans, in each process
     compile: bool = False  # the encoder, by torch.compile
     recompute: bool = False  # activations of transformer blocks in the backward pass, to save memory
     shard: bool = False  # weights, gradients and optimiser over all processes (FSDP2), to save memory
 
     lr: float = 1e-3  # the peak
-    lr_end: float = 1e-6
-    warmup: float = 0.1  # share of the steps
+    lr_end: float = 1e-6  # at the last step
+    warmup: float = 0.1  # share of the steps in which it rises
     decay: tuple[float, float] = (0.04, 0.4)  # of weights of linear layers, at the first and the last step
     clip: float = 3.0  # norm of all gradients together
 
@@ -101,7 +101,10 @@ class PretrainSettings:
         if self.precision not in PRECISIONS:
             raise Misuse(f"precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}")
         if self.track is not None and self.track not in SERVICES:
-            raise Misuse(f"track must be {' or '.join(SERVICES)}, got {self.track!r}")
+            raise Misuse(
+                f"track must be {' or '.join(SERVICES)}, got {self.track!r}",
+                do="name one of them, or leave it out: every run writes history.csv and a page",
+            )
         if self.shard and self.probe is not None:
             raise Misuse(
                 "a model in shards cannot be probed",
@@ -261,4 +264,19 @@ def _typed(kind: Any, value: Any, where: str) -> Any:
         return float(value)
     if kind in (int, float, str, bool) and type(value) is kind:
         return value
-    raise Misuse(f"{where} must be {getattr(kind, '__name__', kind)}, got {value!r}")
+    raise Misuse(f"{where} must be {_written(kind)}, got {value!r}", do=_as_example(kind, where.split(": ")[-1], value))
+
+
+def _written(kind: Any) -> str:
+    """What TOML calls a value of this kind."""
+    if get_origin(kind) is Mapping or is_dataclass(kind):
+        return "a table"
+    if get_origin(kind) is tuple:
+        return "a list" if get_args(kind)[1:] == (Ellipsis,) else f"a list of {len(get_args(kind))}"
+    return {int: "a whole number", float: "a number", str: "text in quotes", bool: "true or false"}[kind]
+
+
+def _as_example(kind: Any, key: str, value: Any) -> str:
+    if kind == Mapping[str, ObjectiveSettings] and value in OBJECTIVES:
+        return f"write it as a table, [{key}.{value}], with its settings or empty"
+    return "write a value of that kind; the reference of settings lists all keys"

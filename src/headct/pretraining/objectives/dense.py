@@ -57,12 +57,12 @@ class DenseSettings:
     crops: Crops = field(
         default_factory=lambda: Crops(views=1, shape=(48, 56, 48), edge_mm=(192.0, 200.0), overhang=0.0)
     )
-    tissue: float = 0.3
+    tissue: float = 0.3  # weights in the loss: of tissues
     ventricles: float = 3.0  # weight of their cells among those of other tissues, for they are few
-    places: float = 1.5
+    places: float = 1.5  # of places in the template
     findings: bool = False  # learn the masks of findings; then nothing learned from few labels may be claimed
-    bce: float = 2.0  # these two of findings
-    dice: float = 1.5
+    bce: float = 2.0  # of findings, by cross-entropy
+    dice: float = 1.5  # of findings, by overlap
 
 
 @dataclass(frozen=True)

@@ -87,9 +87,9 @@ class InsertSettings:
     )
     warp: float = 0.3  # by how much of a radius surfaces are deformed, up to
     texture_hu: float = 4.0  # standard deviation of the noise within, up to
-    bce: float = 2.0
-    dice: float = 1.5
-    presence: float = 0.3
+    bce: float = 2.0  # weights in the loss: of cross-entropy
+    dice: float = 1.5  # of overlap
+    presence: float = 0.3  # of whether a scan has a change of each kind
     positives: float = 9.0  # weight of a cell that is all change
     guard: float = 0.15  # weight of a cell without a change that is taken for one: the scan may have one of its own
 

@@ -1,11 +1,17 @@
 """What pre-training costs.
 
-    .venv/bin/python benchmarks/pretrain.py [views] [data] [step] [--rounds 15] [--batch 8]
+    .venv/bin/python benchmarks/pretrain.py [views] [data] [step] [device] [--rounds 15] [--batch 8]
 
 `views`: the CPU time of making the two global and two local views of one scan as FM-HCT did, by MONAI's transforms
 (pad to 224 voxels a side, crop, area resize, flips, offset, smoothing or gamma), and by ours, with the same numbers
 drawn for both and the outputs compared. One thread; the ways take turns, so that what else the machine does meets all
 of them. Needs MONAI.
+
+`data`: how long a step waits for its scans, where the device is a timed sleep. `step`: a step as published, eager, and
+ours, of the same model on the same views. `device`: a whole run from the store, on a GPU where there is one: scans a
+second end to end, the share of a step that waits for data, operations a second and their share of the peak, memory,
+and what the time goes to. DINO with 2 + 2 views of 96 voxels a side, ViT-B on a GPU with batches eight times as
+large, vit-tiny on a CPU.
 """
 
 from __future__ import annotations
@@ -27,6 +33,7 @@ from headct.encoders.positions import Turns
 from headct.encoders.vit import Attention
 from headct.encoders.windowing import apply_windows
 from headct.preparing.windows import WINDOWS
+from headct.pretraining import PretrainSettings, pretrain
 from headct.pretraining.feed import Order, batches
 from headct.pretraining.objectives import Batch, Objective, Sight, Watched
 from headct.pretraining.objectives.dino import Dino, DinoSettings
@@ -42,7 +49,7 @@ from headct.pretraining.published import (
 )
 from headct.pretraining.scans import Scans
 from headct.pretraining.step import descend, new_optimizer
-from headct.pretraining.views import Seen, ViewSettings, draw_views
+from headct.pretraining.views import Crops, Seen, ViewSettings, draw_views
 from headct.virtual.job import Job
 from headct.virtual.job import run as simulate
 from headct.virtual.simulated import Simulation
@@ -283,7 +290,57 @@ def compare_steps(rounds: int, batch: int) -> None:
     report(f"step: 4 views of 96³, batch {batch}, one thread", cpu_seconds(ways, rounds), {})
 
 
-PARTS: Mapping[str, Callable[[int, int], None]] = {"views": compare_views, "data": compare_data, "step": compare_steps}
+# --------------------------------------------------------------------------------------------------------------- device
+
+WARM = 3
+"""Steps that pay for allocations and compilation."""
+
+
+def on_a_device(rounds: int, batch: int) -> None:
+    """A whole run, and a profile of a short one."""
+    gpu = torch.cuda.is_available()
+    edges = {"shape": SHAPE, "overhang": 0.0}
+    crops = DinoSettings(
+        global_crops=Crops(views=2, edge_mm=(158.0, 170.0), **edges),
+        local_crops=Crops(views=2, edge_mm=(80.0, 100.0), **edges),
+    )
+    settings = PretrainSettings(
+        objectives={"dino": crops},
+        encoder="vit-base" if gpu else "vit-tiny",
+        steps=WARM + rounds,
+        batch=8 * batch if gpu else batch,
+        precision="bf16" if gpu else "fp32",
+        workers=4,
+        compile=gpu,
+        save_every=10**9,
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        cohort = Path(folder) / "cohort"
+        simulate(Job(simulation=Simulation(seed=1), patients=2 * batch), cohort, progress=lambda *_: None)
+        history = pretrain([cohort], Path(folder) / "run", settings).history.iloc[WARM:]
+        with torch.profiler.profile() as profile:
+            pretrain([cohort], Path(folder) / "profiled", replace(settings, steps=WARM))
+    step_s = history["step_s"].mean()
+    name = torch.cuda.get_device_name() if gpu else f"CPU, {torch.get_num_threads()} threads"
+    print(f"\ndevice: {name}, {settings.encoder} in {settings.precision}, batches of {settings.batch}\n")
+    print(
+        "| scans/s | step | waiting for data | TFLOP/s | of the peak | memory |\n| --- | --- | --- | --- | --- | --- |"
+    )
+    share = f"{history['mfu'].mean():.0%}" if "mfu" in history else "not known"
+    print(
+        f"| {settings.batch / step_s:.1f} | {step_s:.3f} s | {history['data_s'].sum() / history['step_s'].sum():.1%} "
+        f"| {history['tflop_s'].mean():.2f} | {share} | {history['memory_gb'].max():.1f} GB |\n"
+    )
+    spent = "self_device_time_total" if gpu else "self_cpu_time_total"
+    print(profile.key_averages().table(sort_by=spent, row_limit=12, max_name_column_width=50))
+
+
+PARTS: Mapping[str, Callable[[int, int], None]] = {
+    "views": compare_views,
+    "data": compare_data,
+    "step": compare_steps,
+    "device": on_a_device,
+}
 
 
 def main() -> None:

@@ -40,6 +40,7 @@ def test_a_mask_in_bytes_may_be_empty():
         ("in/landmarks.csv", b"series_id,landmark,x_mm,y_mm,z_mm\n", True),
         ("in/masks/classes.csv", b"value,name\n", True),
         ("in/rejections.csv", b"code,sentence,remedy,files\n", True),
+        ("in/simulated.json", b'{\n  "simulated": {\n    "simulation": {', True),
         ("in/classes.npy", b"\x93NUMPY\x01\x00", True),
         ("in/mine.npy", b"\x93NUMPY\x01\x00", False),  # which may be meant as a scan
         ("in/notes.csv", b"who,what\n", False),

@@ -123,10 +123,25 @@ def test_a_folder_with_other_things_is_left_alone(form: str, tmp_path: Path) -> 
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 
-def test_a_finished_cohort_is_not_made_again(cohort: Path) -> None:
+@pytest.mark.parametrize("form", FORMATS)
+def test_the_same_line_again_says_what_was_made(form: str, tmp_path: Path) -> None:
+    job = Job(simulation=Simulation(seed=2), patients=1, format=form, recipe="head-coarse")
+    first = run(job, tmp_path / "out", workers=1, progress=silent)
+    before = content_of(tmp_path / "out")
+    again = run(job, tmp_path / "out", workers=1, progress=silent)
+    assert (first.before, again.before) == (False, True)
+    assert content_of(tmp_path / "out") == before
+    assert [[row[name] for name in FINDINGS] for row in again.rows] == [
+        [row[name] for name in FINDINGS] for row in first.rows
+    ]
+    with pytest.raises(Misuse, match=r"simulation\.seed was 2, now 3"):
+        run(Job(simulation=Simulation(seed=3), patients=1, format=form), tmp_path / "out", workers=1, progress=silent)
+
+
+def test_what_is_finished_is_not_made_again(cohort: Path) -> None:
     before = content_of(cohort)
-    with pytest.raises(Misuse, match="already"):
-        run(Job(simulation=Simulation(seed=3), patients=4), cohort, workers=1, progress=silent)
+    with pytest.raises(Misuse, match=r"holds other virtual patients\n  why: .*patients was \d+, now 77"):
+        run(Job(simulation=Simulation(seed=3), patients=77), cohort, workers=1, progress=silent)
     assert content_of(cohort) == before
 
 

@@ -80,7 +80,8 @@ def simulate(
     for code, number in result.rejected.items():
         talk.warn(f"not prepared: {count(number, 'scan')}, {code}; see {out / 'rejections.parquet'}")
     talk.table(_counts(result), as_json=as_json, to_stderr=not as_json)
-    talk.say(f"the virtual patients are in {out}; their labels in {out / 'labels.csv'}")
+    made = "had been made before and are as they were" if result.before else "are"
+    talk.say(f"the virtual patients {made} in {out}; their labels in {out / 'labels.csv'}")
 
 
 def _mixture(asked: Sequence[str]) -> Mapping[str, float]:

@@ -44,9 +44,8 @@ def making(out: Path, terms: Mapping[str, Any]) -> Iterator[Journal]:
     if begun is None and out.is_dir() and any(path.name != MAKING for path in out.iterdir()):
         raise Misuse(f"{out} holds other things", do="choose an empty or a new folder")
     if begun is not None and begun != terms:
-        differing = ", ".join(sorted(name for name in {**begun, **terms} if begun.get(name) != terms.get(name)))
         do = f"call with the same options, remove {out}, or choose another --out"
-        raise Misuse(f"{out} was begun differently", why=f"other {differing}", do=do)
+        raise Misuse(f"{out} was begun differently", why=", ".join(differences(begun, terms)), do=do)
     with only_writer(out / MAKING, out):
         sweep_partials(out)
         if begun is None:
@@ -54,6 +53,16 @@ def making(out: Path, terms: Mapping[str, Any]) -> Iterator[Journal]:
             journal.put("terms", 0, dict(terms))
         yield journal
         shutil.rmtree(out / MAKING)
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """Each value by its dotted name that is another one now, as a person would say it."""
+    for name in sorted({**before, **now}):
+        old, new = before.get(name), now.get(name)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            yield from differences(old, new, f"{prefix}{name}.")
+        elif old != new:
+            yield f"{prefix}{name} was {old}, now {new}"
 
 
 def make_cohort(

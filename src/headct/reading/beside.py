@@ -10,6 +10,8 @@ import numpy as np
 
 FIRST_COLUMNS = (b"scan_id,", b"series_id,landmark,", b"value,name", b"code,sentence,remedy,files")
 """By which our tables begin: labels, volumes and splits; landmarks; classes; rejections."""
+TERMS = b'{\n  "simulated": {'
+"""By which `simulated.json` begins: which virtual patients lie beside it."""
 ARRAYS = ("classes.npy", "deformation.npy")
 """What headct writes where gaps between slices differ, which NIfTI cannot say."""
 MOST_CLASSES = 128
@@ -21,6 +23,8 @@ def ours(name: str, head: bytes) -> str:
     """What a file of this name and beginning is, in words; empty where it is none of ours."""
     if head.startswith(FIRST_COLUMNS):
         return "a table about scans"
+    if head.startswith(TERMS):
+        return "what headct simulate was asked for"
     if name.rpartition("/")[2] in ARRAYS and head.startswith(b"\x93NUMPY"):
         return "an array about a scan, as headct writes it"
     return ""

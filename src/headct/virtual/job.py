@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 import torch.nn.functional as F
 from threadpoolctl import threadpool_limits
@@ -22,7 +23,8 @@ from threadpoolctl import threadpool_limits
 from headct import __version__
 from headct.cohort import executors
 from headct.cohort.journal import write_atomically
-from headct.cohort.made import Made, make_cohort, making
+from headct.cohort.made import Made, differences, make_cohort, making
+from headct.cohort.publish import COHORT_JSON, MAKING
 from headct.cohort.rounds import Progress
 from headct.cohort.shards import pack
 from headct.cohort.work import Accepted, Outcome, scan_row
@@ -41,6 +43,9 @@ from headct.virtual.template import normalized
 from headct.writing import write_nifti
 
 FORMATS = ("dicom", "nifti", "cohort")
+
+LABELS, TERMS = "labels.csv", "simulated.json"
+"""Beside the patients: what is true of each scan, and for files what a cohort's `cohort.json` says, the whole job."""
 
 CLASSES = (*TISSUES, "edema", "infarct", "tumor", "iph", "ivh", "sah", "sdh", "edh", "fracture")
 """Values 1, 2, 3, … of a map of classes; a later one covers an earlier one. 0 is everything else."""
@@ -94,17 +99,24 @@ class Job:
 
 @dataclass(frozen=True)
 class Result:
-    """What a job made: a row for each scan, and the rejections of those that no recipe could prepare."""
+    """What a job made: a row for each scan, and the rejections of those that no recipe could prepare.
+
+    `before` says that an earlier call had made all of it.
+    """
 
     rows: Sequence[Mapping[str, Any]]
     rejected: Mapping[str, int]
+    before: bool = False
 
 
 def run(job: Job, out: Path, *, workers: int | None = None, progress: Progress) -> Result:
     """Make the patients and write `labels.csv` and `landmarks.csv` beside them; go on where a kill stopped it.
 
-    The same job gives the same bytes, whatever the number of workers. Raises Misuse where `out` holds other things.
+    The same job gives the same bytes, whatever the number of workers; one that was finished is not made again. Raises
+    Misuse where `out` holds other things.
     """
+    if (before := _finished(job, out)) is not None:
+        return before
     if job.format == "dicom":
         import_module("headct.writing.segmentation")  # says at once what to install, rather than after some patients
     rows: list[Mapping[str, Any]] = []
@@ -114,7 +126,10 @@ def run(job: Job, out: Path, *, workers: int | None = None, progress: Progress) 
             raise Failure("no scan could be prepared", why="the recipe rejected all", do="name another --recipe")
         rows.extend(records)
         _write_tables(out, records)
-        if job.format == "cohort" and job.masks:
+        if job.format != "cohort":
+            write_atomically(out / TERMS, json.dumps(job.about, indent=2).encode())
+            _write_classes(out)
+        elif job.masks:
             _write_classes(out / "masks")
 
     with executors.processes(workers or executors.usable_cores(), _begin) as crew:
@@ -128,6 +143,24 @@ def run(job: Job, out: Path, *, workers: int | None = None, progress: Progress) 
             _make_files(job, out, crew, progress, finish)
             codes = Counter()
     return Result(rows, codes)
+
+
+def _finished(job: Job, out: Path) -> Result | None:
+    """What an earlier call of this job has finished, else None. Raises Misuse where another job did."""
+    told = next((path for name in (COHORT_JSON, TERMS) if (path := out / name).exists()), None)
+    terms = None if told is None or (out / MAKING).exists() else json.loads(told.read_bytes()).get("simulated")
+    if terms is None:
+        return None
+    now = json.loads(json.dumps(job.about["simulated"]))
+    if terms != now:
+        why, do = ", ".join(differences(terms, now)), f"choose another --out, or remove {out}"
+        raise Misuse(f"{out} already holds other virtual patients", why=why, do=do)
+    table = pd.read_csv(out / LABELS, dtype=dict.fromkeys(FINDINGS, "Int64")).astype(object)
+    rows = [
+        {str(name): value for name, value in row.items()} for row in table.where(table.notna(), None).to_dict("records")
+    ]
+    codes = Counter(pd.read_parquet(out / "rejections.parquet")["code"]) if job.format == "cohort" else Counter()
+    return Result(rows, codes, before=True)
 
 
 def _begin() -> None:
@@ -329,7 +362,7 @@ def _write_truth(truth: Mapping[str, np.ndarray], scan: Scan, folder: Path) -> N
 
 def _write_tables(out: Path, records: Sequence[Mapping[str, Any]]) -> None:
     rows = [{name: value for name, value in record.items() if name != "landmarks_mm"} for record in records]
-    write_atomically(out / "labels.csv", _csv(rows))
+    write_atomically(out / LABELS, _csv(rows))
     places = (
         {"series_id": record["series_id"], "landmark": name, "x_mm": x, "y_mm": y, "z_mm": z}
         for record in records

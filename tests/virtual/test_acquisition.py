@@ -11,7 +11,19 @@ import torch
 import torch.nn.functional as F
 from scipy.ndimage import binary_dilation, gaussian_filter1d
 
-from headct.virtual.acquisition import MATRIX, MISSED_MM, TISSUES, Acquisition, _hardened, _moved, _noise, take
+from headct.virtual.acquisition import (
+    MATRIX,
+    MINERAL_HU,
+    MISSED_MM,
+    TISSUES,
+    Acquisition,
+    _hardened,
+    _moved,
+    _noise,
+    _seen_at,
+    mineral_factor,
+    take,
+)
 from headct.virtual.anatomy import Anatomy
 from headct.virtual.archive import sharper
 from headct.virtual.bending import COARSE
@@ -166,6 +178,21 @@ def test_petrous_streaks_do_not_heed_what_lies_in_the_brain() -> None:
     torch.testing.assert_close(added[0], added[1], atol=1e-3, rtol=0)
     assert added[0].min() < -5
     assert added[0][points[before.cavity_mm < -2][:, 2] > 10].abs().max() < 0.05
+
+
+def test_bone_is_denser_at_a_lower_voltage_and_brain_is_not() -> None:
+    assert mineral_factor(80) / mineral_factor(140) == pytest.approx(1.47)
+    assert mineral_factor(120) == 1
+    patient, usual = Patient.draw(8), Acquisition.draw(8, SITES["site-c"])
+    points = (torch.rand(20_000, 3, generator=torch.Generator().manual_seed(0)) - 0.5) * 180
+    hu = {}
+    for kvp in (100.0, 120.0):
+        visit = replace(usual, protocol=replace(usual.protocol, kvp=kvp), cupping_hu=0.0, petrous_hu=0.0)
+        hu[kvp] = _seen_at(patient.paint(points, 1.0), replace(visit, petrous_streaks_hu=0.0), patient, points).hu
+    bone = hu[120.0] > MINERAL_HU
+    assert 500 < bone.sum() < 15_000
+    torch.testing.assert_close(hu[100.0][~bone], hu[120.0][~bone])
+    torch.testing.assert_close(hu[100.0][bone] - MINERAL_HU, (hu[120.0][bone] - MINERAL_HU) * mineral_factor(100))
 
 
 def test_a_strap_lies_over_skin_and_in_air_alone() -> None:

@@ -19,7 +19,7 @@ from headct.virtual.findings.fluid import Hydrocephalus
 from headct.virtual.findings.lesions import Tumor
 from headct.virtual.findings.mixture import KINDS, draw_findings, one_of
 from headct.virtual.job import CLASSES, truth_at
-from headct.virtual.labels import judge
+from headct.virtual.labels import DEMENTIA_ML, HYDROCEPHALUS_ML, judge
 from headct.virtual.patient import Patient
 from headct.virtual.simulated import Simulated
 from headct.virtual.sites import SITES
@@ -154,7 +154,24 @@ def test_mass_effect_is_what_moves_outside_the_mass(ml: float, label: tuple[int 
     outside = ~finding.fills(patient.coarse)
     moved = float(torch.linalg.vector_norm(patient.displaced_mm[outside], dim=1).max())
     assert 0.6 * at_border < moved <= at_border
-    assert judge(patient, NOTHING, 2.0).findings["mass_effect"] in label
+    labels = judge(patient, NOTHING, 2.0)
+    assert labels.findings["mass_effect"] in label
+    assert labels.mass_effect_mm == pytest.approx(moved)
+
+
+@pytest.mark.parametrize(("name", "least_ml"), [("hydrocephalus", HYDROCEPHALUS_ML), ("dementia", DEMENTIA_ML)])
+def test_severity_of_fluid_is_what_the_finding_added(name: str, least_ml: float) -> None:
+    for seed in range(3, 9):
+        patient = Patient(3, Anatomy.draw(3, age=70), (one_of(name, seed),))
+        labels, fluid, before = judge(patient, NOTHING, 2.0), patient.fluid_ml(), patient.without(name).fluid_ml()
+        told = {"hydrocephalus": labels.hydrocephalus_ml, "dementia": labels.dementia_ml}
+        added = (
+            fluid.ventricles_ml - before.ventricles_ml if name == "hydrocephalus" else fluid.fluid_ml - before.fluid_ml
+        )
+        assert told.pop(name) == pytest.approx(added)
+        assert added > 0
+        assert set(told.values()) == {0.0}
+        assert labels.findings[name] == (1 if added >= least_ml else None)
 
 
 def effaced(name: str, age: float, /, **drawn: object) -> int | None:

@@ -53,6 +53,11 @@ CLASSES = (*TISSUES, "edema", "infarct", "tumor", "iph", "ivh", "sah", "sdh", "e
 BEYOND_MM = 22.0
 """From the cavity; the vault's bone ends nearer. Only a fracture can lie farther off."""
 
+SEVERITIES = (
+    "midline_shift_mm", "ventricles_ml", "hydrocephalus_ml", "dementia_ml", "mass_effect_mm", "effaced_ml"
+)  # fmt: skip
+"""Of a patient, in `labels.csv` as in `Labels`."""
+
 VOLUMES = ("iph", "ivh", "sah", "sdh", "edh", "tumor", "edema", "infarct", "fracture")
 
 
@@ -277,8 +282,7 @@ def record_of(simulated: Simulated) -> dict[str, Any]:
         "age": int(simulated.patient.anatomy.age),
         "sex": simulated.patient.anatomy.sex,
         **{name: labels.findings[name] for name in FINDINGS},
-        "midline_shift_mm": round(labels.midline_shift_mm, 2),
-        "ventricles_ml": round(labels.ventricles_ml, 2),
+        **{name: round(getattr(labels, name), 2) for name in SEVERITIES},
         **{f"{name}_ml": round(labels.volumes_ml.get(name, 0.0), 3) for name in VOLUMES},
         **{f"{name}_visible_ml": round(labels.visible_ml.get(name, 0.0), 3) for name in VOLUMES},
         "landmarks_mm": {

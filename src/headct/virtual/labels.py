@@ -109,6 +109,10 @@ class Labels:
         visible_ml: The part of it that shows.
         midline_shift_mm: How far the septum has moved, without sign.
         ventricles_ml: Of the whole patient.
+        hydrocephalus_ml: By how much the ventricles are larger than without it.
+        dementia_ml: How much more fluid there is than without it.
+        mass_effect_mm: How far brain has moved at most, outside of the masses themselves.
+        effaced_ml: How much fluid swelling without a mass has pressed out.
     """
 
     findings: Mapping[str, int | None]
@@ -116,6 +120,10 @@ class Labels:
     visible_ml: Mapping[str, float]
     midline_shift_mm: float
     ventricles_ml: float
+    hydrocephalus_ml: float
+    dementia_ml: float
+    mass_effect_mm: float
+    effaced_ml: float
 
     @property
     def subtle(self) -> tuple[str, ...]:
@@ -145,19 +153,29 @@ def judge(patient: Patient, taken: Taken, noise_hu: float) -> Labels:
     for name in VISIBLE:
         if name in present:
             labels[name] = 1 if name in shown else None
-    fluid = patient.fluid_ml()
+    fluid, wider_ml, lost_ml = patient.fluid_ml(), 0.0, 0.0
     if "hydrocephalus" in present:
-        added = fluid.ventricles_ml - patient.without("hydrocephalus").fluid_ml().ventricles_ml
-        labels["hydrocephalus"] = 1 if added >= HYDROCEPHALUS_ML else None
+        wider_ml = fluid.ventricles_ml - patient.without("hydrocephalus").fluid_ml().ventricles_ml
+        labels["hydrocephalus"] = 1 if wider_ml >= HYDROCEPHALUS_ML else None
     if "dementia" in present:
-        added = fluid.fluid_ml - patient.without("dementia").fluid_ml().fluid_ml
-        labels["dementia"] = 1 if added >= DEMENTIA_ML else None
+        lost_ml = fluid.fluid_ml - patient.without("dementia").fluid_ml().fluid_ml
+        labels["dementia"] = 1 if lost_ml >= DEMENTIA_ML else None
     shift_mm, moved_mm = _displacements(patient)
     labels["midline_shift"] = _graded(shift_mm, SHIFT_MM)
     effaced_ml = patient.without(*SWELLINGS).fluid_ml().fluid_ml - fluid.fluid_ml if present & set(SWELLINGS) else 0.0
     labels["mass_effect"] = _any([_graded(moved_mm, MASS_EFFECT_MM), _graded(effaced_ml, EFFACED_ML)])
     labels["ich"] = _any([labels[name] for name in BLEEDS])
-    return Labels(labels, volumes, visible, shift_mm, fluid.ventricles_ml)
+    return Labels(
+        findings=labels,
+        volumes_ml=volumes,
+        visible_ml=visible,
+        midline_shift_mm=shift_mm,
+        ventricles_ml=fluid.ventricles_ml,
+        hydrocephalus_ml=wider_ml,
+        dementia_ml=lost_ml,
+        mass_effect_mm=moved_mm,
+        effaced_ml=effaced_ml,
+    )
 
 
 def _seen(taken: Taken, name: str, least_hu: float) -> np.ndarray:

@@ -35,6 +35,7 @@ from headct.encoders.windowing import apply_windows
 from headct.preparing.windows import WINDOWS
 from headct.pretraining import PretrainSettings, pretrain
 from headct.pretraining.feed import Order, batches
+from headct.pretraining.loop import LOOK_EVERY, plan_of
 from headct.pretraining.objectives import Batch, Objective, Sight, Watched
 from headct.pretraining.objectives.dino import Dino, DinoSettings
 from headct.pretraining.published import (
@@ -292,13 +293,12 @@ def compare_steps(rounds: int, batch: int) -> None:
 
 # --------------------------------------------------------------------------------------------------------------- device
 
-WARM = 3
-"""Steps that pay for allocations and compilation."""
-
 
 def on_a_device(rounds: int, batch: int) -> None:
     """A whole run, and a profile of a short one."""
     gpu = torch.cuda.is_available()
+    warm = LOOK_EVERY if gpu else 3  # steps that pay for allocations and compilation; a GPU's rates are of whole looks
+    rounds = LOOK_EVERY * -(-rounds // LOOK_EVERY) if gpu else rounds
     edges = {"shape": SHAPE, "overhang": 0.0}
     crops = DinoSettings(
         global_crops=Crops(views=2, edge_mm=(158.0, 170.0), **edges),
@@ -307,7 +307,7 @@ def on_a_device(rounds: int, batch: int) -> None:
     settings = PretrainSettings(
         objectives={"dino": crops},
         encoder="vit-base" if gpu else "vit-tiny",
-        steps=WARM + rounds,
+        steps=warm + rounds,
         batch=8 * batch if gpu else batch,
         precision="bf16" if gpu else "fp32",
         workers=4,
@@ -317,10 +317,11 @@ def on_a_device(rounds: int, batch: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         cohort = Path(folder) / "cohort"
         simulate(Job(simulation=Simulation(seed=1), patients=2 * batch), cohort, progress=lambda *_: None)
-        history = pretrain([cohort], Path(folder) / "run", settings).history.iloc[WARM:]
+        flops = plan_of([cohort], settings).flops
+        history = pretrain([cohort], Path(folder) / "run", settings).history.iloc[warm:]
         with torch.profiler.profile() as profile:
-            pretrain([cohort], Path(folder) / "profiled", replace(settings, steps=WARM))
-    step_s = history["step_s"].mean()
+            pretrain([cohort], Path(folder) / "profiled", replace(settings, steps=warm))
+    step_s = flops / 1e12 / history["tflop_s"].mean()  # by the clock of the rates, which waits for the device
     name = torch.cuda.get_device_name() if gpu else f"CPU, {torch.get_num_threads()} threads"
     print(f"\ndevice: {name}, {settings.encoder} in {settings.precision}, batches of {settings.batch}\n")
     print(
@@ -328,7 +329,7 @@ def on_a_device(rounds: int, batch: int) -> None:
     )
     share = f"{history['mfu'].mean():.0%}" if "mfu" in history else "not known"
     print(
-        f"| {settings.batch / step_s:.1f} | {step_s:.3f} s | {history['data_s'].sum() / history['step_s'].sum():.1%} "
+        f"| {settings.batch / step_s:.1f} | {step_s:.3f} s | {history['data_s'].mean() / step_s:.1%} "
         f"| {history['tflop_s'].mean():.2f} | {share} | {history['memory_gb'].max():.1f} GB |\n"
     )
     spent = "self_device_time_total" if gpu else "self_cpu_time_total"

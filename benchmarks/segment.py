@@ -80,6 +80,7 @@ def curve(options: argparse.Namespace) -> None:
     print(f"{len(test[0].scan_ids)} test scans, {options.steps} steps, {machine}")
     with TemporaryDirectory() as folder:
         kinds = ways(encoder, options.beside, Path(folder))
+        kinds = {name: kinds[name] for name in options.only or kinds}
         for draw in range(options.draws):
             for shots in options.shots:
                 first: Agreement | None = None
@@ -155,6 +156,7 @@ def main() -> None:
     part.add_argument("--validation", type=float, default=0.1)
     part.add_argument("--beside", action="store_true")
     part.add_argument("--each", action="store_true")
+    part.add_argument("--only", nargs="+", metavar="WAY", help="some of the ways by their names, for longer trainings")
     part.set_defaults(do=curve)
     part = parts.add_parser("memory")
     part.add_argument("segmenter")

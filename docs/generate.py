@@ -141,7 +141,8 @@ def pretraining() -> str:
         "The keys of a TOML file that `headct pretrain --config FILE.toml` reads, and of "
         "`headct.pretraining.PretrainSettings`. What a file leaves out has the default below; where *auto* says so, "
         '`KEY = "auto"` has it worked out from the scans, the encoder and the machine, which is what happens to all '
-        "such keys where no file is named. A group such as `crops` is given whole: "
+        "such keys where no file is named (`auto` lists them, and is empty where a run was begun). Objectives are "
+        "tables, `[objectives.NAME]`; without one a file means `dino`. A group such as `crops` is given whole: "
         "`crops = {views = 1, shape = [48, 56, 48], edge_mm = [192.0, 200.0], overhang = 0.0}`. An unknown key and a "
         "value of another kind are errors. "
         "[Pre-train on your cohort](../how-to/pretrain.md) has examples.",
@@ -205,7 +206,7 @@ def _beside_fields(kind: type) -> dict[str, str]:
     for node in tree.body:
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
             lines = range(after + 1, node.end_lineno + 1)
-            found[node.target.id] = " ".join(comments[line] for line in lines if line in comments)
+            found[node.target.id] = "; ".join(comments[line] for line in lines if line in comments)
         after = node.end_lineno
     return found
 

@@ -19,7 +19,7 @@ from headct.pretraining import PretrainSettings, Run, pretrain
 from headct.pretraining.loop import new_objective, order_of
 from headct.pretraining.objectives import Mixture
 from headct.pretraining.probe import ProbeSettings
-from headct.pretraining.processes import Processes, joined
+from headct.pretraining.processes import Processes, _of_others, joined
 from headct.pretraining.runs import RunFolder
 from headct.pretraining.scans import Scans
 from headct.pretraining.sharding import sharded
@@ -147,10 +147,24 @@ def test_a_signal_to_one_process_stops_both(tmp_path: Path, alone: Run) -> None:
     close(pretrain([cohort()], tmp_path / "run", SHARED), alone)
 
 
+@pytest.mark.parametrize(
+    ("words", "gone"),
+    [
+        ("[gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:5313", True),
+        ("NCCL error: remote process exited or there was a network error", True),
+        ("[gloo/transport/tcp/pair.cc:446] op.preamble.length <= op.nbytes. 5 vs 4", False),
+        ("NCCL error: Duplicate GPU detected", False),
+        ("file igloo/scan.pt is broken", False),
+    ],
+)
+def test_what_says_that_another_process_is_gone(words: str, gone: bool) -> None:
+    assert _of_others(RuntimeError(words)) == gone
+
+
 @pytest.mark.slow
 def test_a_process_that_is_left_alone_says_so_and_the_run_goes_on(tmp_path: Path, alone: Run) -> None:
     said = by_torchrun(tmp_path / "run", 2, script=LEFT_ALONE)
-    assert said.startswith("another process of this run has ended")
+    assert said.startswith("another process of this run cannot be reached")
     assert "goes on from the last saved state" in said
     close(pretrain([cohort()], tmp_path / "run", SHARED), alone)
 

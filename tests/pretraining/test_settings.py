@@ -62,8 +62,10 @@ def test_toml_gives_the_same_settings_again(settings: PretrainSettings) -> None:
         ("batch = 2", "needs a length"),
         (
             "steps = 3\nobjectives = 'dino'",
-            "must be a table, got 'dino'\n  do:  write it as a table, [objectives.dino]",
+            "must be a table, got 'dino'\n  do:  write a table for each, [objectives.dino]",
         ),
+        ("steps = 3\nobjectives = ['mae']", "do:  write a table for each, [objectives.mae]"),
+        ("steps = 3\nobjectives = [[]]", "objectives must be a table"),
         ("steps = 3\nbatch = 0", "batch must be above zero"),
         ("steps = 3\nprecision = 'float16'", "precision must be one of fp32, bf16"),
         ("steps = 3\nwindows = {}", "at least one window"),
@@ -115,7 +117,7 @@ def test_precisions_have_the_names_they_have_elsewhere() -> None:
         ("1.5m", (90, None)),
         ("8 H", (28800, None)),
         ("12GB", (None, 12)),
-        ("512MB", (None, 0.5)),
+        ("512MB", (None, 0.512)),
         (None, (None, None)),
     ],
 )

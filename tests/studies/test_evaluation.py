@@ -288,7 +288,9 @@ def test_baselines_stand_beside_and_all_are_compared(two_by_two: tuple[Study, Pa
 def test_without_the_scans_it_learned_from_there_are_no_baselines_and_it_is_said(place: Place, tmp_path: Path) -> None:
     study = place.study(tmp_path, ["linear"], ["day"], ["day.csv"])
     assert study.baselines == {}
-    assert any(note.startswith("no baselines stand beside linear") for note in study.first.notes)
+    assert any(
+        note.startswith("no baselines beside linear: the scans that linear learned from") for note in study.first.notes
+    )
 
 
 def test_transfer_is_by_detector_and_cohort(two_by_two: tuple[Study, Path]) -> None:

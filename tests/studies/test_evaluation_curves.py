@@ -13,7 +13,7 @@ from sklearn.metrics import roc_auc_score
 
 from headct import encoders
 from headct.checkpoints import Card, PretrainedEncoder
-from headct.detection.curves import MACRO
+from headct.detection.curves import MACRO, seed_of
 from headct.detection.linear import Linear
 from headct.detection.method import Task, quiet
 from headct.detection.scans import Held
@@ -55,21 +55,78 @@ def known(monkeypatch: pytest.MonkeyPatch) -> Taught:
 
 
 def made(known: Taught, kind: str, out: Path) -> tuple[LearningCurve, list[str]]:
-    curve, notes = curve_of(kinds([kind])[0], known, out, lambda what: quiet)
+    curve, notes = curve_of(kinds([kind])[0], known, out, lambda what: quiet, beside=kind == "shots")
     assert curve is not None
     return curve, notes
+
+
+def with_labels(known: Taught, labels: np.ndarray) -> Taught:
+    return replace(known, task=replace(known.task, labels=labels))
 
 
 def test_all_labels_are_the_probe_itself(known: Taught, tmp_path: Path) -> None:
     """At a share of 1 every draw is the whole, so the area is that of a probe learned from all training scans."""
     curve, _ = made(known, "shares", tmp_path)
     task, here = known.task, known.tested[known.table["cohort"][known.tested] == "b"]
-    scores = Linear().fit(task).scores(task.scans, here)
+    scores = Linear().fit(replace(task, seed=seed_of(task.seed, 0))).scores(task.scans, here)
+    told = json.loads(json.dumps(curve.tree()))["learners"][OURS]["b"]["1"]
     for column, finding in enumerate(task.findings):
         wanted = roc_auc_score(task.labels[here, column], scores[:, column])
-        assert curve.area(OURS, "b", 1.0, finding).value == pytest.approx(wanted, abs=0.02)
+        assert told[finding]["auroc"]["value"] == pytest.approx(wanted, abs=0.01)
+        assert told[finding]["draws"] == 10
     assert curve.labelled(1.0) == LEARNED
     assert curve.labelled(0.25) == LEARNED // 4
+
+
+def test_shares_are_of_patients_who_have_labels(known: Taught, tmp_path: Path) -> None:
+    """As those of a detector that learned from a few drawn scans."""
+    labels = known.task.labels.copy()
+    labels[40:LEARNED] = np.nan
+    curve, _ = made(with_labels(known, labels), "shares", tmp_path)
+    assert curve.labelled(1.0) == 40
+    draws = pd.read_csv(tmp_path / "curves" / "shares.csv")
+    assert set(draws["patient_id"]) == {f"p{row}" for row in range(40)}
+
+
+def test_a_size_is_shown_only_where_every_draw_knew_the_finding(known: Taught, tmp_path: Path) -> None:
+    """Else it would be an average over lucky draws, whatever other findings each of them knew."""
+    labels = known.task.labels.copy()
+    labels[:LEARNED, 0] = np.arange(LEARNED) < 8  # of 12 patients, some draws have none of these
+    labels[LEARNED:, 1] = 1  # and the other one cannot be tested
+    curve, _ = made(with_labels(known, labels), "shares", tmp_path)
+    assert 0.05 in curve.results.study.drawn.shares
+    assert curve.sizes("a", "ich")
+    for size in curve.sizes("a", "ich"):
+        assert curve.draws("a", size) == 10
+    assert min(curve.sizes("a", "ich")) > 0.05
+
+
+def test_what_can_be_drawn_but_not_tested_makes_no_curve(known: Taught, tmp_path: Path) -> None:
+    labels = known.task.labels.copy()
+    labels[LEARNED:, 0] = 0
+    labels[:LEARNED, 1] = np.arange(LEARNED) < 3
+    curve, notes = curve_of("shots", with_labels(known, labels), tmp_path, lambda what: quiet)
+    assert curve is None
+    assert notes[-1] == "no curve over shots: what can be tested was not drawn in every draw of any size"
+    assert not (tmp_path / "curves").exists()
+
+
+def test_findings_are_shown_alone_where_one_cohort_is_tested(known: Taught, tmp_path: Path) -> None:
+    cohorts = ["a"] * LEARNED + ["b"] * TESTED
+    curve, _ = made(replace(known, table=known.table.assign(cohort=cohorts)), "shots", tmp_path)
+    assert curve.shown("b") == [MACRO, "ich", "sdh"]
+    assert curve.shown("a") == []
+
+
+def test_scans_of_a_patient_are_drawn_together_and_baselines_may_be_left_out(known: Taught, tmp_path: Path) -> None:
+    patients = np.array([f"p{row // 2}" for row in range(LEARNED + TESTED)], dtype=object)
+    two_each = replace(known, task=replace(known.task, patients=patients))
+    curve, _ = curve_of("shots", two_each, tmp_path, lambda what: quiet, beside=False)
+    assert curve is not None
+    assert curve.learners == (OURS,)
+    drawn = pd.read_csv(tmp_path / "curves" / "shots.csv")
+    assert not drawn.duplicated(["finding", "draw", "patient_id"]).any()
+    assert not set(drawn["patient_id"]) & set(patients[known.tested])
 
 
 def test_more_labels_are_better_where_there_is_something_to_see(known: Taught, tmp_path: Path) -> None:
@@ -91,7 +148,7 @@ def test_more_labels_are_better_where_there_is_something_to_see(known: Taught, t
 def test_shuffled_labels_find_nothing(known: Taught, tmp_path: Path) -> None:
     labels = known.task.labels.copy()
     labels[:LEARNED] = np.random.default_rng(3).permutation(labels[:LEARNED])
-    curve, _ = made(replace(known, task=replace(known.task, labels=labels)), "shots", tmp_path)
+    curve, _ = made(with_labels(known, labels), "shots", tmp_path)
     assert curve.area(OURS, "a", 16, MACRO).value == pytest.approx(0.5, abs=0.12)
 
 
@@ -113,7 +170,7 @@ def test_a_rare_finding_ends_the_mean_before_the_others_end(known: Taught, tmp_p
     """What cannot be drawn at a size is not left out of a mean silently: there the mean has no value."""
     labels = known.task.labels.copy()
     labels[10:LEARNED, 1] = np.where(np.arange(10, LEARNED) < 20, 1, 0)
-    curve, _ = made(replace(known, task=replace(known.task, labels=labels)), "shots", tmp_path)
+    curve, _ = made(with_labels(known, labels), "shots", tmp_path)
     assert set(curve.sizes("a", "ich")) > set(curve.sizes("a", "sdh")) == set(curve.sizes("a", MACRO))
     assert curve.shown("a") == [MACRO]
 

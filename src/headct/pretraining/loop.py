@@ -407,7 +407,7 @@ def _restore(
     state = run.load_state(say) if processes.first else None
     step = round(processes.agreed(-1 if state is None else state["step"]))
     if step < 0:
-        if processes.first and begun:
+        if begun:
             say("no state was saved before the run was stopped: it begins anew")
         return 0, None
     if state is None:

@@ -61,14 +61,15 @@ class Plan:
         each = ""
         if settings.accumulate * self.processes > 1:
             part = batch // settings.accumulate // self.processes
-            each = f", in each process {count(settings.accumulate, 'part')} of {count(part, 'scan')}"
+            where = ", in each process" if self.processes > 1 else ", in"
+            each = f"{where} {count(settings.accumulate, 'part')} of {count(part, 'scan')}"
         beside = "" if on_gpu else ", and beside them Python and the scans that are read ahead"
         recomputed = ", activations worked out twice" if settings.recompute else ""
         lines = [
             f"{'+'.join(settings.objectives)} with {settings.encoder} ({self.weights / 1e6:.1f} M weights)",
             f"{steps} steps of {batch} scans{each}: {steps * batch / self.scans:.1f} passes over {self.scans} scans",
             f"{self.tokens:,} tokens and {self.flops / 1e12:.2f} TFLOP a step",
-            f"{self.memory_bytes / 1e9:.2f} GB of tensors at most, in each process{beside}{recomputed}",
+            f"{self.memory_bytes / 1e9:.2f} GB of tensors at most, in each process{recomputed}{beside}",
             f"{self.step_s:.2f} s a step, {batch / self.step_s:.1f} scans/s: {duration(self.seconds)} in all",
         ]
         if settings.shard and self.processes > 1:

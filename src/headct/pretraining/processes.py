@@ -12,6 +12,9 @@ import torch.distributed as dist
 
 from headct.failure import Failure, Misuse
 
+GONE = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "remote process exited")
+"""In the words of gloo and NCCL."""
+
 
 @dataclass(frozen=True)
 class Processes:
@@ -81,7 +84,7 @@ def joined(device: str) -> Iterator[Processes]:
         if not _of_others(error):
             raise
         raise Failure(
-            "another process of this run has ended, and this one cannot go on without it",
+            "another process of this run cannot be reached, and this one cannot go on without it",
             why=str(error).splitlines()[0],
             do="see what the other one said; the same line goes on from the last saved state",
         ) from error
@@ -90,8 +93,8 @@ def joined(device: str) -> Iterator[Processes]:
 
 
 def _of_others(error: RuntimeError) -> bool:
-    """Whether it says that another process cannot be reached; gloo has no class of errors for this."""
-    return isinstance(error, dist.DistError) or any(sign in str(error) for sign in ("gloo", "Connection closed"))
+    """Whether it says that another process is gone; gloo and NCCL have no class of errors for this."""
+    return isinstance(error, dist.DistNetworkError) or any(sign in str(error) for sign in GONE)
 
 
 def _kind(device: str) -> str:

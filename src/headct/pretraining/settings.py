@@ -207,7 +207,7 @@ def limits(fit: str | None) -> tuple[float | None, float | None]:
     if float(found[1]) == 0:
         raise Misuse(f"nothing fits into {fit}", do="write 60s, 30m, 8h or 12GB")
     if found[2] in ("mb", "gb"):
-        return None, float(found[1]) / (1024 if found[2] == "mb" else 1)
+        return None, float(found[1]) / (1000 if found[2] == "mb" else 1)
     return float(found[1]) * {"s": 1, "m": 60, "h": 3600}[found[2]], None
 
 
@@ -277,6 +277,7 @@ def _written(kind: Any) -> str:
 
 
 def _as_example(kind: Any, key: str, value: Any) -> str:
-    if kind == Mapping[str, ObjectiveSettings] and value in OBJECTIVES:
-        return f"write it as a table, [{key}.{value}], with its settings or empty"
+    if kind == Mapping[str, ObjectiveSettings]:
+        named = [name for name in OBJECTIVES if name == value or (isinstance(value, list) and name in value)]
+        return f"write a table for each, [{key}.{(named or ['dino'])[0]}], with its settings or empty"
     return "write a value of that kind; the reference of settings lists all keys"

@@ -134,15 +134,16 @@ def evaluate_detectors(
     curves: list[LearningCurve] = []
     if beside or few:
         known, why = taught(entries[0], labelled, vectors, machine, settings.seed)
-        notes += [why] if why else []
         if known is not None:
             probed = known.probed() if beside else {}
+            notes += [known.disadvantage] if known.disadvantage and beside else []
             for kind in few:
-                curve, lines = curve_of(kind, known, out, progress)
+                curve, lines = curve_of(kind, known, out, progress, beside=beside)
                 curves += [curve] if curve else []
                 notes += lines
-        elif few:
-            notes.append("for the same reason there is no curve over few labels")
+        else:
+            missing = [*(["no baselines"] if beside else []), *(["no curve over few labels"] if few else [])]
+            notes.append(f"{' and '.join(missing)} beside {entries[0].name}: {why}")
     return Study(
         entries=entries,
         cohorts=cohorts,

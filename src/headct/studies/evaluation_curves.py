@@ -16,6 +16,7 @@ import pandas as pd
 
 from headct.cohort.journal import write_atomically
 from headct.detection.curves import MACRO
+from headct.detection.linear import Linear
 from headct.detection.method import Progress, Scans
 from headct.detection.shots import Fractions, Shots, draw_fractions, draw_shots
 from headct.evaluation import Estimate
@@ -23,7 +24,7 @@ from headct.evaluation.comparison import Difference
 from headct.evaluation.leakage import LEAST_PATIENTS
 from headct.failure import Misuse
 from headct.studies.evaluation_predictions import Taught
-from headct.studies.few_labels import Contestant, Results, Study, StudySettings, predicted, results_of
+from headct.studies.few_labels import PROBE, Contestant, Results, Study, StudySettings, predicted, results_of
 
 Kind = Literal["shots", "shares"]
 CURVES = "curves"
@@ -50,20 +51,21 @@ class LearningCurve:
         """Sizes at which every draw knew the finding, and it can be tested; for the mean, all that can be tested."""
         testable = self.results.study.testable(place)
         wanted = testable if finding == MACRO else (finding,)
-        cells = self.results.areas[OURS]
+        cells, draws = self.results.areas[OURS], self.results.study.drawn.table["draw"].nunique()
         sizes = sorted(size for at, size in cells if at == place)
         return [
             size
             for size in sizes
             if set(wanted) <= set(testable)
-            and all(set(wanted) <= areas.keys() for areas in cells[place, size].values())
+            and sum(set(wanted) <= areas.keys() for areas in cells[place, size].values()) == draws
         ]
 
     def shown(self, place: str) -> list[str]:
         """The mean over findings, where it exists, and the findings of one cohort."""
         testable = self.results.study.testable(place)
         mean = len(testable) > 1 and bool(self.sizes(place, MACRO))
-        alone = len(self.results.study.places()) == 1
+        study = self.results.study
+        alone = sum(bool(study.testable(one)) for one in study.places()) == 1
         return [*([MACRO] if mean else []), *(testable if alone or not mean else ())]
 
     def area(self, learner: str, place: str, size: float, finding: str) -> Estimate:
@@ -81,7 +83,7 @@ class LearningCurve:
         return self.results.difference(OURS, other, place, size)
 
     def labelled(self, size: float) -> int:
-        """Positive patients of a finding, or with shares all patients, whose labels are learned from."""
+        """Positive patients of a finding, or with shares all patients, that have labels and are learned from."""
         drawn = self.results.study.drawn
         return len(drawn.patients(size, 0)) if isinstance(drawn, Fractions) else int(size)
 
@@ -143,11 +145,12 @@ def kinds(names: Sequence[str]) -> list[Kind]:
 
 
 def curve_of(
-    kind: Kind, known: Taught, out: Path, progress: Callable[[str], Progress]
+    kind: Kind, known: Taught, out: Path, progress: Callable[[str], Progress], *, beside: bool = True
 ) -> tuple[LearningCurve | None, list[str]]:
     """Learn again and again from few of the labels that a detector learned from; and what was left out.
 
-    Draws and areas are written to `out`. There is no curve where the labels are too few for any draw, or for a test.
+    Draws and areas are written to `out`; `beside` asks for histograms and random weights too. There is no curve where
+    the labels are too few for any draw, or for a test.
     """
     study = _study(kind, known)
     notes = [f"curve over {kind}: {why}" for why in study.drawn.left_out]
@@ -158,13 +161,16 @@ def curve_of(
             *notes,
             f"no curve over {kind}: no cohort has {LEAST_PATIENTS} test patients with a finding and as many without",
         ]
-    seen: dict[str, Scans] = {OURS: known.task.scans, **known.beside}
+    seen: dict[str, Scans] = {OURS: known.task.scans, **(known.beside if beside else {})}
     encoder, machine = known.task.encoder, known.task.machine
+    method = PROBE if kind == "shots" else Linear()
     told = {
-        one: predicted(study, Contestant(one, scans, encoder), machine, progress(f"{kind}, {one}"))
+        one: predicted(study, Contestant(one, scans, encoder, method), machine, progress(f"{kind}, {one}"))
         for one, scans in seen.items()
     }
     found = LearningCurve(kind, results_of(study, told))
+    if not any(found.shown(place) and found.sizes(place, found.shown(place)[0]) for place in study.places()):
+        return None, [*notes, f"no curve over {kind}: what can be tested was not drawn in every draw of any size"]
     folder = out / CURVES
     folder.mkdir(parents=True, exist_ok=True)
     study.drawn.write(folder / f"{kind}.csv")
@@ -179,8 +185,9 @@ def _study(kind: Kind, known: Taught) -> Study:
     patients = task.patients.astype(str)
     parts = np.full(len(scan_ids), "test", dtype=object)
     parts[task.train] = "train"
+    labelled = task.train[np.isfinite(task.labels[task.train]).any(axis=1)]
     draw = draw_shots if kind == "shots" else draw_fractions
-    drawn = draw(labels.iloc[task.train], patients[task.train].tolist(), seed=task.seed)
+    drawn = draw(labels.iloc[labelled], patients[labelled].tolist(), seed=task.seed)
     sites = known.table["cohort"].to_numpy(dtype=object)
     settings = StudySettings(findings=task.findings, seed=task.seed)
     return Study(settings, scan_ids, labels, patients, parts, sites, drawn)

@@ -131,11 +131,13 @@ class Taught:
     """What a detector learned from, as far as it is in the cohorts, and what is tested, as its encoder sees them.
 
     `task` has those scans alone, of which the rows `tested` are tested; `table` are their rows of `Labelled.table`.
+    `disadvantage` says that the detector itself has learned from more, where it has.
     """
 
     task: Task
     tested: np.ndarray
     table: pd.DataFrame
+    disadvantage: str = ""
 
     @cached_property
     def beside(self) -> Mapping[str, Scans]:
@@ -170,7 +172,7 @@ class Taught:
 def taught(
     entry: Entry, labelled: Labelled, vectors: Vectors, machine: Machine, seed: int
 ) -> tuple[Taught | None, str]:
-    """What others must learn from to stand beside a detector; and why there is nothing, or what is unfair about it."""
+    """What others must learn from to stand beside a detector; and why, where there is nothing."""
     train = np.flatnonzero(_own(entry, labelled, "train"))
     findings = [name for name in entry.detector.findings if name in labelled.findings]
     truth = labelled.table[findings].to_numpy(dtype=float)
@@ -179,8 +181,8 @@ def taught(
     learned = [column for column in range(len(findings)) if {0.0, 1.0} <= set(truth[train, column])]
     if not learned:
         return None, (
-            f"no baselines stand beside {entry.name}: the scans that it learned from, with labels of both kinds, are "
-            "not in the cohorts that were named"
+            f"the scans that {entry.name} learned from, with labels of both kinds, are not in the cohorts that were "
+            "named"
         )
     encoder = entry.detector.encoder
     rows = np.concatenate([train, np.flatnonzero(labelled.parts == "test")])
@@ -199,7 +201,7 @@ def taught(
         seed=seed,
         machine=machine,
     )
-    return Taught(task, np.arange(len(train), len(rows)), table), _disadvantage(entry, len(train))
+    return Taught(task, np.arange(len(train), len(rows)), table, _disadvantage(entry, len(train))), ""
 
 
 def _disadvantage(entry: Entry, learned: int) -> str:

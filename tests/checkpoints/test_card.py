@@ -49,13 +49,24 @@ def test_a_reader_learns_where_it_comes_from_and_what_it_must_be_given() -> None
         "# vit-tiny for head CT",
         f"recipe `head` ({recipes['head'].id})",
         "brain 40/80",
-        "name dino, teacher_temperature 0.04 to 0.07, steps 3",
+        "Objective: dino, teacher_temperature 0.04 to 0.07, steps 3.",
         "- cohort night, scans 12",
         "not a medical device",
         "Written by headct 1.2.3",
     ):
         assert fact in text
     assert "random" not in text
+
+
+def test_settings_of_an_objective_stand_in_a_line_of_their_own_and_virtual_patients_are_called_so() -> None:
+    settings = {"crops": {"views": 2, "shape": [32, 40, 32], "edge_mm": [158.0, 170.0]}, "batch_norm": True}
+    objective = {"name": "dino", "dino": settings, "steps": 3, "continued_from": ""}
+    text = written(objective=objective, data=[{"cohort": "night", "virtual": True}]).text
+    assert "Objective: dino, steps 3." in text
+    assert "- dino (crops (views 2, shape 32 × 40 × 32, edge_mm 158.0 to 170.0), batch_norm yes)" in text
+    assert "All of these patients are virtual" in text
+    real = written(data=[{"cohort": "night", "virtual": True}, {"cohort": "day", "virtual": False}]).text
+    assert "All of these patients are virtual" not in real
 
 
 def test_random_weights_are_called_random_everywhere() -> None:

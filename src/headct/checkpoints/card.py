@@ -136,10 +136,14 @@ def _use(card: Card) -> list[str]:
 
 
 def _training(card: Card) -> list[str]:
-    how = ", ".join(f"{key} {_plain(value)}" for key, value in card.objective.items() if value not in ("", None))
+    objective = {key: value for key, value in card.objective.items() if value not in ("", None)}
+    name = objective.pop("name", "not recorded" if card.objective else "none")
+    plain = [f"{key} {_plain(value)}" for key, value in objective.items() if not isinstance(value, Mapping)]
+    groups = [f"- {key} {_plain(value)}" for key, value in objective.items() if isinstance(value, Mapping)]
     data = [f"- {', '.join(f'{key} {_plain(value)}' for key, value in entry.items())}" for entry in card.data]
     nothing = "- not recorded" if card.objective else "- none: the weights are random"
-    return ["## Training", "", f"Objective: {how or 'none'}.", "", "Data:", "", *(data or [nothing]), ""]
+    how = [f"Objective: {', '.join([str(name), *plain])}.", "", *([*groups, ""] if groups else [])]
+    return ["## Training", "", *how, "Data:", "", *(data or [nothing]), ""]
 
 
 def _limits(card: Card) -> list[str]:
@@ -148,6 +152,8 @@ def _limits(card: Card) -> list[str]:
         if card.objective
         else "Nothing about these vectors was learned from scans."
     )
+    if card.data and all(one.get("virtual") for one in card.data):
+        seen = "All of these patients are virtual: what it gives on real ones is not known."
     return [
         "## Intended use and limits",
         "",
@@ -166,4 +172,6 @@ def _plain(value: Any) -> str:
         return f"({', '.join(f'{key} {_plain(one)}' for key, one in value.items() if one not in ('', None))})"
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return " to ".join(map(_plain, value)) if isinstance(value, list | tuple) else str(value)
+    if isinstance(value, list | tuple):
+        return (" to " if len(value) == 2 else " × ").join(map(_plain, value))
+    return str(value)

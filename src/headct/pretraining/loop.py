@@ -112,6 +112,8 @@ def _pretrain(scans: Scans, run: RunFolder, settings: PretrainSettings, processe
     if processes.first:
         run.keep_history_before(start)
     say(_begins(settings, objective, scans, processes, start))
+    if processes.ranks > 1 and not processes.device.startswith("cuda") and _has_batch_norm(objective):
+        say("BatchNorm takes its statistics from the scans of each process: losses are not those of one process alone")
     if flops is None and start < steps:
         flops = work_of_step(settings, scans, processes)[1]
 
@@ -213,6 +215,10 @@ def _spread(objective: Mixture, processes: Processes) -> nn.Module:
     return DistributedDataParallel(objective, **BUFFERS_APART, find_unused_parameters=unused)
 
 
+def _has_batch_norm(objective: nn.Module) -> bool:
+    return any(isinstance(module, nn.BatchNorm1d | nn.BatchNorm3d) for module in objective.modules())
+
+
 def _mean(parts: Sequence[Watched]) -> Watched:
     return {name: torch.stack([part[name].float() for part in parts]).mean() for name in parts[0]}
 
@@ -262,6 +268,7 @@ def _planned(settings: PretrainSettings, scans: Scans, processes: Processes, say
     facts = _facts(settings, scans, processes) if settings.auto else None
     settings = _decided(settings, facts, say, length_known=False)
     if settings.memory_gb is not None:
+        say(f"measuring the memory of a few scans, to see how many at a time fit into {settings.memory_gb:g} GB")
         settings, reason = made_to_fit(settings, scans, processes)
         say(reason)
     settings = replace(settings, steps=_steps(settings, scans, processes, say))
@@ -291,6 +298,7 @@ def _steps(settings: PretrainSettings, scans: Scans, processes: Processes, say: 
     if settings.budget_s is None:
         assert settings.epochs is not None, "settings hold steps, epochs or a budget"
         return max(1, round(settings.epochs * len(scans) / settings.batch))
+    say(f"measuring a few steps, to see how many fit into {settings.budget_s:g} s")
     begun_s = time.monotonic()
     step_s = seconds_a_step(settings, scans, processes, measured=5)
     fits = int((settings.budget_s - (time.monotonic() - begun_s)) / step_s)

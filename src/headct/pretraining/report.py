@@ -60,7 +60,8 @@ def page_of(
             Section(
                 title="Curves",
                 lead="Means over neighbouring steps where there are many. A falling loss says that the way works, not "
-                "that the features are good: that is measured with labels, elsewhere.",
+                "that the features are good: that is measured with labels, elsewhere. Where a teacher sets the targets "
+                "(dino, dinov2, jepa, hybrid), the loss may rise while much is learned, for the targets change.",
                 body=Markup('<div class="plots">{}</div>').format(
                     Markup("").join(_curve(history, name) for name in names)
                 ),
@@ -75,13 +76,18 @@ def page_of(
                 title="Data",
                 lead="Cohorts by name, with a hash of the ids of their scans.",
                 body=Markup("").join(
-                    pairs({key: str(value) for key, value in one.items()}, str(one["cohort"])) for one in data
+                    pairs({key.replace("_", " "): _said(value) for key, value in one.items()}, str(one["cohort"]))
+                    for one in data
                 ),
             ),
         ],
         provenance=Provenance(settings=to_pairs(settings), versions=software_versions("headct", "torch", "numpy")),
         virtual=all(bool(one.get("virtual")) for one in data),
     )
+
+
+def _said(value: Any) -> str:
+    return ("yes" if value else "no") if isinstance(value, bool) else str(value)
 
 
 def _answer(
@@ -120,7 +126,7 @@ def speed(history: pd.DataFrame, settings: PretrainSettings) -> dict[str, object
     """How long steps took, what they waited for, and what they made of the device."""
     step_s, data_s = history["step_s"].to_numpy(), history["data_s"].to_numpy()
     said: dict[str, object] = {
-        "in all": duration(float(step_s.sum())),
+        "all steps": duration(float(step_s.sum())),
         "a step, median": f"{np.median(step_s):.3f} s",
         "scans a second": f"{settings.batch / step_s.mean():.1f}",
         "waiting for data": f"{data_s.sum() / step_s.sum():.1%}",

@@ -254,6 +254,8 @@ def write_checkpoint(
             **objectives,
             "steps": settings.steps,
             "batch": settings.batch,
+            "lr": settings.lr,
+            "precision": settings.precision,
             "seed": settings.seed,
             "continued_from": settings.continue_from or "",
             "stopped": stopped,

@@ -40,6 +40,7 @@ from headct.pretraining.sharding import gradients_summed, load_optimizer, load_w
 from headct.pretraining.speed import Pace
 from headct.pretraining.step import autocast, descend, feed_of, kept_random, new_objective, new_optimizer, order_of
 from headct.pretraining.tracking import Trackers, check_installed
+from headct.reporting.words import count
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -437,11 +438,11 @@ def _restore(
 def _begins(settings: PretrainSettings, objective: Objective, scans: Scans, processes: Processes, start: int) -> str:
     weights = sum(weight.numel() for weight in objective.encoder.parameters())
     steps = settings.steps or 0
+    length = f"{count(steps, 'step')} of {settings.batch}, {steps * settings.batch / len(scans):.1f} epochs"
     several = f", {processes.ranks} processes" if processes.ranks > 1 else ""
     return (
         f"{'+'.join(settings.objectives)}: {settings.encoder} ({weights / 1e6:.1f} M weights) on {len(scans)} scans, "
-        f"{steps} steps of {settings.batch}, {steps * settings.batch / len(scans):.1f} epochs, {settings.precision} on "
-        f"{processes.device}{several}" + (f", from step {start}" if start else "")
+        f"{length}, {settings.precision} on {processes.device}{several}" + (f", from step {start}" if start else "")
     )
 
 
@@ -451,6 +452,6 @@ def _line(step: int, start: int, steps: int, values: dict[str, float], passed_s:
     shown = [(name, value) for name, value in values.items() if name not in ("loss", "gradient_norm", "air")][:5]
     watched = " ".join(f"{name} {value:.3f}" for name, value in shown)
     return (
-        f"{step + 1} of {steps} steps ({(step + 1) / steps:.0%}) loss {values['loss']:.4f} {watched} "
+        f"{step + 1} of {count(steps, 'step')} ({(step + 1) / steps:.0%}) loss {values['loss']:.4f} {watched} "
         f"{done * batch / passed_s:.1f} scans/s, {left_s:.0f} s left"
     )

@@ -8,12 +8,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 
 import nibabel
 import numpy as np
 import pydicom
 import pytest
+from torch.utils.data import DataLoader
 
 from headct import Cohort, Scan, read
 from headct.cohort import executors
@@ -23,7 +25,8 @@ from headct.preparing import prepare
 from headct.preparing.recipe import named
 from headct.reading.criteria import Criteria
 from headct.virtual.archive import write_series, write_study
-from headct.virtual.job import CLASSES, FORMATS, Job, _write_maps, arrays, classes_at, run, truth_at
+from headct.virtual.endless import Endless, arrays
+from headct.virtual.job import CLASSES, FORMATS, Job, _write_maps, classes_at, run, truth_at
 from headct.virtual.labels import BLEEDS, FINDINGS
 from headct.virtual.simulated import Simulation, simulate
 
@@ -272,11 +275,25 @@ def test_simulate_gives_scans_with_their_truth() -> None:
 
 
 def test_arrays_without_end_equal_those_of_a_cohort(cohort: Path) -> None:
-    made = arrays(Simulation(seed=2))
-    for scan_id in Cohort(cohort).scans.scan_id[:2]:
-        array, simulated = next(made)
-        assert simulated.scan_id == scan_id
-        np.testing.assert_array_equal(array, Cohort(cohort).array(scan_id))
+    made = iter(Endless(Simulation(seed=2)))
+    scans, rows = Cohort(cohort), rows_of(cohort)
+    for row in rows[:2]:
+        one = next(made)
+        assert one["scan_id"] == row["scan_id"]
+        np.testing.assert_array_equal(one["hu"].numpy(), scans.array(row["scan_id"]))
+        told = ["" if value != value else str(int(value)) for value in one["labels"].tolist()]
+        assert told == [row[name] for name in Endless.findings]
+
+
+def test_workers_share_patients_without_end() -> None:
+    endless = Endless(Simulation(seed=2), "head-coarse", start=3)
+    wanted = [simulated.scan_id for _, simulated in islice(arrays(Simulation(seed=2), "head-coarse", start=3), 4)]
+    loaded = islice(DataLoader(endless, batch_size=2, num_workers=2, multiprocessing_context="spawn"), 2)
+    batches = list(loaded)
+    assert sorted(scan_id for batch in batches for scan_id in batch["scan_id"]) == sorted(wanted)
+    assert batches[0]["hu"].shape == (2, *named("head-coarse").shape)
+    with pytest.raises(Misuse, match="our own recipes only"):
+        next(iter(Endless(Simulation(), "fm-hct")))
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ import io
 import json
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib import import_module
@@ -30,7 +30,7 @@ from headct.cohort.shards import pack
 from headct.cohort.work import Accepted, Outcome, scan_row
 from headct.failure import Failure, Misuse
 from headct.preparing import Prepared, prepare
-from headct.preparing.recipe import Frame, Recipe, named
+from headct.preparing.recipe import Frame, named
 from headct.reading.criteria import Criteria
 from headct.scan import GeometryError, Rejection, Scan
 from headct.virtual.acquisition import POINTS_AT_ONCE, TISSUES, Acquisition
@@ -388,27 +388,3 @@ def _csv(rows: Sequence[Mapping[str, Any]]) -> bytes:
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue().encode()
-
-
-def arrays(
-    simulation: Simulation, recipe: str | Recipe = "head", start: int = 0
-) -> Iterator[tuple[np.ndarray, Simulated]]:
-    """Prepared arrays without end and without files, each with the scan it was made from; `start` skips patients.
-
-    Scans that the recipe rejects are passed over.
-    """
-    recipe = named(recipe)
-    frame = recipe.step(Frame)
-    if frame is None:
-        raise Misuse(
-            "virtual patients are prepared by our own recipes only",
-            do="name head, head-axial, head-fine or head-coarse",
-        )
-    simulation = replace(simulation, spacing_mm=float(min(frame.spacing_mm)))
-    index = start
-    while True:
-        for simulated in simulation.scans(index):
-            prepared = prepare(simulated.scan, recipe)
-            if isinstance(prepared, Prepared):
-                yield prepared.array, simulated
-        index += 1

@@ -154,7 +154,7 @@ class Simulated:
 
     @property
     def masks(self) -> dict[str, np.ndarray]:
-        """Where each finding lies: bool (slices, rows, cols) on the scan's own grid."""
+        """Where each finding lies, and each trap such as old surgery: bool (slices, rows, cols) on the scan's grid."""
         return {name: share >= mask_share(name) for name, share in self.taken.shares.items() if name in KINDS}
 
     @property

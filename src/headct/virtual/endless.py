@@ -1,0 +1,68 @@
+"""Virtual patients without end and without files: as an iterator of prepared arrays, and as a dataset of PyTorch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import IterableDataset, get_worker_info
+
+from headct.failure import Misuse
+from headct.preparing import Prepared, prepare
+from headct.preparing.recipe import Frame, Recipe, named
+from headct.virtual.labels import FINDINGS
+from headct.virtual.simulated import Simulated, Simulation
+
+
+def arrays(
+    simulation: Simulation, recipe: str | Recipe = "head", *, start: int = 0, every: int = 1
+) -> Iterator[tuple[np.ndarray, Simulated]]:
+    """Prepared arrays, int16 (X, Y, Z) in HU, each with the scan it was made from: of patient `start` and all after it.
+
+    With `every` n only each n-th patient is made. Scans that the recipe rejects are passed over. Raises Misuse for a
+    published recipe, at the first array.
+    """
+    recipe = named(recipe)
+    frame = recipe.step(Frame)
+    if frame is None:
+        raise Misuse(
+            "virtual patients are prepared by our own recipes only",
+            do="name head, head-axial, head-fine or head-coarse",
+        )
+    simulation = replace(simulation, spacing_mm=float(min(frame.spacing_mm)))
+    index = start
+    while True:
+        for simulated in simulation.scans(index):
+            prepared = prepare(simulated.scan, recipe)
+            if isinstance(prepared, Prepared):
+                yield prepared.array, simulated
+        index += every
+
+
+class Endless(IterableDataset[dict[str, Any]]):
+    """For a `DataLoader`: `hu`, `labels` and `scan_id` of one virtual scan after another, no patient twice.
+
+    `hu` is int16 (X, Y, Z); `labels` float32, one for each of `findings`: 1, 0, or NaN where it can hardly be seen.
+    Workers share the patients, so with another number of them the order differs. Patients are made on the CPU; the same
+    simulation gives the same ones.
+    """
+
+    findings = FINDINGS
+
+    def __init__(self, simulation: Simulation, recipe: str | Recipe = "head", *, start: int = 0) -> None:
+        self.simulation, self.recipe, self.start = simulation, recipe, start
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        worker = get_worker_info()
+        first, every = (0, 1) if worker is None else (worker.id, worker.num_workers)
+        for hu, simulated in arrays(self.simulation, self.recipe, start=self.start + first, every=every):
+            known = simulated.labels.findings
+            labels = [np.nan if known[name] is None else known[name] for name in FINDINGS]
+            yield {
+                "hu": torch.from_numpy(hu),
+                "labels": torch.tensor(labels, dtype=torch.float32),
+                "scan_id": simulated.scan_id,
+            }

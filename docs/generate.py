@@ -205,8 +205,9 @@ def _beside_fields(kind: type) -> dict[str, str]:
     after = tree.lineno
     for node in tree.body:
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
-            lines = range(after + 1, node.end_lineno + 1)
-            found[node.target.id] = "; ".join(comments[line] for line in lines if line in comments)
+            before = " ".join(comments[line] for line in range(after + 1, node.lineno) if line in comments)
+            beside = " ".join(comments[line] for line in range(node.lineno, node.end_lineno + 1) if line in comments)
+            found[node.target.id] = "; ".join(part for part in (before, beside) if part)
         after = node.end_lineno
     return found
 

@@ -99,11 +99,14 @@ def test_an_end_that_is_cut_short_is_made_up_for(moment: str, tmp_path: Path, mo
             patch.setattr(places[moment], killed)
         with pytest.raises(KeyboardInterrupt):
             make(tmp_path / "c", finish=killed if moment == "finish" else None)
-    if moment != "clean":
+    if moment == "clean":  # it is whole, and only what it was made with is left beside it
+        assert not (tmp_path / "c" / ".making" / "unfinished").exists()
+    else:
         with pytest.raises(Failure, match="not finished"):
             Cohort(tmp_path / "c")
-    assert make(tmp_path / "c") == [0, 1, 3, 4, 6]
-    assert not (tmp_path / "c" / ".making").exists()
+        assert make(tmp_path / "c") == [0, 1, 3, 4, 6]
+        assert not (tmp_path / "c" / ".making").exists()
+    assert Cohort(tmp_path / "c").scans["patient_id"].nunique() == 5
     make(tmp_path / "whole")
     for path in (one for one in (tmp_path / "whole").rglob("*") if one.is_file()):
         assert path.read_bytes() == (tmp_path / "c" / path.relative_to(tmp_path / "whole")).read_bytes()

@@ -151,6 +151,8 @@ def test_a_signal_to_one_process_stops_both(tmp_path: Path, alone: Run) -> None:
     ("words", "gone"),
     [
         ("[gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:5313", True),
+        ("[gloo/transport/tcp/unbound_buffer.cc:81] Timed out waiting 1800000ms for recv operation to complete", True),
+        ("Application timeout caused pair closure", True),
         ("NCCL error: remote process exited or there was a network error", True),
         ("[gloo/transport/tcp/pair.cc:446] op.preamble.length <= op.nbytes. 5 vs 4", False),
         ("NCCL error: Duplicate GPU detected", False),

@@ -111,6 +111,13 @@ def test_what_can_be_drawn_but_not_tested_makes_no_curve(known: Taught, tmp_path
     assert not (tmp_path / "curves").exists()
 
 
+def test_a_first_finding_that_is_too_rare_costs_no_other_one_its_curve(known: Taught, tmp_path: Path) -> None:
+    labels = known.task.labels.copy()
+    labels[:LEARNED, 0] = np.arange(LEARNED) < 3
+    curve, _ = made(with_labels(known, labels), "shots", tmp_path)
+    assert curve.shown("a") == ["sdh"]
+
+
 def test_findings_are_shown_alone_where_one_cohort_is_tested(known: Taught, tmp_path: Path) -> None:
     cohorts = ["a"] * LEARNED + ["b"] * TESTED
     curve, _ = made(replace(known, table=known.table.assign(cohort=cohorts)), "shots", tmp_path)

@@ -195,6 +195,20 @@ def test_bone_is_denser_at_a_lower_voltage_and_brain_is_not() -> None:
     torch.testing.assert_close(hu[100.0][bone] - MINERAL_HU, (hu[120.0][bone] - MINERAL_HU) * mineral_factor(100))
 
 
+def test_what_a_fracture_changes_follows_the_voltage() -> None:
+    """Oracle: the same head without the fracture."""
+    visit = Acquisition.draw(8, SITES["site-c"])
+    visit = replace(visit, protocol=replace(visit.protocol, kvp=100.0), cupping_hu=0.0, petrous_hu=0.0)
+    anatomy, points = Anatomy.draw(8), (torch.rand(400_000, 3, generator=torch.Generator().manual_seed(0)) - 0.5) * 180
+    seen = []
+    for findings in ((one_of("fracture", 8),), ()):
+        patient = Patient(8, anatomy, findings)
+        seen.append(_seen_at(patient.paint(points, 1.0), replace(visit, petrous_streaks_hu=0.0), patient, points))
+    change = seen[0].changes["fracture"].hu
+    assert (change < -300).sum() > 20
+    torch.testing.assert_close(seen[0].hu - change, seen[1].hu, atol=0.01, rtol=0)
+
+
 def test_a_strap_lies_over_skin_and_in_air_alone() -> None:
     y, x = np.mgrid[60:-61:-1, -60:61]
     head, sinus = np.hypot(x, y) < 40, np.hypot(x, y - 30) < 6

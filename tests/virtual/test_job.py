@@ -20,9 +20,10 @@ from torch.utils.data import DataLoader
 from headct import Cohort, Scan, read
 from headct.cohort import executors
 from headct.cohort.ingest import ingest
-from headct.failure import Misuse
+from headct.failure import Failure, Misuse
 from headct.preparing import prepare
 from headct.preparing.recipe import named
+from headct.reading.beside import ours
 from headct.reading.criteria import Criteria
 from headct.virtual.archive import write_series, write_study
 from headct.virtual.endless import Endless, arrays
@@ -134,11 +135,20 @@ def test_the_same_line_again_says_what_was_made(form: str, tmp_path: Path) -> No
     again = run(job, tmp_path / "out", workers=1, progress=silent)
     assert (first.before, again.before) == (False, True)
     assert content_of(tmp_path / "out") == before
-    assert [[row[name] for name in FINDINGS] for row in again.rows] == [
-        [row[name] for name in FINDINGS] for row in first.rows
-    ]
+    assert again.counts == first.counts
+    assert {count.total() for count in again.counts.values()} == {1}
+    told = next(
+        path for path in (tmp_path / "out" / "simulated.json", tmp_path / "out" / "cohort.json") if path.exists()
+    )
+    assert bool(ours("simulated.json", told.read_bytes())) == (form != "cohort")
+    (tmp_path / "out" / ".making").mkdir()  # what a kill while it was removed may leave
+    assert run(job, tmp_path / "out", workers=1, progress=silent).before
+    assert content_of(tmp_path / "out") == before
     with pytest.raises(Misuse, match=r"simulation\.seed was 2, now 3"):
         run(Job(simulation=Simulation(seed=3), patients=1, format=form), tmp_path / "out", workers=1, progress=silent)
+    (tmp_path / "out" / "labels.csv").unlink()
+    with pytest.raises(Failure, match="is not whole"):
+        run(job, tmp_path / "out", workers=1, progress=silent)
 
 
 def test_what_is_finished_is_not_made_again(cohort: Path) -> None:

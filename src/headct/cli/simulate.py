@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -80,7 +79,7 @@ def simulate(
     for code, number in result.rejected.items():
         talk.warn(f"not prepared: {count(number, 'scan')}, {code}; see {out / 'rejections.parquet'}")
     talk.table(_counts(result), as_json=as_json, to_stderr=not as_json)
-    made = "had been made before and are as they were" if result.before else "are"
+    made = "had been made before and are" if result.before else "are"
     talk.say(f"the virtual patients {made} in {out}; their labels in {out / 'labels.csv'}")
 
 
@@ -100,7 +99,4 @@ def _mixture(asked: Sequence[str]) -> Mapping[str, float]:
 
 def _counts(result: Result) -> list[dict[str, int | str]]:
     """How many scans show each finding, have it too faint to be seen, or lack it."""
-    from headct.virtual.labels import FINDINGS
-
-    counts = {name: Counter(row[name] for row in result.rows) for name in FINDINGS}
-    return [{"finding": name, "seen": n[1], "subtle": n[None], "none": n[0]} for name, n in counts.items()]
+    return [{"finding": name, "seen": n[1], "subtle": n[None], "none": n[0]} for name, n in result.counts.items()]

@@ -20,6 +20,9 @@ from headct.cohort.work import Outcome
 from headct.failure import Misuse
 from headct.reading.criteria import Criteria
 
+LONGEST = 40
+"""Characters of a value that a message shows."""
+
 
 @dataclass(frozen=True, slots=True)
 class Made:
@@ -52,6 +55,7 @@ def making(out: Path, terms: Mapping[str, Any]) -> Iterator[Journal]:
             journal.begin()
             journal.put("terms", 0, dict(terms))
         yield journal
+        journal.remove()  # at one stroke, so that a kill leaves all or nothing to go on from
         shutil.rmtree(out / MAKING)
 
 
@@ -62,7 +66,8 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str =
         if isinstance(old, Mapping) and isinstance(new, Mapping):
             yield from differences(old, new, f"{prefix}{name}.")
         elif old != new:
-            yield f"{prefix}{name} was {old}, now {new}"
+            short = max(len(str(old)), len(str(new))) <= LONGEST
+            yield f"{prefix}{name} was {old}, now {new}" if short else f"{prefix}{name} differs"
 
 
 def make_cohort(

@@ -12,7 +12,10 @@ import torch.distributed as dist
 
 from headct.failure import Failure, Misuse
 
-GONE = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "remote process exited")
+GONE = (
+    "Connection closed by peer", "Connection reset by peer", "Broken pipe", "remote process exited",
+    "Timed out waiting", "timeout caused pair closure",
+)  # fmt: skip
 """In the words of gloo and NCCL."""
 
 

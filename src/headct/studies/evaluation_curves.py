@@ -61,12 +61,13 @@ class LearningCurve:
         ]
 
     def shown(self, place: str) -> list[str]:
-        """The mean over findings, where it exists, and the findings of one cohort."""
+        """The mean over findings, where it exists, and the findings of one cohort; what has no size is left out."""
         testable = self.results.study.testable(place)
         mean = len(testable) > 1 and bool(self.sizes(place, MACRO))
         study = self.results.study
         alone = sum(bool(study.testable(one)) for one in study.places()) == 1
-        return [*([MACRO] if mean else []), *(testable if alone or not mean else ())]
+        each = [finding for finding in testable if self.sizes(place, finding)]
+        return [*([MACRO] if mean else []), *(each if alone or not mean else [])]
 
     def area(self, learner: str, place: str, size: float, finding: str) -> Estimate:
         """The mean over draws, and of `MACRO` over findings, with an interval over draws and test patients."""
@@ -169,7 +170,7 @@ def curve_of(
         for one, scans in seen.items()
     }
     found = LearningCurve(kind, results_of(study, told))
-    if not any(found.shown(place) and found.sizes(place, found.shown(place)[0]) for place in study.places()):
+    if not any(map(found.shown, study.places())):
         return None, [*notes, f"no curve over {kind}: what can be tested was not drawn in every draw of any size"]
     folder = out / CURVES
     folder.mkdir(parents=True, exist_ok=True)

@@ -255,8 +255,6 @@ def _few_shots(curve: LearningCurve) -> Iterator[FewShot]:
     for place in curve.results.study.places():
         for finding in curve.shown(place):
             sizes = curve.sizes(place, finding)
-            if not sizes:
-                continue
             area = curve.area(OURS, place, sizes[0], finding)
             yield FewShot(
                 title=f"{'mean over findings' if finding == MACRO else called(finding)}, on {place}",

@@ -273,9 +273,18 @@ def _keep(result: _Averaged, index: int, parts: list[Painted], shape: tuple[int,
 
 def _seen_at(painted: Painted, visit: Acquisition, patient: Patient, head_mm: torch.Tensor) -> Painted:
     """What the beam makes of tissue, in place."""
-    mineral = torch.clamp(painted.hu - MINERAL_HU, min=0)
-    painted.hu.add_(mineral, alpha=mineral_factor(visit.protocol.kvp) - 1)
+    added = mineral_factor(visit.protocol.kvp) - 1
+    if added:
+        mineral = _mineral(painted.hu)
+        for name, change in painted.changes.items():
+            more = mineral - _mineral(painted.hu - change.hu)
+            painted.changes[name] = replace(change, hu=change.hu + added * more)
+        painted.hu.add_(mineral, alpha=added)
     return _hardened(painted, visit, patient, head_mm)
+
+
+def _mineral(hu: torch.Tensor) -> torch.Tensor:
+    return torch.clamp(hu - MINERAL_HU, min=0)
 
 
 def mineral_factor(kvp: float) -> float:

@@ -43,22 +43,25 @@ def arrays(
 
 
 class Endless(IterableDataset[dict[str, Any]]):
-    """For a `DataLoader`: `hu`, `labels` and `scan_id` of one virtual scan after another, no patient twice.
+    """For a `DataLoader`: `hu`, `labels` and `scan_id` of one virtual scan after another; each iteration begins again.
 
     `hu` is int16 (X, Y, Z); `labels` float32, one for each of `findings`: 1, 0, or NaN where it can hardly be seen.
-    Workers share the patients, so with another number of them the order differs. Patients are made on the CPU; the same
-    simulation gives the same ones.
+    Workers share the patients, so with another number of them the order differs; processes share them by
+    `start=rank, every=ranks`. Patients are made on the CPU; the same simulation gives the same ones.
     """
 
     findings = FINDINGS
 
-    def __init__(self, simulation: Simulation, recipe: str | Recipe = "head", *, start: int = 0) -> None:
-        self.simulation, self.recipe, self.start = simulation, recipe, start
+    def __init__(
+        self, simulation: Simulation, recipe: str | Recipe = "head", *, start: int = 0, every: int = 1
+    ) -> None:
+        self.simulation, self.recipe, self.start, self.every = simulation, recipe, start, every
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         worker = get_worker_info()
-        first, every = (0, 1) if worker is None else (worker.id, worker.num_workers)
-        for hu, simulated in arrays(self.simulation, self.recipe, start=self.start + first, every=every):
+        number, workers = (0, 1) if worker is None else (worker.id, worker.num_workers)
+        start, every = self.start + number * self.every, self.every * workers
+        for hu, simulated in arrays(self.simulation, self.recipe, start=start, every=every):
             known = simulated.labels.findings
             labels = [np.nan if known[name] is None else known[name] for name in FINDINGS]
             yield {

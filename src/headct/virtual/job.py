@@ -44,6 +44,9 @@ from headct.writing import write_nifti
 
 FORMATS = ("dicom", "nifti", "cohort")
 
+EDITION = 2
+"""Raised whenever the same job gives other bytes: what was begun before is not gone on with."""
+
 LABELS, TERMS = "labels.csv", "simulated.json"
 """Beside the patients: what is true of each scan, and for files what a cohort's `cohort.json` says, the whole job."""
 
@@ -99,17 +102,17 @@ class Job:
     @property
     def about(self) -> dict[str, Any]:
         """All that decides on the bytes, as plain values."""
-        return {"simulated": {**asdict(self), "headct": __version__}}
+        return {"simulated": {**asdict(self), "headct": __version__, "edition": EDITION}}
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a job made: a row for each scan, and the rejections of those that no recipe could prepare.
+    """What a job made: how many scans have each label of each finding, and the rejections by their codes.
 
     `before` says that an earlier call had made all of it.
     """
 
-    rows: Sequence[Mapping[str, Any]]
+    counts: Mapping[str, Counter[int | None]]
     rejected: Mapping[str, int]
     before: bool = False
 
@@ -147,25 +150,37 @@ def run(job: Job, out: Path, *, workers: int | None = None, progress: Progress) 
         else:
             _make_files(job, out, crew, progress, finish)
             codes = Counter()
-    return Result(rows, codes)
+    return Result(_counted(rows), codes)
 
 
 def _finished(job: Job, out: Path) -> Result | None:
-    """What an earlier call of this job has finished, else None. Raises Misuse where another job did."""
+    """What an earlier call of this job has finished, else None.
+
+    Raises Misuse where another job did, Failure where what it left cannot be read.
+    """
     told = next((path for name in (COHORT_JSON, TERMS) if (path := out / name).exists()), None)
-    terms = None if told is None or (out / MAKING).exists() else json.loads(told.read_bytes()).get("simulated")
-    if terms is None:
+    if told is None or (out / MAKING / "unfinished").exists():
         return None
-    now = json.loads(json.dumps(job.about["simulated"]))
-    if terms != now:
-        why, do = ", ".join(differences(terms, now)), f"choose another --out, or remove {out}"
-        raise Misuse(f"{out} already holds other virtual patients", why=why, do=do)
-    table = pd.read_csv(out / LABELS, dtype=dict.fromkeys(FINDINGS, "Int64")).astype(object)
-    rows = [
-        {str(name): value for name, value in row.items()} for row in table.where(table.notna(), None).to_dict("records")
-    ]
-    codes = Counter(pd.read_parquet(out / "rejections.parquet")["code"]) if job.format == "cohort" else Counter()
-    return Result(rows, codes, before=True)
+    try:
+        terms = json.loads(told.read_bytes()).get("simulated")
+        if terms is None:
+            return None
+        now = json.loads(json.dumps(job.about["simulated"]))
+        if terms != now:
+            why, do = ", ".join(differences(terms, now)), f"choose another --out, or remove {out}"
+            raise Misuse(f"{out} already holds other virtual patients", why=why, do=do)
+        labels = pd.read_csv(out / LABELS, usecols=list(FINDINGS), dtype="Int64")
+        rejected = pd.read_parquet(out / "rejections.parquet")["code"] if job.format == "cohort" else ()
+    except (OSError, ValueError) as error:
+        why, do = str(error), f"remove {out} and call the same line again"
+        raise Failure(f"what was made in {out} before is not whole", why=why, do=do) from error
+    shutil.rmtree(out / MAKING, ignore_errors=True)  # of which a kill has left a part
+    rows = [{name: None if pd.isna(row[name]) else row[name] for name in FINDINGS} for row in labels.to_dict("records")]
+    return Result(_counted(rows), Counter(rejected), before=True)
+
+
+def _counted(rows: Sequence[Mapping[str, Any]]) -> dict[str, Counter[int | None]]:
+    return {name: Counter(row[name] for row in rows) for name in FINDINGS}
 
 
 def _begin() -> None:

@@ -207,6 +207,8 @@ def run(made: Bench, options: argparse.Namespace) -> None:
     published = made.published(as_published)
     show(AS_PUBLISHED, published, published)
     rows = without_defects(options.shots, len(made.task.train))
+    if unknown := sorted(set(options.rows or ()) - rows.keys()):
+        raise Misuse(f"there is no row {unknown[0]!r}", do=f"name some of {', '.join(rows)}")
     for name, settings in ((name, rows[name]) for name in options.rows or rows):
         show(name, made.published(replace(as_published, **settings)), published)  # type: ignore[arg-type]
     for name in options.methods:

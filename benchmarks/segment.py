@@ -29,6 +29,7 @@ from headct.checkpoints import PretrainedEncoder
 from headct.cohort import Cohort
 from headct.embedding.machine import choose
 from headct.evaluation.intervals import Estimate
+from headct.failure import Misuse
 from headct.preparing import prepare
 from headct.tasks.segmentation import (
     Agreement,
@@ -80,6 +81,8 @@ def curve(options: argparse.Namespace) -> None:
     print(f"{len(test[0].scan_ids)} test scans, {options.steps} steps, {machine}")
     with TemporaryDirectory() as folder:
         kinds = ways(encoder, options.beside, Path(folder))
+        if unknown := sorted(set(options.only or ()) - kinds.keys()):
+            raise Misuse(f"there is no way {unknown[0]!r}", do=f"name some of {', '.join(kinds)}")
         kinds = {name: kinds[name] for name in options.only or kinds}
         for draw in range(options.draws):
             for shots in options.shots:

@@ -272,8 +272,12 @@ def _of_detectors(
 
 def _of_curve(curve: LearningCurve) -> list[dict[str, Any]]:
     """The mean over findings, or the findings where there is none, of each learner at each size."""
-    table = curve.table()
-    shown = [(place, finding) for place in curve.results.study.places() for finding in curve.shown(place)[:1]]
+    from headct.detection.curves import MACRO
+
+    table, shown = curve.table(), []
+    for place in curve.results.study.places():
+        findings = curve.shown(place)
+        shown += [(place, finding) for finding in ([MACRO] if MACRO in findings else findings)]
     table = table[[pair in shown for pair in zip(table["cohort"], table["finding"], strict=True)]]
     return [
         {

@@ -190,6 +190,29 @@ def test_a_patient_that_only_tables_of_labels_name_is_known_again(place: Place, 
     assert both.table["patient_id"].nunique() == 2
 
 
+@pytest.mark.parametrize("hidden", ["detector", "cohort"])
+def test_a_patient_is_known_again_where_only_one_side_hides_ids(place: Place, tmp_path: Path, hidden: str) -> None:
+    key = bytes(32)
+    home = made.make(tmp_path / "home", 48, noise_hu=20, key=key if hidden == "detector" else None)
+    other = made.make(tmp_path / "other", 48, seed=9, key=key if hidden == "cohort" else None)
+    for cohort, name in ((home, "learned.csv"), (other, "tested.csv")):
+        found = pd.DataFrame([made.labels_of(number) for number in range(48)])
+        found.assign(scan_id=cohort.scans["scan_id"].to_numpy()).to_csv(tmp_path / name, index=False)
+    labels = read_labels(tmp_path / "learned.csv", [home])
+    settings = AdaptSettings(method="linear", test=0.4)
+    adapt([home], labels, place.encoder, MACHINE, tmp_path / "cache", settings).save(tmp_path / "told")
+    detectors = open_detectors([tmp_path / "told"])
+    seen = pd.read_csv(tmp_path / "told" / "splits.csv")["split"].to_numpy() != "test"
+    with_key = labelled_scans(detectors, [other], [tmp_path / "tested.csv"], key=key)
+    assert ((with_key.parts != "test") == seen).all()  # patient i of either cohort is the same
+    assert with_key.notes[0].startswith("left out, as told knows their patients from other scans")
+    without = labelled_scans(detectors, [other], [tmp_path / "tested.csv"])
+    assert (without.parts == "test").all()
+    assert "a patient of both is known by the same scan alone" in without.notes[0]
+    (strange,) = labelled_scans(detectors, [other], [tmp_path / "tested.csv"], key=b"another").notes
+    assert strange == without.notes[0]
+
+
 def test_nothing_left_to_test_is_said(place: Place, tmp_path: Path) -> None:
     splits = pd.read_csv(place.folder / "linear" / "splits.csv")
     table = pd.read_csv(place.folder / "night.csv")

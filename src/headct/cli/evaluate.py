@@ -244,7 +244,8 @@ def _of_detectors(
         points_of(entry, settings)
         for one in opened:
             one.expect(entry.detector.encoder.recipe)
-    pseudonymous = any(one.about.get("pseudonyms", "none") != "none" for one in opened)
+    made_by = {str(one.about.get("pseudonyms", "none")) for one in opened}
+    pseudonymous = made_by.union(*(entry.pseudonyms for entry in entries)) != {"none"}
     labelled = labelled_scans(
         entries, opened, labels,
         readers=readers_rule(readers), key=user_key(key) if pseudonymous else None,

@@ -19,7 +19,7 @@ Progress = Callable[[str, int, int | None], None]
 @contextmanager
 def progress_of(talk: Talk) -> Iterator[Progress]:
     """A bar for each part of the work on a terminal; a line now and then in a log."""
-    begun_s: dict[str, float] = {}
+    begun: dict[str, tuple[float, int]] = {}  # when, and what was done by then: a job that goes on begins with that
     said_s = time.monotonic()
     with ExitStack() as bars:
         update: dict[str, Callable[[int, int | None], None]] = {}
@@ -30,17 +30,17 @@ def progress_of(talk: Talk) -> Iterator[Progress]:
             if what not in update:
                 bars.close()
                 update[what] = bars.enter_context(talk.progress(what))
-                begun_s[what] = now_s
+                begun[what] = now_s, done
             update[what](done, total)
             if not sys.stderr.isatty() and now_s - said_s > LINE_EVERY_S:
                 said_s = now_s
-                talk.say(_line(what, done, total, now_s - begun_s[what]))
+                then_s, before = begun[what]
+                talk.say(_line(what, done, total, (done - before) / (now_s - then_s) if now_s > then_s else 0.0))
 
         yield progress
 
 
-def _line(what: str, done: int, total: int | None, seconds: float) -> str:
-    rate = done / seconds if seconds > 0 else 0.0
+def _line(what: str, done: int, total: int | None, rate: float) -> str:
     if not total or not rate:
         return f"{what}: {done:,}"
     return f"{what}: {done:,} of {total:,}, {rate:.3g} per second, {(total - done) / rate / 60:.0f} min left"

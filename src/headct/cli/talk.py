@@ -37,18 +37,34 @@ class Talk:
 
     @contextmanager
     def progress(self, what: str) -> Iterator[Progress]:
-        """A bar on stderr while the block runs, drawn only on a terminal; yields what to call with (done, total)."""
+        """A bar on stderr while the block runs, drawn only on a terminal; yields what to call with (done, total).
+
+        Rate and time left leave out what was done before the first call: a job that goes on begins with that.
+        """
         if self.quiet or not sys.stderr.isatty():
             yield lambda done, total: None
             return
         from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, Task, TextColumn, TimeRemainingColumn
         from rich.progress import Progress as Bars
+        from rich.text import Text
 
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        class Rate(ProgressColumn):
+            def render(self, task: Task) -> Text:
+                return Text(f"{task.speed:.3g} per second" if task.speed else "")
+
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Rate(), TimeRemainingColumn())
         with Bars(*columns, console=Console(stderr=True)) as bars:
-            task = bars.add_task(what, total=None)
-            yield lambda done, total: bars.update(task, completed=done, total=total)
+            task, begun = bars.add_task(what, total=None), False
+
+            def progress(done: int, total: int | None) -> None:
+                nonlocal begun
+                if not begun:
+                    bars.reset(task, completed=done)
+                begun = True
+                bars.update(task, completed=done, total=total)
+
+            yield progress
 
     def table(self, rows: Sequence[Mapping[str, Any]], *, as_json: bool = False, to_stderr: bool = False) -> None:
         """Rows that share their keys, as an aligned table or, with `as_json`, as a JSON list of objects.

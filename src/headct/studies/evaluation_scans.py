@@ -10,12 +10,14 @@ import numpy as np
 import pandas as pd
 
 from headct.cohort import Cohort
+from headct.cohort.ingest import fingerprint
 from headct.cohort.labels import Account, joined_patients, read_labels
 from headct.detection import Detector
 from headct.evaluation import subgroups
 from headct.evaluation.cells import Readers
 from headct.evaluation.tables import named
 from headct.failure import Failure, Misuse
+from headct.reading.pseudonyms import Pseudonyms
 
 GROUPS = ("site", "manufacturer", "kernel", "thickness_mm", "tilt_deg", "age", "sex")
 """Columns of `scans.parquet` by which every evaluation is divided, where they tell scans apart."""
@@ -35,6 +37,11 @@ class Entry:
     detector: Detector
     splits: pd.DataFrame | None
     shots: pd.DataFrame | None
+
+    @property
+    def pseudonyms(self) -> tuple[str, ...]:
+        """Fingerprints of the keys of the cohorts that it was made from; `none` for original ids."""
+        return tuple(self.detector.record.get("labels", {}).get("pseudonyms", ()))
 
 
 @dataclass(frozen=True)
@@ -87,8 +94,10 @@ def labelled_scans(
 ) -> Labelled:
     """The labelled scans of the cohorts, and which of them may be tested.
 
-    Each table is matched to all cohorts as `headct adapt` does it. Raises Misuse where a table does not fit, two of
-    them label a scan, or none has a finding of the detectors; Failure where no scan is left to test.
+    Each table is matched to all cohorts as `headct adapt` does it. `key` is what pseudonyms were made with: by it a
+    patient is known again where a detector has pseudonyms and a cohort has ids, or the other way round. Raises Misuse
+    where a table does not fit, two of them label a scan, or none has a finding of the detectors; Failure where no scan
+    is left to test.
     """
     read = [read_labels(table, cohorts, readers=readers, key=key) for table in tables]
     values = pd.concat([one.values for one in read])
@@ -111,7 +120,9 @@ def labelled_scans(
         raise Failure(f"every label of {', '.join(findings)} is unknown", do="fill in 1 or 0 where it is known")
     table = _table(values[list(findings)], patients.loc[values.index], cohorts)
     table = table.merge(pd.concat([one.measured for one in read]), left_on="scan_id", right_index=True, how="left")
-    parts, notes = _parts(table, told.loc[table["scan_id"]].to_numpy(), entries, cohorts)
+    names = _all_names(table, told.loc[table["scan_id"]].tolist(), cohorts, key)
+    parts, notes = _parts(table, names, entries, key)
+    notes += _strangers(entries, cohorts, key)
     missing = [name for name in predicted if name not in findings]
     if missing:
         notes.append(f"detected, but without labels: {', '.join(missing)}")
@@ -149,17 +160,31 @@ def names_of(cohorts: Sequence[Cohort]) -> list[str]:
     return names
 
 
+def _all_names(table: pd.DataFrame, told: Sequence[str], cohorts: Sequence[Cohort], key: bytes | None) -> pd.DataFrame:
+    """scan_id, patient_id: a row for everything that labels, tables of labels (`told`) or cohorts call its patient."""
+    own = table[["scan_id", "patient_id"]]
+    names = pd.concat([own, own.assign(patient_id=told), *(one.scans[["scan_id", "patient_id"]] for one in cohorts)])
+    return _with_pseudonyms(names, key)
+
+
+def _with_pseudonyms(names: pd.DataFrame, key: bytes | None) -> pd.DataFrame:
+    """Rows with a `patient_id`, and again with the pseudonym that the key makes of it."""
+    names = names[names["patient_id"].fillna("") != ""].astype({"patient_id": str})
+    if key is None:
+        return names
+    hidden = [Pseudonyms(key).of("patient", name) for name in names["patient_id"]]
+    return pd.concat([names, names.assign(patient_id=hidden)])
+
+
 def _parts(
-    table: pd.DataFrame, told: np.ndarray, entries: Sequence[Entry], cohorts: Sequence[Cohort]
+    table: pd.DataFrame, names: pd.DataFrame, entries: Sequence[Entry], key: bytes | None
 ) -> tuple[np.ndarray, list[str]]:
     """The part (n,) of each scan, the strictest of all detectors'; sentences on patients that turn up again.
 
-    A patient is known by the name in a detector's splits, by whatever these labels or the cohorts call the patient of
-    a scan there (another table of labels may have joined scans under another name), and by what the tables of labels
-    call the patients: `told` (n,) here, and the column of that name there.
+    A patient is known by any name that a detector's splits have for one, or that is given here (`names`) to a scan in
+    these splits: another table of labels may have joined scans under another name.
     """
     parts = np.full(len(table), "test", dtype=object)
-    names = pd.concat([table[["scan_id", "patient_id"]], *(one.scans[["scan_id", "patient_id"]] for one in cohorts)])
     notes = []
     for entry in entries:
         if entry.splits is None:
@@ -169,9 +194,11 @@ def _parts(
             continue
         own = _part_of(entry.splits, "scan_id")
         called = names.assign(split=names["scan_id"].map(own))
-        by_name = _part_of(_names(entry.splits), "patient_id")
-        told_so = table[["scan_id", "patient_id"]].assign(split=pd.Series(told).map(by_name))
-        of_patient = _part_of(pd.concat([_names(entry.splits), called, told_so]), "patient_id")
+        of_name = _part_of(pd.concat([_with_pseudonyms(_names(entry.splits), key), called]), "patient_id")
+        of_scan = _part_of(names.assign(split=names["patient_id"].map(of_name)), "scan_id")
+        of_patient = _part_of(
+            table[["scan_id", "patient_id"]].assign(split=table["scan_id"].map(of_scan)), "patient_id"
+        )
         again = []
         for row, (scan_id, patient) in enumerate(zip(table["scan_id"], table["patient_id"], strict=True)):
             part = of_patient.get(patient, "test")
@@ -188,13 +215,31 @@ def _parts(
     return parts, notes
 
 
+def _strangers(entries: Sequence[Entry], cohorts: Sequence[Cohort], key: bytes | None) -> list[str]:
+    """Sentences on detectors and cohorts that cannot know a patient of both by the name."""
+    alike = {"none"} if key is None else {"none", fingerprint(key)}
+    notes = []
+    for entry in entries:
+        for name, cohort in zip(names_of(cohorts), cohorts, strict=True):
+            made_by = str(cohort.about.get("pseudonyms", "none"))
+            if any(one != made_by and not {one, made_by} <= alike for one in entry.pseudonyms):
+                notes.append(
+                    f"{entry.name} and {name} call patients by {_ids(entry.pseudonyms)} and {_ids([made_by])}: a "
+                    f"patient of both is known by the same scan alone; name the key (--key), or ingest both with one"
+                )
+    return notes
+
+
+def _ids(made_by: Iterable[str]) -> str:
+    return " and ".join("ids" if one == "none" else f"pseudonyms of {one}" for one in made_by)
+
+
 def _names(splits: pd.DataFrame) -> pd.DataFrame:
     """patient_id, split: a row for every name that a detector's splits have for a patient."""
     own = splits[["patient_id", "split"]]
     if "told_patient" not in splits:  # of a detector that was made from tables without one
         return own
-    told = splits[["told_patient", "split"]].set_axis(["patient_id", "split"], axis=1)
-    return pd.concat([own, told[told["patient_id"].fillna("") != ""]])
+    return pd.concat([own, splits[["told_patient", "split"]].set_axis(["patient_id", "split"], axis=1)])
 
 
 def _part_of(splits: pd.DataFrame, column: str) -> dict[str, str]:

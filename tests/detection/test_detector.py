@@ -17,6 +17,7 @@ from headct import checkpoints, encoders
 from headct.checkpoints import Card, CheckpointFailure, PretrainedEncoder
 from headct.cohort import Cohort
 from headct.detection import Adapted, AdaptSettings, Detector, adapt
+from headct.detection.card import write_up
 from headct.embedding.machine import choose
 from headct.failure import Failure, Misuse
 from headct.preparing import recipes
@@ -45,6 +46,13 @@ def test_the_card_says_what_it_is_and_is_not(folder: Path) -> None:
     text = (folder / "README.md").read_text()
     for words in ("not a medical device", "Detector of ich, sdh", "labels.csv", "| ich | 36 / 36 | 12 / 12 |"):
         assert words in text
+
+
+def test_the_card_of_a_baseline_does_not_credit_the_encoder(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    assert "Method `linear` on the encoder vit-tiny" in write_up(config, "1")
+    text = write_up(config | {"settings": {"initial": "random", "architecture": "conv-tiny"}}, "1")
+    assert "A baseline: the network conv-tiny, all of it learned from these labels." in text
 
 
 def test_predictions_are_in_the_order_of_the_input_and_have_its_columns(folder: Path, cohort: Cohort) -> None:

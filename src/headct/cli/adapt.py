@@ -31,7 +31,12 @@ def adapt(
     model: Model,
     out: Annotated[Path, typer.Option("--out", metavar="DETECTOR", help="The folder to make.")],
     method: Annotated[
-        str, typer.Option("--method", metavar="NAME", help="auto, knn, linear, attentive, lora or full.")
+        str,
+        typer.Option(
+            "--method",
+            metavar="NAME",
+            help="auto, knn, linear, attentive, lora or full; to compare with: scratch, scratch-conv, scratch-slices.",
+        ),
     ] = "auto",
     findings: Annotated[
         str | None,

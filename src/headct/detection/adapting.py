@@ -19,7 +19,7 @@ from headct.detection.calibration import calibrate, operating_points
 from headct.detection.detector import Detector
 from headct.detection.ladder import climb
 from headct.detection.method import Fitted, Progress, Task, quiet
-from headct.detection.methods import METHODS, entry, method
+from headct.detection.methods import entry, method
 from headct.detection.ood import Familiar
 from headct.detection.reasons import VIRTUAL, Met
 from headct.detection.scans import scans_of
@@ -42,7 +42,7 @@ SEEDS = 2**32
 class AdaptSettings:
     """How a detector is made."""
 
-    method: str = AUTO  # or a name of `METHODS`
+    method: str = AUTO  # or a name that `entry` knows
     shots: int | None = None  # learn from so many positives of each finding and as many negatives; None: from all
     seed: int = 0
     validation: float = 0.25  # share of patients
@@ -272,7 +272,7 @@ def _fitted(
     if settings.method == AUTO:
         climbed = climb(task, progress=progress)
         return climbed.fitted, list(climbed.rows)
-    if task.encoder.runtime is not None and not METHODS[settings.method].frozen:
+    if task.encoder.runtime is not None and not entry(settings.method).frozen:
         raise Misuse(
             f"the method {settings.method} cannot be used with an exported graph ({task.encoder.runtime.kind})",
             why="a graph gives vectors and cannot be trained",

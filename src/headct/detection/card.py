@@ -15,9 +15,8 @@ def write_up(config: Mapping[str, Any], version: str) -> str:
             "",
             "**Research software, not a medical device: not for decisions about a patient.**",
             "",
-            f"Method `{config['method']}` on the encoder {encoder['architecture']} "
-            f"(SHA-256 {encoder['sha256'][:16]}..., scans by the recipe `{encoder['recipe']['name']}`, "
-            f"{encoder['recipe']['id']}).",
+            f"{_how(config)} {encoder['architecture']} (SHA-256 {encoder['sha256'][:16]}..., scans by the recipe "
+            f"`{encoder['recipe']['name']}`, {encoder['recipe']['id']}).",
             "",
             "## Use",
             "",
@@ -43,6 +42,17 @@ def write_up(config: Mapping[str, Any], version: str) -> str:
             "",
         ]
     )
+
+
+def _how(config: Mapping[str, Any]) -> str:
+    """Up to the encoder's name: of a network from scratch it lends its input, and how familiar a scan is."""
+    settings = config["settings"]
+    if settings.get("initial") == "random":
+        return (
+            f"A baseline: the network {settings['architecture']}, all of it learned from these labels. How scans are "
+            "prepared, and how familiar they are, is by the encoder"
+        )
+    return f"Method `{config['method']}` on the encoder"
 
 
 def _learned(record: Mapping[str, Any]) -> list[str]:

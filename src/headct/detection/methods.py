@@ -36,12 +36,19 @@ METHODS: Mapping[str, Entry] = MappingProxyType(
     }
 )
 
+SCRATCH: Mapping[str, str | None] = MappingProxyType(
+    {"scratch": None, "scratch-conv": "conv-tiny", "scratch-slices": "slices-tiny"}
+)
+"""What a detector is to be better than: networks that know the labelled scans alone. None: the model's architecture."""
+
 
 def entry(name: str) -> Entry:
-    """Raises Misuse for a name that is none."""
+    """Of a name in `METHODS` or `SCRATCH`. Raises Misuse for a name that is none."""
+    if name in SCRATCH:
+        return METHODS["full"]
     if name not in METHODS:
-        near = get_close_matches(name, METHODS, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"take one of auto, {', '.join(METHODS)}"
+        near = get_close_matches(name, [*METHODS, *SCRATCH], n=1)
+        hint = f"did you mean {near[0]}?" if near else f"take one of auto, {', '.join([*METHODS, *SCRATCH])}"
         raise Misuse(f"no method is called {name!r}", do=hint)
     return METHODS[name]
 
@@ -49,6 +56,8 @@ def entry(name: str) -> Entry:
 def method(name: str) -> Method:
     """Its default settings."""
     found = entry(name)
+    if name in SCRATCH:
+        return cast(Method, import_module(found.module).scratch(SCRATCH[name]))
     return cast(Method, getattr(import_module(found.module), found.settings)())
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
+from headct.detection import Detector
 from headct.detection.curves import MACRO
 from headct.evaluation import Estimate, Evaluation
 from headct.evaluation.evaluation import Finding
@@ -384,7 +385,7 @@ def _record_of_study(study: Study) -> dict[str, str]:
         "disjoint": f"By patient, checked by identifier{_as_far_as_known(study)}; among the scans of these cohorts by "
         "near-identical vectors too.",
         "model": f"{detector!r}; SHA-256 {detector.sha256[:16]}.",
-        "initialization": f"{detector.encoder.architecture}, SHA-256 {detector.encoder.sha256[:16]}.",
+        "initialization": _start(detector),
         "training": f"Method {detector.fitted.method}. " + " ".join(f"{one}." for one in learned.get("sentences", ())),
         "ensembling": "None.",
         "calibration": "Each finding's logits, on the detector's own validation scans: "
@@ -407,6 +408,13 @@ def _record_of_study(study: Study) -> dict[str, str]:
     if any(name.endswith("_ml") for name in study.labelled.groups):
         record["severity"] = "Under Subgroups, by the volume of the lesion."
     return {name: words for name, words in record.items() if words}
+
+
+def _start(detector: Detector) -> str:
+    settings = detector.fitted.settings()
+    if settings.get("initial") == "random":
+        return f"Random weights ({settings['architecture']})."
+    return f"{detector.encoder.architecture}, SHA-256 {detector.encoder.sha256[:16]}."
 
 
 def _as_far_as_known(study: Study) -> str:

@@ -61,6 +61,17 @@ def test_a_baseline_and_a_published_run_are_stored_as_well(tmp_path: Path) -> No
         np.testing.assert_array_equal(again.scores(task.scans, rows), one.scores(task.scans, rows))
 
 
+@pytest.mark.parametrize("name", list(methods.SCRATCH))
+def test_what_learns_from_scratch_can_be_named(name: str) -> None:
+    task = task_of(12)
+    method = methods.method(name)
+    assert methods.entry(name) is methods.METHODS["full"]
+    network = method._start(task)[0]
+    assert network.encoder.architecture == (methods.SCRATCH[name] or task.encoder.architecture)
+    weights = [torch.cat([w.flatten() for w in one.parameters()]) for one in (network.encoder, task.encoder.encoder)]
+    assert not torch.equal(*weights)
+
+
 @pytest.mark.parametrize("name", TRAINED)
 def test_half_precision_is_near(name: str) -> None:
     task = task_of(12, validation=0)

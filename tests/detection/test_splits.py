@@ -54,6 +54,12 @@ def test_written_splits_are_read_again(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_splits(tmp_path / "splits.csv", [*ids, "new"], [*patients, "q"])[-1:], [""])
 
 
+def test_a_scan_in_no_split_is_written_and_read_again(tmp_path: Path) -> None:
+    ids, patients, parts = ["a", "b", "c"], ["p", "q", "r"], np.array(["train", "", "validation"], dtype=object)
+    splits_table(ids, patients, parts).to_csv(tmp_path / "splits.csv", index=False)
+    np.testing.assert_array_equal(read_splits(tmp_path / "splits.csv", ids, patients), parts)
+
+
 def test_public_sets_may_call_validation_val(tmp_path: Path) -> None:
     (tmp_path / "splits.csv").write_text("scan_id,split\na,train\nb,val\nc,test\n")
     found = read_splits(tmp_path / "splits.csv", ["a", "b", "c"], ["p", "q", "r"])

@@ -73,6 +73,15 @@ def test_abstention_by_hand() -> None:
     assert sure.risk == pytest.approx([0, 0, 1 / 3, 1 / 2])
 
 
+def test_abstention_among_equals_does_not_depend_on_their_order() -> None:
+    labels = np.arange(100) < 20
+    one, other = (abstention(each, np.full(100, 0.2), 0.5) for each in (labels, labels[::-1]))
+    assert (one.coverage.tolist(), one.area) == ([1.0], pytest.approx(0.2))
+    assert other.area == one.area
+    doubt = np.repeat([0.1, 0.7], 50)  # errors are among the first half
+    assert abstention(labels, np.full(100, 0.2), 0.5, doubt).risk == pytest.approx([0.4, 0.2])
+
+
 def test_abstention_counts_patients() -> None:
     """Five scans a patient that always agree are worth one."""
     labels, scores = np.arange(60) < 20, np.random.default_rng(1).uniform(size=60)

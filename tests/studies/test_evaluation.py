@@ -394,6 +394,20 @@ def test_what_was_predicted_is_taken_again(place: Place, tmp_path: Path, monkeyp
     assert json.dumps(first.tree()) == json.dumps(second.tree())
 
 
+def test_what_was_predicted_of_other_arrays_under_the_same_names_is_not_taken(place: Place, tmp_path: Path) -> None:
+    """A cohort that was ingested again holds other arrays under the ids it had."""
+    says = []
+    for number, noise_hu in enumerate((40, 0)):
+        cohort = made.make(tmp_path / f"{number}" / "day", 24, seed=2, noise_hu=noise_hu)
+        made.truth(cohort).to_csv(tmp_path / "day.csv", index=False)
+        entries = open_detectors([place.folder / "linear"])
+        labelled = labelled_scans(entries, [cohort], [tmp_path / "day.csv"])
+        vectors = evaluation_predictions.Vectors([cohort], labelled.scan_ids, tmp_path / f"{number}" / "cache")
+        says.append(evaluation_predictions.predicted(entries[0], labelled, vectors, MACHINE, tmp_path / "p.parquet"))
+    assert says[0]["scan_id"].tolist() == says[1]["scan_id"].tolist()
+    assert (says[0]["probability"] != says[1]["probability"]).any()
+
+
 def test_predictions_are_those_of_the_detector(place: Place, two_by_two: tuple[Study, Path]) -> None:
     _, out = two_by_two
     table = pd.read_parquet(out / "predictions" / "linear.parquet").set_index(["scan_id", "finding"])

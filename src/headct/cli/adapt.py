@@ -134,7 +134,7 @@ def adapt(
     talk.table(adapted.ladder, to_stderr=True)
     talk.table(adapted.rows if as_json else [_titled(row) for row in adapted.rows], as_json=as_json)
     talk.say(f"validation chose and calibrated, so its numbers are too good; vectors are kept in {place}")
-    talk.say(f"the detector ({adapted.detector.fitted.method}) is in {out}")
+    talk.say(f"the detector ({adapted.detector.learned_by}) is in {out}")
 
 
 def _plan_of_auto(machine: Machine) -> str:

@@ -83,7 +83,7 @@ def predict(
     tell_new_key(talk, key)
     found = Detector.load(detector, model=model)
     machine = choose(precision, device, graph=found.encoder.runtime)
-    talk.say(f"{', '.join(found.findings)} by {found.fitted.method} on {machine}")
+    talk.say(f"{', '.join(found.findings)} by {found.learned_by} on {machine}")
     reading = Reading(
         recipe=found.encoder.recipe,
         criteria=wanted,

@@ -82,8 +82,14 @@ class Detector:
         """Names, in order."""
         return self.fitted.findings
 
+    @property
+    def learned_by(self) -> str:
+        """The method by name; of a network from scratch with its architecture, for the encoder lends it no weight."""
+        settings = self.fitted.settings()
+        return f"scratch, {settings['architecture']}" if settings.get("initial") == "random" else self.fitted.method
+
     def __repr__(self) -> str:
-        return f"Detector({', '.join(self.findings)}; {self.fitted.method} on {self.encoder.architecture})"
+        return f"Detector({', '.join(self.findings)}; {self.learned_by} on {self.encoder.architecture})"
 
     # ---- scans to predictions ----
 

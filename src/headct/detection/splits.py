@@ -60,7 +60,9 @@ def splits_table(
 
 
 def read_splits(path: Path, scan_ids: Sequence[str], patients: Sequence[str]) -> np.ndarray:
-    """The part (n,) of each scan by a table with `split` and `scan_id` or `patient_id`; empty for one it does not name.
+    """The part (n,) of each scan by a table with `split` and `scan_id` or `patient_id`.
+
+    It is empty for a scan that the table does not name, or leaves empty, as `splits_table` does.
 
     Raises Misuse where a split has another name than `PARTS` (or `val`, as public sets are prepared), the table names
     none of the scans, or a patient is in two parts.
@@ -72,6 +74,7 @@ def read_splits(path: Path, scan_ids: Sequence[str], patients: Sequence[str]) ->
             f"{path} is no table of splits: its columns are {', '.join(map(str, table.columns))}",
             do=f"give scan_id or patient_id, and split, which is {', '.join(PARTS)}",
         )
+    table = table[table["split"] != ""]
     strange = sorted(set(table["split"]) - set(SPLITS))
     if strange:
         raise Misuse(f"{path} has a split called {strange[0]!r}", do=f"call it one of {', '.join(PARTS)}")

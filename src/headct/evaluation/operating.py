@@ -159,7 +159,7 @@ class Abstention:
     @property
     def area(self) -> float:
         """The mean risk over all coverages: the lower, the better doubt knows where errors are."""
-        return float(self.risk.mean())
+        return float((self.risk * np.diff(self.coverage, prepend=0.0)).sum())
 
 
 def abstention(
@@ -172,13 +172,15 @@ def abstention(
 ) -> Abstention:
     """Keep the least doubtful scans first. `doubt` (n,): how close the score is to the threshold, if not given.
 
-    The intervals are Wilson's, scans of a patient counted by their design effect.
+    Scans of equal doubt are kept together, so that their order tells nothing: there are fewer than `steps` then. The
+    intervals are Wilson's, scans of a patient counted by their design effect.
     """
     is_positive, values = checked(labels, scores)
     worth = -np.abs(values - threshold) if doubt is None else checked(labels, np.asarray(doubt, dtype=float))[1]
     order = np.argsort(worth, kind="stable")
     wrong = (values >= threshold) != is_positive
-    kept = np.unique(np.ceil(np.linspace(1 / steps, 1, steps) * len(values)).astype(int))
+    wanted = np.ceil(np.linspace(1 / steps, 1, steps) * len(values)).astype(int)
+    kept = np.unique(np.searchsorted(worth[order], worth[order][wanted - 1], side="right"))
     among = np.zeros((len(kept), len(values)), dtype=bool)
     for step, number in enumerate(kept):
         among[step, order[:number]] = True

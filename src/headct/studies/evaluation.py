@@ -77,7 +77,7 @@ class Study:
             "detectors": {
                 entry.name: {
                     "sha256": entry.detector.sha256,
-                    "method": entry.detector.fitted.method,
+                    "method": entry.detector.learned_by,
                     "findings": list(entry.detector.findings),
                 }
                 for entry in self.entries

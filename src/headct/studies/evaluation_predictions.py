@@ -77,7 +77,7 @@ def predicted(entry: Entry, labelled: Labelled, vectors: Vectors, machine: Machi
     terms = {
         "detector": detector.sha256,
         **about(detector.encoder, machine),
-        "scans": hashlib.sha256(" ".join(labelled.scan_ids).encode()).hexdigest(),
+        "scans": _sha256_of(vectors.cohorts, labelled.scan_ids),
         "splits": hashlib.sha256(" ".join(labelled.parts).encode()).hexdigest(),
         "headct": __version__,
     }
@@ -108,6 +108,14 @@ def predicted(entry: Entry, labelled: Labelled, vectors: Vectors, machine: Machi
     ]
     _write(out, table, terms)
     return pd.DataFrame(table, columns=SCHEMA.names)
+
+
+def _sha256_of(cohorts: Sequence[Cohort], scan_ids: Sequence[str]) -> str:
+    """Of these scans and of what the cohorts hold of them: one made anew has other arrays under the same names."""
+    scans = pd.concat([cohort.scans for cohort in cohorts], ignore_index=True).drop_duplicates("scan_id")
+    held = scans.set_index("scan_id")["crc32"].loc[list(scan_ids)]
+    traits = json.dumps(_traits(cohorts, scan_ids), sort_keys=True, default=str)
+    return hashlib.sha256((held.to_csv() + traits).encode()).hexdigest()
 
 
 def _traits(cohorts: Sequence[Cohort], scan_ids: Sequence[str]) -> list[dict[str, object]]:

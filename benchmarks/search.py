@@ -14,19 +14,23 @@ from __future__ import annotations
 import argparse
 import tempfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 
 from headct import checkpoints, encoders
 from headct.cohort import Cohort
 from headct.embedding.machine import choose
 from headct.tasks.correspondence import Head, Landmarks, evaluate, heads_of, read_landmarks
-from headct.tasks.correspondence.evaluation import NEAR_MM, OURS
+from headct.tasks.correspondence.evaluation import NEAR_MM, OURS, Outcome
 from headct.virtual.job import Job, run
 from headct.virtual.simulated import Simulation
+
+REGISTERED = "affine registration"
 
 
 def made(folder: Path, patients: int, recipe: str) -> Cohort:
@@ -71,15 +75,16 @@ def registered(query: Head, target: Head, points_mm: np.ndarray) -> np.ndarray:
     return np.array([found.TransformPoint(point.tolist()) for point in points_mm])
 
 
-def by_registration(heads: list[Head], landmarks: Landmarks, pairs: list[tuple[str, str]]) -> np.ndarray:
-    """Errors in mm of every landmark that both heads of each pair have."""
+def by_registration(heads: list[Head], landmarks: Landmarks, outcome: Outcome) -> Outcome:
+    """The search with a registration beside it, in the same rows: what could not be asked for is a miss of it too."""
     by_id = {head.scan_id: head for head in heads}
-    errors = []
-    for query, target in pairs:
-        names = [name for name in landmarks[target] if name in landmarks[query]]
-        asked, true = (np.stack([landmarks[scan][name] for name in names]) for scan in (query, target))
-        errors.append(np.linalg.norm(registered(by_id[query], by_id[target], asked) - true, axis=1))
-    return np.concatenate(errors)
+    rows = outcome.errors[outcome.errors["method"] == OURS].assign(method=REGISTERED, forward_backward_mm=np.nan)
+    for (query, target), some in rows.groupby(["query", "target"], sort=False):
+        asked_for = some[np.isfinite(some["error_mm"])]
+        asked, true = (np.stack([landmarks[scan][name] for name in asked_for["landmark"]]) for scan in (query, target))
+        error_mm = np.linalg.norm(registered(by_id[query], by_id[target], asked) - true, axis=1)
+        rows.loc[asked_for.index, "error_mm"] = error_mm
+    return replace(outcome, errors=pd.concat([outcome.errors, rows]))
 
 
 def told(name: str, leaves: Mapping[str, Any]) -> None:
@@ -122,14 +127,10 @@ def main() -> None:
                 f"{'':28s} {100 * mutual['value']:.0f} % agree backwards, of these {100 * sure['value']:.0f} % within"
             )
             if not number:
-                baselines = {key: leaves for key, leaves in metrics.items() if key != OURS}
-                pairs = list(outcome.errors[["query", "target"]].drop_duplicates().itertuples(index=False, name=None))
-        for name, leaves in baselines.items():
-            told(name, leaves)
-        if options.register:
-            errors = by_registration(heads, landmarks, pairs)
-            near = 100 * np.mean(errors <= NEAR_MM)
-            print(f"{'affine registration':28s} {np.median(errors):6.1f} mm   {near:5.1f} %   n = {len(errors):,}")
+                of_first = by_registration(heads, landmarks, outcome) if options.register else outcome
+        for name, leaves in of_first.metrics().items():
+            if name != OURS:
+                told(name, leaves)
 
 
 if __name__ == "__main__":

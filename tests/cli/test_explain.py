@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +19,7 @@ from headct.cli.app import run
 from headct.cohort import Cohort
 from headct.cohort.labels import read_labels
 from headct.detection import AdaptSettings, adapt
+from headct.embedding.inputs import Ready, one_scan
 from headct.embedding.machine import choose
 from headct.preparing import recipes
 from headct.preparing.windows import WINDOWS
@@ -80,6 +83,22 @@ def test_a_cohort_of_one_scan_as_json(
     told = json.loads(said.out)
     assert set(told) == {"ich", "sdh"}
     assert set(told["ich"]) == {"occlusion"}
+
+
+def test_arrays_that_are_not_in_hu_are_refused_before_they_are_looked_at(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As those of FM-HCT's and CT-FM's recipe: windows in channels, so that a mask has another shape."""
+
+    def windowed(*given: Any) -> Ready:
+        ready = one_scan(*given)
+        return replace(ready, array=np.stack([ready.array] * 3).astype(np.float32))
+
+    monkeypatch.setattr("headct.embedding.inputs.one_scan", windowed)
+    monkeypatch.setattr("headct.tasks.explanation.job.can_look", lambda _: False)
+    more = ["--in", str(place / "cohort"), "--finding", "ich", "--mask", str(place / "mask.nii.gz")]
+    assert run(line(place, second(place), tmp_path / "out", *more)) == 2
+    assert "gives arrays that are not in HU" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,6 @@ from headct import encoders
 from headct.checkpoints import Card, save
 from headct.cli.app import run
 from headct.cohort import Cohort
-from headct.embedding import embed
 from headct.preparing import recipes
 from headct.preparing.windows import WINDOWS
 from headct.tasks.retrieval import Index
@@ -72,6 +71,7 @@ def test_a_scan_of_the_index(place: Path, tmp_path: Path, capsys: pytest.Capture
 
 def test_a_vector_and_a_scan_from_a_cohort(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     index = Index(place / "index")
+    assert index.pseudonyms == "none"
     np.save(tmp_path / "own.npy", index.vectors[3])
     assert run(["retrieve", "query", str(place / "index"), "--vector", str(tmp_path / "own.npy"), "--json"]) == 0
     said = capsys.readouterr()
@@ -91,12 +91,23 @@ def test_a_scan_in_files_and_what_is_none(place: Path, tmp_path: Path, capsys: p
     write_dicom(head, tmp_path / "scan")
     shape = {"depth": 1, "width": 24, "heads": 2, "mlp_width": 32, "patch": (12, 14, 12), "grid": (8, 8, 8)}
     save(tmp_path / "m", encoders.build("vit-tiny", **shape), Card(recipe=recipes["head"], windows=WINDOWS))
-    embed(tmp_path / "scan", str(tmp_path / "m"), keep_ids=True).write(tmp_path / "v.parquet")
+    ids = ["--keep-ids", "--out", str(tmp_path / "v.parquet"), *COLD]
+    assert run(["embed", str(tmp_path / "scan"), "--model", str(tmp_path / "m"), *ids]) == 0
     assert run(["retrieve", "build", str(tmp_path / "v.parquet"), "--out", str(tmp_path / "i")]) == 0
     assert "without --cohort the index knows no scanner" in capsys.readouterr().err
     line = ["retrieve", "query", str(tmp_path / "i"), "--model", str(tmp_path / "m"), "--keep-ids", *COLD]
     assert run([*line, str(tmp_path / "scan")]) == 2
     assert "nothing is left to find but the query itself" in capsys.readouterr().err
+    otherwise = [word for word in line if word != "--keep-ids"]
+    otherwise += ["--key", str(tmp_path / "key"), str(tmp_path / "scan")]
+    assert run([*otherwise, "--out", str(tmp_path / "p.html")]) == 0
+    said = capsys.readouterr().err
+    assert "the query and the index i call patients by pseudonyms of " in said
+    assert "and by ids: scans of the query's own patient, and the query itself, are not known as such" in said
+    assert "is most likely the scan" in said
+    assert "call patients by pseudonyms of" in (tmp_path / "p.html").read_text()
+    assert run([*otherwise, "--own-patient"]) == 0
+    assert "call patients by" not in capsys.readouterr().err
     (tmp_path / "letter.txt").write_text("dear colleague")
     assert run([*line, str(tmp_path / "letter.txt")]) == 1
     assert "no scan to look for" in capsys.readouterr().err

@@ -20,6 +20,8 @@ from headct.preparing.windows import WINDOWS
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("robustness")
     made.make(folder / "once", 4)
+    made.make(folder / "empty", 0)
+    made.make(folder / "fine", 4, recipe=recipes["head-fine"])
     made.make(folder / "twice", 4, scans_each=2, noise_hu=3.0)
     torch.manual_seed(0)
     save(folder / "model", encoders.build("conv-tiny"), Card(recipe=recipes["head"], windows=WINDOWS))
@@ -56,6 +58,8 @@ def test_patients_who_were_scanned_twice(place: Path, tmp_path: Path, capsys: py
     ("cohort", "more", "says"),
     [
         ("once", [], "nothing to judge"),
+        ("empty", ["--model", "MODEL"], "holds scans of 0 patients"),
+        ("fine", ["--model", "MODEL"], "uses recipe head-fine"),
         ("once", ["--model", "MODEL", "--rescans"], "two scans of"),
         ("once", ["--model", "MODEL", "--change", "noise"], "is not KIND=SIZE"),
         ("once", ["--model", "MODEL", "--change", "magic=3"], "no change 'magic'"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -58,6 +59,32 @@ def test_a_file_and_json_and_a_point_left_of_the_middle(
     assert rows[0].keys() == {"scan_id", "r_mm", "a_mm", "s_mm", "similarity", "forward_backward_mm"}
     assert len(pd.read_csv(tmp_path / "out" / "found.csv")) == 3
     assert (tmp_path / "out" / "page.html").is_file()
+
+
+def test_the_query_of_a_cohort_of_another_key_is_left_out_by_that_key(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its own scan agrees best of all, at no distance, and would be the first row."""
+    for seed in (1, 2):
+        write_nifti(
+            Phantom(seed).scan(slices=26, gap_mm=7.0, rows=96, cols=96, pixel_mm=2.4), tmp_path / f"{seed}.nii.gz"
+        )
+    scans = [str(tmp_path / f"{seed}.nii.gz") for seed in (1, 2)]
+
+    def rows(*ids: str) -> int:
+        words = ["search", "--from", scans[0], "--in", str(tmp_path / "c"), "--model", str(place / "model"), "--json"]
+        assert run([*words, "--point", "-10,-20,30", "--precision", "fp32", "--device", "cpu", *ids]) == 0
+        return len(json.loads(capsys.readouterr().out))
+
+    for ids in (["--key", str(tmp_path / "key")], ["--keep-ids"]):
+        assert run(["ingest", *scans, "--recipe", "head", "--out", str(tmp_path / "c"), "--workers", "1", *ids]) == 0
+        capsys.readouterr()
+        assert rows(*ids) == 1
+        if (
+            ids[0] == "--key"
+        ):  # of NIfTI files, whose ids are those of their voxels, other ids are told by the key alone
+            assert rows("--key", str(tmp_path / "other")) == 2
+        shutil.rmtree(tmp_path / "c")
 
 
 def test_a_box_and_maps_of_cosines(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -47,6 +47,7 @@ def scan(*maps: Shown, name: str = "iph", mask: np.ndarray | None = None) -> Exp
         findings=[Finding(name=name, probability=0.9, maps=maps, random=random, mask=mask)],
         shares=SHARES,
         left_out={"rollout": "there is no attention"},
+        near_mm=5.0,
         meanings={"occlusion": "what is lost", "rollout": "what flows"},
     )
 
@@ -113,4 +114,4 @@ def test_slices_are_a_group_of_buttons_that_needs_no_script() -> None:
 def test_where_nothing_can_be_explained_the_page_says_so() -> None:
     html = explanation_page(scan(shown("occlusion", "nothing to explain")), Provenance()).html()
     assert "No score rests on anything in this head, so no map explains it." in html
-    assert "Peak in lesion" not in html
+    assert "Peak at lesion" not in html

@@ -74,6 +74,7 @@ def explain(
     from headct.reporting.words import count
     from headct.tasks.explanation import Settings, read_mask
     from headct.tasks.explanation import explain as run
+    from headct.tasks.explanation.job import expect_hu
     from headct.tasks.explanation.showing import check, metrics, table_of, write
 
     if truth and mask is None:
@@ -89,6 +90,7 @@ def explain(
     check(out)
     wanted = criteria_of(criteria)
     found = Detector.load(detector, model=model)
+    expect_hu(found)
     machine = choose(precision, device, graph=found.encoder.runtime)
     place = within or (Path(scan) if is_cohort(Path(scan)) else None)
     cohort = None if place is None else Cohort(place)

@@ -34,8 +34,6 @@ CohortPlace = Annotated[
     Path | None,
     typer.Option("--cohort", metavar="COHORT", help="The cohort of the vectors, if not where it was."),
 ]
-Precision = Precision
-Device = Device
 
 
 def retrieve(talk: Talk) -> None:
@@ -234,6 +232,9 @@ def query(
         exact=exact,
     )
     doubles = [asking.double(*pair, opened) for pair in zip(queries, found, strict=True)]
+    note = "" if own_patient else asking.strangers(queries, opened)
+    if note:
+        talk.warn(note)
     for one, what, twin in zip(queries, found, doubles, strict=True):
         if twin:
             talk.warn(f"{twin} is most likely the scan {one.name} itself, under another id")
@@ -245,7 +246,7 @@ def query(
         talk.say(f"approximate: {opened.about['search']['recall_at_10']:.3f} of the ten nearest are found on average")
     if out is not None:
         try:
-            page_of(queries, found, doubles, opened, home, conditions).write(out)
+            page_of(queries, found, doubles, opened, home, conditions, note).write(out)
         except OSError as error:
             raise refused(out, error) from error
         talk.say(f"wrote {out}" + ("" if home else ", without pictures: the cohort is not at hand (--cohort)"))

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from headct.cli.options import Device, Json, Model, Precision, Threads
+from headct.cli.options import Device, Json, KeepIds, Key, Model, Precision, Threads, tell_new_key
 from headct.cli.talk import Talk
 from headct.failure import Misuse
 
@@ -45,13 +45,16 @@ def search(
     precision: Precision = "fp32",
     device: Device = None,
     workers: Threads = 1,
+    keep_ids: KeepIds = False,
+    key: Key = None,
     as_json: Json = False,
 ) -> None:
     """A point or a box in one scan, and the same place in every scan of a cohort.
 
     Each row has the place in that patient's own space, the similarity of what the model sees there, and how far from
     the query one arrives when it is looked for backwards: small where both agree. Something is found in every scan,
-    whether it is there or not. Not a medical device.
+    whether it is there or not. The query's own scan is left out, by its id: a scan in a file needs the --key (or
+    --keep-ids) that the cohort was ingested with. Not a medical device.
 
     Examples:
         headct search --from scan.nii.gz --point 12,-30,45 --in cohort --model model
@@ -61,7 +64,10 @@ def search(
 
     from headct import checkpoints
     from headct.cohort import Cohort
+    from headct.embedding.inputs import Reading
     from headct.embedding.machine import choose
+    from headct.reading import Criteria
+    from headct.reading.pseudonyms import user_key
     from headct.reporting.words import count
     from headct.tasks.correspondence import Box, MapSettings, Search, same_place
     from headct.tasks.correspondence.job import HEAT, PAGE, TABLE, check, write
@@ -76,14 +82,18 @@ def search(
         box=None if corners is None else Box(corners[:3], corners[3:]),
         maps=MapSettings(patch_mm=patch, compared=compare),  # type: ignore[arg-type]  # checked there
     )
+    tell_new_key(talk, key)
     cohort = Cohort(within)
     encoder = checkpoints.load(model)
     machine = choose(precision, device, graph=encoder.runtime)
+    reading = Reading(
+        recipe=encoder.recipe, criteria=Criteria(), key=None if key is None else user_key(key), keep_ids=keep_ids
+    )
     talk.say(f"comparing {wanted.maps.of(encoder)} of {encoder.architecture} on {machine}")
     with talk.progress("searching") as progress:
         found = same_place(
             from_, cohort, encoder, machine, wanted,
-            heat=None if out is None or not heat else out / HEAT, workers=workers, progress=progress,
+            reading=reading, heat=None if out is None or not heat else out / HEAT, workers=workers, progress=progress,
         )  # fmt: skip
     cells = " x ".join(f"{mm:.3g}" for mm in found.resolution_mm)
     if out is not None:

@@ -227,8 +227,8 @@ def evaluate(
 ) -> None:
     """Masks that were drawn beside masks that are true: overlap, distances, lesions, volumes, each with its interval.
 
-    A class that is there and was not drawn is a miss, with a Dice of 0 and a distance beyond all. Patients that the
-    segmenter has learned from are left out. Intervals are of draws of patients.
+    A class that is there and was not drawn is a miss, with a Dice of 0 and a distance beyond all. With --segmenter,
+    patients that it has learned from are left out; with --drawn nobody is. Intervals are of draws of patients.
 
     Examples:
         headct segment evaluate other --segmenter segmenter --out judged

@@ -218,7 +218,7 @@ def _of_places(places: MappedPlaces) -> Section:
     return Section(
         title="The map of places",
         lead=f"{count(len(places.points), 'place')} {air}, drawn from {count(places.scans, 'scan')}, coloured by where "
-        f"they are.{known}",
+        f"they are, and by what is known of their scans.{known}",
         body=_multiples(places.points, places.axes, places.clouds, "place"),
     )
 

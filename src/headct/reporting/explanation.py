@@ -91,6 +91,7 @@ class ExplainedScan:
     shares: Sequence[float]
     left_out: Mapping[str, str]
     meanings: Mapping[str, str]  # of methods, what their maps say
+    near_mm: float  # a peak this near to the lesion is at it
     notes: Sequence[str] = ()
 
 
@@ -142,7 +143,7 @@ def _verdicts(scan: ExplainedScan) -> Section:
     ]
     if any(finding.mask is not None for finding in scan.findings):
         columns += [
-            Column(key="peak", header="Peak in lesion", unit="(chance)"),
+            Column(key="peak", header="Peak at lesion", unit="(chance)"),
             Column(key="overlap", header="Overlap", unit="Dice (chance)", decimals=2, write=str),
         ]
     lead = (
@@ -153,7 +154,8 @@ def _verdicts(scan: ExplainedScan) -> Section:
     )
     if any(finding.mask is not None for finding in scan.findings):
         lead += (
-            " Peak and overlap ask where the lesion is, and do not decide: a true map of a wrong look lies elsewhere."
+            f" The peak is at the lesion where it lies in it or within {scan.near_mm:g} mm of it. Peak and overlap do "
+            "not decide: a true map of a wrong look lies elsewhere."
         )
     listed = table(pd.DataFrame(rows).astype(object), columns, "Each map with its checks")
     return Section(title="Checks", lead=lead, body=listed + _faults(scan) + _left_out(scan))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from headct.evaluation.intervals import Estimate
 from headct.reporting.words import NOT_STATED, number
 
 NBSP = "\u00a0"
@@ -40,6 +41,12 @@ class Measured:
             return NOT_STATED
         value, low, high = (_signed(part, decimals, signed) for part in (self.value, self.low, self.high))
         return f"{value} ({low} to {high})" if self.has_interval else f"{value} (no interval)"
+
+
+def measured(estimate: Estimate, *, counted: bool = True) -> Measured:
+    """An estimate as a page writes it: what does not exist is NaN; its positives are told where they are `counted`."""
+    value, low, high = (math.nan if one is None else one for one in (estimate.value, estimate.low, estimate.high))
+    return Measured(value=value, low=low, high=high, n=estimate.n, positives=estimate.positives if counted else None)
 
 
 def cases(n: int, positives: int | None = None) -> str:

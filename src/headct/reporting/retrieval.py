@@ -67,10 +67,11 @@ def page(
     searched: str,
     conditions: Sequence[str],
     provenance: Provenance,
+    note: str = "",
     virtual: bool = False,
     window: Window = BRAIN,
 ) -> Page:
-    """The page. `searched` is half a sentence: in how many scans, and what the search may miss."""
+    """The page. `searched` is half a sentence: in how many scans, and what the search may miss; `note` another one."""
     best = [answer.found[0] for answer in answers]
     first = (
         f"The scan most like {visible(answers[0].query.scan_id)} is {visible(best[0].scan_id)} "
@@ -94,6 +95,7 @@ def page(
             first,
             sentence_case(f"{searched}."),
             *([chosen] if chosen else []),
+            *([f"{sentence_case(note)}."] if note else []),
             "Alike is what the encoder takes for alike. Size, tilt, thickness and scanner count as much as disease, "
             "and a neighbour's diagnosis says nothing about the query's.",
         ],

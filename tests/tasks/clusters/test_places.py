@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from detection import made
 
 from headct import encoders
 from headct.checkpoints import Card, PretrainedEncoder, load, save
+from headct.cohort import Cohort
 from headct.cohort.labels import read_labels
 from headct.embedding import embed
 from headct.embedding.machine import choose
@@ -20,6 +22,9 @@ from headct.preparing.windows import WINDOWS
 from headct.reporting.clusters import Cloud, scatter
 from headct.tasks.clusters import MapSettings, Places, map_features, places_of
 from headct.tasks.clusters.places import whereabouts
+from headct.writing import write_nifti
+
+NOTHING = np.full(600, "", dtype=object)
 
 
 @pytest.fixture(scope="module")
@@ -65,14 +70,14 @@ def test_a_line_finds_what_is_linear_and_nothing_else() -> None:
     positions = rng.uniform(-60, 60, (600, 3))
     who = np.repeat(np.arange(20), 30).astype(str)
     knowing = np.hstack([positions @ rng.normal(size=(3, 8)), rng.normal(size=(600, 4))])
-    found = whereabouts(Places(knowing, positions, np.zeros(600), True), who)
+    found = whereabouts(Places(knowing, positions, np.zeros(600), True, NOTHING), who)
     assert found.error_mm.value < 2
     expected = np.linalg.norm(positions - positions.mean(axis=0), axis=1).mean()
     assert found.middle_mm.value == pytest.approx(expected, rel=0.02)
-    blind = whereabouts(Places(rng.normal(size=(600, 8)), positions, np.zeros(600), True), who)
+    blind = whereabouts(Places(rng.normal(size=(600, 8)), positions, np.zeros(600), True, NOTHING), who)
     assert blind.error_mm.value == pytest.approx(blind.middle_mm.value, rel=0.05)
     with pytest.raises(Misuse, match="too few patients to learn where places are: 4"):
-        whereabouts(Places(knowing[:120], positions[:120], np.zeros(120), True), who[:120])
+        whereabouts(Places(knowing[:120], positions[:120], np.zeros(120), True, NOTHING[:120]), who[:120])
 
 
 def test_two_scanners_and_a_finding_that_are_painted_in(encoder: PretrainedEncoder, tmp_path: Path) -> None:
@@ -114,3 +119,46 @@ def test_classes_have_shapes_and_counts_beside_colours() -> None:
     assert "1,500 are drawn" in crowded
     with pytest.raises(ValueError, match="2 classes do not fit points"):
         scatter(np.zeros((3, 2)), ("a", "b"), Cloud(name="x", classes=np.array(["a", "b"])))
+
+
+def test_places_are_coloured_by_what_fills_most_of_their_cell(encoder: PretrainedEncoder, tmp_path: Path) -> None:
+    """Cells have eight voxels: brain has five of the third, ventricles first three and then five of the last."""
+    cohort = made.make(tmp_path / "cohort", 2)
+    first, second = cohort
+    numbers = np.zeros(made.SHAPE, np.uint8)
+    numbers[19:] = 1  # five eighths of the third cell
+    numbers[45:] = 3  # three eighths of the last one
+    write_nifti(numbers, cohort.path / "masks" / f"{first}.nii.gz", cohort.affine(first))
+    (cohort.path / "masks" / "classes.csv").write_text("value,name\n1,brain\n3,ventricles\n")
+
+    def anatomy() -> np.ndarray:
+        both = [(Cohort(cohort.path), one) for one in (first, second)]
+        return places_of(both, encoder, choose("fp32", "cpu"), each=10_000).anatomy
+
+    assert set(anatomy()) == {""}  # these patients are not virtual, and what lies in the folder may be anyone's
+    about = json.loads((cohort.path / "cohort.json").read_text())
+    (cohort.path / "cohort.json").write_text(json.dumps(about | {"simulated": {}}))
+    named = anatomy()
+    assert set(named[252:]) == {""}
+    across = named[:252].reshape(6, 7, 6)
+    assert [set(np.unique(plane.astype(str))) for plane in across] == [{"other"}, {"other"}, *[{"brain"}] * 4]
+    numbers[43:] = 3
+    write_nifti(numbers, cohort.path / "masks" / f"{first}.nii.gz", cohort.affine(first))
+    assert set(anatomy()[:252].reshape(6, 7, 6)[5].ravel()) == {"ventricles"}
+
+
+def test_places_are_coloured_by_what_is_known_of_their_scans(encoder: PretrainedEncoder, tmp_path: Path) -> None:
+    cohorts = [
+        made.make(tmp_path / maker, 12, seed=seed, manufacturer=maker)
+        for seed, maker in enumerate(("ACME", "Umbrella"))
+    ]
+    made.truth(cohorts[0]).to_csv(tmp_path / "labels.csv", index=False)
+    labels = read_labels(tmp_path / "labels.csv", cohorts)
+    settings = MapSettings(place_scans=24, places_each=4)
+    mapped = map_features(cohorts, encoder, choose("fp32", "cpu"), tmp_path / "cache", settings, labels=labels)
+    html = mapped.page().html()
+    places = html[html.index("The map of places") :]
+    for name in ("Manufacturer", "Intracranial hemorrhage", "Low to high"):
+        assert name in places
+    assert "Anatomy" not in places
+    assert ">Site<" not in places  # all are of one

@@ -5,7 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from scipy.stats import norm
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
+from sklearn.model_selection import StratifiedGroupKFold
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
+from headct.evaluation.intervals import hanley_mcneil
 from headct.failure import Misuse
 from headct.tasks.clusters import separability
 
@@ -29,6 +35,43 @@ def test_two_normal_clouds_as_theory_has_them() -> None:
     assert found.auroc.value == pytest.approx(expected, abs=0.025)
     assert found.auroc.low < expected < found.auroc.high
     assert found.accuracy.value == pytest.approx(norm.cdf(np.sqrt(2) / 2), abs=0.03)
+
+
+def test_intervals_hold_one_half_where_there_is_nothing_to_tell() -> None:
+    """Labels by a coin, in 200 worlds: 95 % of the intervals should hold 0.5; of five folds pooled 87 % did."""
+    rng = np.random.default_rng(0)
+    kinds, patients = np.arange(60) % 2, np.arange(60).astype(str)
+    names, held, right = np.array(["site-a", "site-b"])[kinds], 0, 0
+    for seed in range(200):
+        found = separability("site", rng.normal(size=(60, 32)), names, patients, seed=seed)
+        held += found.auroc.low <= 0.5 <= found.auroc.high
+        right += found.accuracy.low <= 0.5 <= found.accuracy.high
+    assert 186 <= held <= 198
+    assert right >= 186
+
+
+def test_the_area_is_the_mean_of_both_halves_and_as_sure_as_one() -> None:
+    """Oracle: scikit-learn's area of each half; the interval is as wide as that of one half's share of patients."""
+    vectors, names, patients = world(400, 0.7)
+    found = separability("site", vectors, names, patients)
+    kind = names == np.unique(names)[1]
+    areas = []
+    for train, test in StratifiedGroupKFold(2, shuffle=True, random_state=0).split(vectors, names, patients):
+        model = make_pipeline(StandardScaler(), LogisticRegression(C=0.1)).fit(vectors[train], kind[train])
+        areas.append(roc_auc_score(kind[test], model.decision_function(vectors[test])))
+    assert found.auroc.value == pytest.approx(np.mean(areas), abs=1e-6)
+    half = np.sqrt(np.mean([hanley_mcneil(area, 100, 100) for area in areas]))
+    assert found.auroc.high - found.auroc.low == pytest.approx(2 * 1.96 * half, rel=0.15)
+    assert found.auroc.method.startswith("mean of two halves of patients")
+
+
+def test_a_class_of_five_patients_is_in_both_halves() -> None:
+    vectors, _, _ = world(60, 0.0)
+    patients = np.arange(60).astype(str)
+    names = np.where(np.arange(60) < 5, "rare", "common")
+    found = separability("site", vectors, names, patients)
+    assert found.classes == {"common": 55, "rare": 5}
+    assert found.auroc.low < 0.5 < found.auroc.high
 
 
 def test_several_scans_of_a_patient_are_held_out_together() -> None:

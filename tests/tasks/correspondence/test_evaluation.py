@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -134,3 +135,32 @@ def test_what_cannot_be_evaluated_is_named(heads, landmarks, tmp_path: Path) -> 
             read_landmarks(table, cohort)
     table.write_text("series_id,landmark,x_mm,y_mm,z_mm\n1.2,x,1,2,3\n9.9,x,1,2,3\n")
     assert read_landmarks(table, cohort)["s1"]["x"].tolist() == [1, 2, 3]
+
+
+def test_a_registration_is_judged_by_the_rows_and_draws_of_the_others(
+    heads: list[Head], landmarks: dict[str, dict[str, np.ndarray]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`benchmarks/search.py`: what cannot be asked for is a miss of it too, and it has an interval."""
+    spec = importlib.util.spec_from_file_location("search", Path(__file__).parents[3] / "benchmarks" / "search.py")
+    assert spec is not None
+    assert spec.loader is not None
+    benchmark = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(benchmark)
+
+    def exact(query: Head, target: Head, points_mm: np.ndarray) -> np.ndarray:
+        here, there = (int(head.scan_id.partition("-")[2]) for head in (query, target))
+        return (points_mm - SHIFTS_MM[here]) / SCALES[here] * SCALES[there] + SHIFTS_MM[there]
+
+    monkeypatch.setattr(benchmark, "registered", exact)
+    broken = {name: dict(places) for name, places in landmarks.items()}
+    for places in broken.values():
+        places[NAMES[0]] = np.array([900.0, 0, 0])
+    outcome = benchmark.by_registration(heads, broken, evaluate(heads, broken, queries=2))
+    rows = outcome.errors[outcome.errors["method"] == benchmark.REGISTERED]
+    ours = outcome.errors[outcome.errors["method"] == "encoder"]
+    assert len(rows) == len(ours) == 2 * 3 * 24
+    assert np.isinf(rows.loc[rows["landmark"] == NAMES[0], "error_mm"]).all()
+    assert_allclose(rows.loc[rows["landmark"] != NAMES[0], "error_mm"], 0, atol=1e-9)
+    leaf = outcome.metrics(draws=100)[benchmark.REGISTERED]["within_10_mm"]
+    assert leaf["value"] == pytest.approx(23 / 24)
+    assert leaf["low"] < 23 / 24 < leaf["high"]

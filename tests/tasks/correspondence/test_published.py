@@ -12,11 +12,11 @@ import pytest
 import torch
 from encoders import ctfm_formula as formula
 from numpy.testing import assert_allclose, assert_array_equal
-from scipy.ndimage import gaussian_filter
 
 from headct.embedding.inputs import Ready
 from headct.embedding.machine import choose
 from headct.encoders import SegResEncoder, SegResSettings
+from headct.pretraining.published import smoothing
 from headct.tasks.correspondence import FeatureMap
 from headct.tasks.correspondence.maps import patch_vectors
 from headct.tasks.correspondence.matching import similarities
@@ -91,11 +91,21 @@ def test_the_published_heat_map_follows_from_ours_when_later_patches_overwrite(
     heat = np.zeros((44, 40, 52))
     for value, (x, y, z) in zip(seen.cosines, seen.begins, strict=True):
         heat[x : x + 16, y : y + 16, z : z + 16] = value
-    heat = gaussian_filter((heat - heat.min()) / (heat.max() - heat.min()), 5, mode="constant")
-    # their kernel is integrated over voxels, scipy's is sampled
-    assert_allclose(heat[::4, ::4, ::4], arrays["semantic/heatmap_stride4"], atol=1e-3)
+    heat = (heat - heat.min()) / (heat.max() - heat.min())
+    smooth = [smoothing(5, size) for size in heat.shape]  # integrated over voxels, as theirs is
+    heat = np.einsum("xyz,ax,by,cz->abc", heat, *smooth, optimize=True)
+    assert_allclose(heat[::4, ::4, ::4], arrays["semantic/heatmap_stride4"], atol=1e-5)
     mean, _ = blended(seen.cosines, seen.begins, EDGES, (44, 40, 52))
     assert seen.cosines.min() <= mean.min() < mean.max() <= seen.cosines.max()
+
+
+def test_inside_as_published_asks_for_one_coordinate_alone(about: dict[str, Any]) -> None:
+    """`point in coordinates` of numpy is true where any number is that of any voxel on its axis: hits far outside."""
+    places = np.stack(np.meshgrid(*map(np.arange, (44, 40, 52)), indexing="ij"), axis=-1)
+    label = ((places - np.array([26, 18, 30])) ** 2).sum(axis=-1) < 64
+    for case in about["inside_label_test"]:
+        assert bool(label[tuple(case["point"])]) == case["truth"]
+        assert (np.array(case["point"]) in np.argwhere(label)) == case["published"]
 
 
 @pytest.mark.parametrize("case", range(3))

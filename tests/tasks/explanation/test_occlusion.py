@@ -50,7 +50,9 @@ def test_saliency_is_the_published_one(arrays: Any, shared: Path) -> None:
 
     maps = averaged("gaussian")
     assert_allclose(maps[0], arrays["saliency/occ_map_channel0"], atol=2e-5)
+    assert maps.shape == tuple(arrays["saliency/occ_map_shape"])[1:]
     assert_allclose(distances(maps), arrays["saliency/distance_map"], atol=2e-5)
+    assert distances(maps)[tuple(about["peak"])] == pytest.approx(distances(maps).max(), abs=2e-5)  # on a plateau
     for kind in ("mean_patch", "mean_img"):
         theirs = arrays[f"saliency/distance_map_{kind}_stride2"]
         assert_allclose(distances(averaged(kind))[::2, ::2, ::2], theirs, atol=2e-5)

@@ -19,6 +19,7 @@ from headct.failure import Failure, Misuse
 from headct.preparing import recipes
 from headct.tasks.retrieval import Condition, Gallery, Index, approximate, build, index, of_table
 from headct.tasks.retrieval.approximate import is_installed
+from headct.tasks.retrieval.asking import Query, double, strangers
 
 MODEL = {
     "architecture": "vit-tiny",
@@ -235,3 +236,44 @@ def test_from_a_table_of_vectors(tmp_path: Path) -> None:
     (tmp_path / "t.parquet").write_text("no table")
     with pytest.raises(Failure, match="is damaged, or no table of vectors"):
         of_table(tmp_path / "t.parquet")
+
+
+def test_the_query_under_another_id_and_heads_that_are_only_alike(tmp_path: Path) -> None:
+    """Of an encoder that draws all heads alike no scan is taken for the query; of a Euclidean index no multiple is."""
+    given = gallery(scans_each=1, width=64)
+    rng = np.random.default_rng(1)
+    alike = (rng.normal(size=64) + 1e-3 * rng.normal(size=given.vectors.shape)).astype(np.float32)
+
+    def twin(vectors: np.ndarray, asked: np.ndarray, metric: str) -> str:
+        made_index = build(tmp_path / "index", Gallery(vectors, given.scans, MODEL), metric=metric)
+        query = Query("new", asked)
+        (found,) = made_index.search(asked[None], 3)
+        return double(query, found, made_index)
+
+    other = (alike[:1].mean(axis=0) + 1e-3 * rng.normal(size=64)).astype(np.float32)
+    assert twin(alike, other, "cosine") == ""
+    again = (given.vectors[4] * (1 + 1e-6 * rng.normal(size=64))).astype(np.float32)  # the same, but for rounding
+    assert twin(given.vectors, again, "cosine") == twin(given.vectors, again, "euclidean") == "s00004"
+    assert twin(given.vectors, 3 * again, "cosine") == "s00004"  # a length is nothing to a cosine
+    assert twin(given.vectors, 1.01 * again, "euclidean") == ""
+
+
+def test_a_query_whose_ids_were_made_otherwise_is_said(tmp_path: Path) -> None:
+    given = gallery()
+
+    def said(here: str, there: str, *, virtual: bool = False) -> str:
+        made_index = build(tmp_path / "index", Gallery(given.vectors, given.scans, MODEL, there), virtual=virtual)
+        assert made_index.pseudonyms == there
+        return strangers([Query("new", given.vectors[0], "p", pseudonyms=here)], made_index)
+
+    assert said("none", "none") == said("ab12", "ab12") == ""
+    told = said("none", "ab12")
+    assert "the query and the index index call patients by ids and by pseudonyms of ab12" in told
+    assert "may be found" in told
+    assert "pseudonyms of ab12 and pseudonyms of cd34" in said("ab12", "ab12, cd34")
+    assert said("", "ab12") == said("ab12", "") == ""  # unknown
+    assert said("ab12", "none", virtual=True) == ""
+    about = json.loads((tmp_path / "index" / "index.json").read_text())
+    del about["pseudonyms"]  # as one of before was written
+    (tmp_path / "index" / "index.json").write_text(json.dumps(about | {"virtual": False}))
+    assert strangers([Query("new", given.vectors[0], "p", pseudonyms="ab12")], Index(tmp_path / "index")) == ""

@@ -56,6 +56,26 @@ def test_close_vectors_keep_their_order() -> None:
     np.testing.assert_allclose(-scores[0], np.sort(stored[:, 0] - stored[0, 0]), atol=1e-6)
 
 
+def test_heads_that_an_encoder_draws_all_alike_keep_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cosines of 1 less half a millionth: single precision has room for some ten different ones below 1.
+
+    Oracle: the angles, in double precision, between the vectors as they were before their length was taken from them.
+    """
+    rng = np.random.default_rng(0)
+    given = (rng.normal(size=512) + 7e-4 * rng.normal(size=(300, 512))).astype(np.float32)
+    exact = given.astype(np.float64)
+    unit = exact / np.linalg.norm(exact, axis=1, keepdims=True)
+    monkeypatch.setattr(ranking, "BLOCK_BYTES", 8 * 512 * 40)  # vectors are looked at by forties
+    rows, scores = nearest(stored_form(given, "cosine"), stored_form(given[:1], "cosine"), 300, "cosine")
+    apart = np.linalg.norm(unit - unit[0], axis=1) ** 2 / 2
+    assert 1e-7 < np.median(apart) < 1e-6
+    np.testing.assert_allclose(1 - scores[0], apart[rows[0]], atol=2e-10)
+    rank = np.empty(300, int)
+    rank[rows[0]] = np.arange(300)
+    expected = np.argsort(np.argsort(apart, kind="stable"))
+    assert np.abs(rank - expected).max() <= 2
+
+
 def test_equal_ones_by_row_and_zeros_alike_to_all() -> None:
     stored = stored_form(np.array([[0, 0], [2, 0], [1, 0], [0, 1]], np.float32), "cosine")
     rows, scores = nearest(stored, stored[1:2], 4, "cosine")

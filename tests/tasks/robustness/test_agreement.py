@@ -92,3 +92,10 @@ def test_what_has_no_intraclass_correlation_is_named() -> None:
     with pytest.raises(Misuse, match="no finite numbers"):
         icc(np.array([[1, 2], [3, np.nan], [4, 5]]))
     assert np.isnan(icc(np.ones((5, 2))).agreement)
+
+
+def test_heads_that_are_all_alike_and_scans_that_differ_by_a_constant() -> None:
+    """Nothing is between heads and nothing is left over: agreement is 0, and consistency is 0 of 0."""
+    found = icc(np.array([[0, 1], [0, 1], [0, 1]]))
+    assert found.agreement == 0
+    assert np.isnan(found.consistency)

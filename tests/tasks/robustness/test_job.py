@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -21,7 +22,7 @@ from headct.failure import Failure, Misuse
 from headct.preparing import recipes
 from headct.preparing.windows import WINDOWS
 from headct.tasks.robustness import Change, Robustness, Settings, icc, measure
-from headct.tasks.robustness.job import write
+from headct.tasks.robustness.job import _kinds_of_pairs, write
 
 MACHINE = choose("fp32", "cpu")
 FEW = Settings(changes=(Change("noise", 1.0), Change("noise", 60.0)))
@@ -150,3 +151,17 @@ def test_what_is_refused(place: Path, encoder: PretrainedEncoder, tmp_path: Path
     monkeypatch.setattr(encoder, "see", broken)
     with pytest.raises(Failure, match=r"the vector of scan .* is not finite"):
         measure(Cohort(place / "cohort"), encoder, MACHINE, FEW)
+
+
+def test_pairs_of_which_a_side_is_not_stated_are_of_no_kind() -> None:
+    """Unstated and unstated is not the same kernel, nor is stated and unstated another one."""
+    kernels = ["H30", "H30"] * 6 + ["H30", "H60"] * 5 + ["", ""] * 4 + ["H30", None] * 3
+    names = [f"s{number}" for number in range(len(kernels))]
+    table = pd.DataFrame({"scan_id": names, "kernel": kernels, "site": "", "manufacturer": "ACME"})
+    table = table.assign(thickness_mm=5.0, tilt_deg=np.nan)
+    kinds = _kinds_of_pairs(SimpleNamespace(scans=table), names[::2], names[1::2])  # type: ignore[arg-type]
+    assert {name: int(chosen.sum()) for name, chosen in kinds.items()} == {
+        "all": 18,
+        "same kernel": 6,
+        "other kernel": 5,
+    }

@@ -18,7 +18,7 @@ from headct.preparing import recipes
 from headct.reporting.segmentation import outlined
 from headct.tasks.segmentation import Segmenter, gathered, judge_folders, judge_segmenter
 from headct.tasks.segmentation.classes import as_learned, read_classes, write_table
-from headct.tasks.segmentation.judging import classes_of_both, write
+from headct.tasks.segmentation.judging import UNKNOWN_DRAWER, classes_of_both, write
 
 MACHINE = choose("fp32", "cpu")
 
@@ -52,6 +52,26 @@ def test_a_segmenter_on_patients_it_has_not_seen(place: Path, tmp_path: Path) ->
         judge_segmenter(gathered([cohort], [], "sdh"), segmenter, MACHINE)
 
 
+def test_patients_whose_ids_were_made_by_another_key_are_said(place: Path, tmp_path: Path) -> None:
+    segmenter = Segmenter.load(place / "segmenter")
+    assert segmenter.record["pseudonyms"] == ["none"]
+    drawn.make(tmp_path / "more", 10, seed=5)
+    about = json.loads((tmp_path / "more" / "cohort.json").read_text())
+
+    def notes(**changed: object) -> tuple[str, ...]:
+        (tmp_path / "more" / "cohort.json").write_text(json.dumps(about | changed))
+        masks = gathered([Cohort(tmp_path / "more")], [], "")
+        return judge_segmenter(masks, segmenter, MACHINE).notes[1:]  # the first is on whom was left out
+
+    assert notes(pseudonyms="none") == notes(pseudonyms="ab12", simulated={}) == ()
+    assert notes(pseudonyms="ab12") == (
+        "the segmenter and more call patients by ids and pseudonyms of ab12: a patient of both is not known as one, "
+        "and is not left out; ingest both with one key (--key)",
+    )
+    del segmenter.record["pseudonyms"]  # as one of before was written
+    assert notes(pseudonyms="ab12") == ()
+
+
 def folders(tmp_path: Path, affine: np.ndarray) -> tuple[Path, Path]:
     """Three true masks; one drawn the same, one moved by a voxel, one not at all."""
     numbers = np.zeros((16, 18, 12), np.uint8)
@@ -74,6 +94,7 @@ def test_folders_of_masks(tmp_path: Path) -> None:
     assert iph["hausdorff_95_mm"].tolist() == pytest.approx([0, 1, np.inf])
     assert iph["patient_id"].tolist() == ["s0", "s1", "s2"]
     assert judged.notes == (
+        UNKNOWN_DRAWER,
         "without a cohort each mask counts as a patient of its own",
         "1 true masks have nothing beside them in drawn, and count as missed",
     )
@@ -177,13 +198,14 @@ def test_patients_of_a_cohort(tmp_path: Path) -> None:
     judged = judge_folders(masks, masks, *classes_of_both(masks, masks, ""), cohort=cohort)
     assert judged.agreement.rows["patient_id"].nunique() == 4
     assert judged.agreement.metrics()["ich"]["dice"]["value"] == 1
-    assert judged.notes == ()
+    assert judged.notes == (UNKNOWN_DRAWER,)
     drawn.write_mask(tmp_path / "more" / "stranger.nii.gz", np.zeros((4, 4, 4), np.uint8), np.eye(4))
     for path in masks.iterdir():
         (tmp_path / "more" / path.name).write_bytes(path.read_bytes())
     (tmp_path / "more" / f"{next(iter(cohort))}.nii.gz").unlink()
     more = tmp_path / "more"
     assert judge_folders(masks, more, *classes_of_both(masks, more, ""), cohort=cohort).notes == (
+        UNKNOWN_DRAWER,
         "1 masks in masks have no true mask beside them, and are left out",
         "1 true masks are of no scan of the cohort, and are left out",
     )

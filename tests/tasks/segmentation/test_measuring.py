@@ -85,6 +85,32 @@ def test_scans_listed_twice_add_no_certainty_and_one_patient_has_no_interval() -
     assert alone["dice"]["value"] == pytest.approx(values.mean())
 
 
+def test_what_is_the_same_in_all_patients_is_not_certain() -> None:
+    """Oracles: a share of 0 or 1 in n patients has Wilson's limit z^2 / (n + z^2); no event in n, Poisson's."""
+    patients, nothing = ["a", "b", "c"], np.zeros((24, 24, 24), np.uint8)
+    found = Agreement(rows_of([(cube(4, 1), cube(4, 1))] * 3, patients), CLASSES, Judging()).estimates()["iph"]
+    missed = Agreement(rows_of([(nothing, cube(4, 1))] * 3, patients), CLASSES, Judging()).estimates()["iph"]
+    limit = 1.959964**2 / (3 + 1.959964**2)
+    for name in ("dice", "surface_dice", "lesions_found"):
+        assert (found[name].value, found[name].high) == (1, 1)
+        assert found[name].low == pytest.approx(1 - limit, abs=1e-5)
+        assert (missed[name].value, missed[name].low) == (0, 0)
+        assert missed[name].high == pytest.approx(limit, abs=1e-5)
+        assert "Wilson interval over patients" in found[name].method
+    false = found["false_lesions_per_scan"]
+    assert (false.value, false.low) == (0, 0)
+    assert false.high == pytest.approx(-np.log(0.025) / 3)
+    assert "exact Poisson interval over patients" in false.method
+    for name in ("hausdorff_95_mm", "volume_error_ml"):
+        assert (found[name].value, found[name].low) == (0, None)
+        assert "no interval, as all patients give the same" in found[name].method
+    two = cube(4, 1)
+    two[15:18, 15:18, 15:18] = 1  # drawn in each where there is nothing: three events; the limits are Garwood's table
+    each = Agreement(rows_of([(two, cube(4, 1))] * 3, patients), CLASSES, Judging()).estimates()["iph"]
+    rate = each["false_lesions_per_scan"]
+    assert (rate.value, rate.low, rate.high) == pytest.approx((1, 0.6187 / 3, 8.7673 / 3), abs=1e-4)
+
+
 def test_two_segmenters_are_compared_in_pairs() -> None:
     true = [cube(4, 1), cube(8, 1), cube(6, 1), cube(3, 2)]
     worse = []
@@ -98,7 +124,11 @@ def test_two_segmenters_are_compared_in_pairs() -> None:
     )
     apart = good.differences(bad)
     assert apart["iph"].value == pytest.approx(1 - 2 * 44 / (44 + 64))
-    assert apart["iph"].low == pytest.approx(apart["iph"].value)  # the same in each patient
+    assert apart["iph"].low < apart["iph"].value < apart["iph"].high  # the same in each of three patients
+    assert apart["iph"].method == "Dice less Dice, paired; Wilson interval over patients, as all give the same"
+    none, turned = good.differences(good)["iph"], bad.differences(good)["iph"]
+    assert (none.low, none.value) == (-none.high, 0)
+    assert (turned.low, turned.high) == pytest.approx((-apart["iph"].high, -apart["iph"].low))
     assert set(apart) == {"iph", "sdh", "all"}
     assert apart["sdh"].low is None
     alone = [Agreement(one.rows.assign(patient_id="a"), CLASSES, Judging()) for one in (good, bad)]

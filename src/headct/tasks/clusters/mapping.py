@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -18,12 +17,11 @@ from headct.detection.method import Progress, quiet
 from headct.detection.scans import scans_of
 from headct.embedding.machine import Machine
 from headct.embedding.vectors import about
-from headct.evaluation.intervals import Estimate
 from headct.failure import Misuse
 from headct.reporting import clusters as pages
 from headct.reporting.clusters import Cloud, MappedPlaces, Told
 from headct.reporting.findings import called
-from headct.reporting.measured import Measured
+from headct.reporting.measured import measured
 from headct.reporting.page import Page, Provenance, software_versions
 from headct.tasks.clusters.places import Places, Whereabouts, places_of, whereabouts
 from headct.tasks.clusters.projection import Method, Projection, project
@@ -31,6 +29,8 @@ from headct.tasks.clusters.separability import Separable, separability
 
 MACHINES = {"site": "site", "manufacturer": "manufacturer", "model": "scanner model", "kernel": "kernel"}
 """Columns of a cohort's table that say where and by what a scan was made, and how a page calls them."""
+OF_PLACES = ("site", "manufacturer")
+"""By which of them, and by which findings, the scan of a place colours it."""
 THIRDS = {
     "right to left": ("left third", "middle", "right third"),
     "back to front": ("back third", "middle", "front third"),
@@ -129,17 +129,23 @@ class Mapped:
             Cloud(name=name, classes=_thirds(self.places.positions_mm[:, axis], words))
             for axis, (name, words) in enumerate(THIRDS.items())
         ]
-        makers = self.scans["manufacturer"].to_numpy(dtype=str)[np.array(self.place_scans)[self.places.scans]]
-        if len(np.unique(makers[makers != ""])) > 1:
-            clouds.append(Cloud(name="manufacturer", classes=makers))
+        if (self.places.anatomy != "").any():
+            clouds.append(Cloud(name="anatomy", classes=self.places.anatomy.astype(str)))
+        rows = np.array(self.place_scans)[self.places.scans]
+        of_scans = (
+            replace(cloud, classes=cloud.classes[rows])
+            for cloud in self._clouds()
+            if cloud.name in OF_PLACES or cloud.is_finding
+        )
+        clouds += [cloud for cloud in of_scans if len(np.unique(cloud.classes[cloud.classes != ""])) > 1]
         return MappedPlaces(
             points=self.places_projection.points,
             axes=self.places_projection.axes,
             clouds=clouds,
             scans=len(self.place_scans),
             air_left_out=self.places.air_left_out,
-            error_mm=None if self.known_where is None else measured(self.known_where.error_mm),
-            middle_mm=None if self.known_where is None else measured(self.known_where.middle_mm),
+            error_mm=None if self.known_where is None else measured(self.known_where.error_mm, counted=False),
+            middle_mm=None if self.known_where is None else measured(self.known_where.middle_mm, counted=False),
         )
 
 
@@ -259,14 +265,8 @@ def _told(one: Separable) -> Told:
     return Told(
         name=one.name,
         classes=one.classes,
-        auroc=measured(one.auroc),
-        accuracy=measured(one.accuracy),
+        auroc=measured(one.auroc, counted=False),
+        accuracy=measured(one.accuracy, counted=False),
         commonest=one.commonest,
         left_out=one.left_out,
     )
-
-
-def measured(estimate: Estimate) -> Measured:
-    """An estimate as a page takes it."""
-    low, high, value = (math.nan if one is None else one for one in (estimate.low, estimate.high, estimate.value))
-    return Measured(value=value, low=low, high=high, n=estimate.n)

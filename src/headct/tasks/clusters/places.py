@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import nibabel
 import numpy as np
+import pandas as pd
 import torch
 from scipy.ndimage import uniform_filter
 from sklearn.linear_model import Ridge
@@ -25,6 +28,10 @@ INSIDE = 0.5
 """A place is in the head where so much of its cell is denser than air."""
 RIDGE = 10.0
 FOLDS = 5
+MASKS = "masks"
+"""In a virtual cohort, the folder of maps of classes."""
+OTHER = "other"
+"""What no class of such a map is."""
 
 
 @dataclass(frozen=True)
@@ -32,13 +39,15 @@ class Places:
     """Vectors (t, W) of places, where they lie from the middle of the array in RAS mm, (t, 3), and whose they are.
 
     `scans` are the positions, in the list that was asked for, of the scans that each is from. `air` says whether
-    places in air were left out; arrays that are not HU do not tell.
+    places in air were left out; arrays that are not HU do not tell. `anatomy` (t,) names what fills most of each cell,
+    of scans of which that is known; "" for others.
     """
 
     vectors: np.ndarray
     positions_mm: np.ndarray
     scans: np.ndarray
     air_left_out: bool
+    anatomy: np.ndarray
 
     def __len__(self) -> int:
         return len(self.vectors)
@@ -56,7 +65,7 @@ def places_of(
     """At most `each` places of every scan, drawn among those in the head. Raises Misuse where there is none."""
     rng = np.random.default_rng(seed)
     encoder = encoder.eval().to(machine.device)
-    vectors, positions, scans, is_hu = [], [], [], True
+    vectors, positions, scans, anatomy, is_hu = [], [], [], [], True
     for number, (cohort, scan_id) in enumerate(given):
         array, affine = cohort.array(scan_id), cohort.affine(scan_id)
         tokens = _tokens(encoder, array, affine, machine)
@@ -71,8 +80,11 @@ def places_of(
         vectors.append(tokens[drawn])
         positions.append((voxels[drawn] - middle) @ affine[:3, :3].T)
         scans.append(np.full(len(drawn), number))
+        anatomy.append(_anatomy(cohort, scan_id, encoder, voxels[drawn]))
         progress(number + 1, len(given))
-    found = Places(np.concatenate(vectors), np.concatenate(positions), np.concatenate(scans), is_hu)
+    found = Places(
+        np.concatenate(vectors), np.concatenate(positions), np.concatenate(scans), is_hu, np.concatenate(anatomy)
+    )
     if not len(found):
         raise Misuse("no place of these scans lies in a head", do="look at them: headct qc COHORT --out PAGE.html")
     return found
@@ -99,10 +111,36 @@ def _voxels(encoder: PretrainedEncoder, shape: tuple[int, ...], number: int) -> 
     return np.array(lattice.first) + grid * np.array(lattice.step)
 
 
+def _cell(encoder: PretrainedEncoder, shape: tuple[int, ...]) -> np.ndarray:
+    """Voxels of the cell around each place, (3,)."""
+    x, y, z = shape
+    return np.maximum(1, np.round(encoder.lattice((x, y, z)).step)).astype(int)
+
+
+def _anatomy(cohort: Cohort, scan_id: str, encoder: PretrainedEncoder, voxels: np.ndarray) -> np.ndarray:
+    """What fills most of the cell around each place (N, 3), in words, (N,); "" where a cohort does not know.
+
+    Known are the maps of classes that `headct simulate --masks` lays beside virtual patients, on their prepared grid.
+    """
+    place = cohort.path / MASKS / f"{scan_id}.nii.gz"
+    if "simulated" not in cohort.about or not place.is_file():
+        return np.full(len(voxels), "", dtype=object)
+    image: Any = nibabel.load(place)
+    classes = np.asanyarray(image.dataobj)
+    table = pd.read_csv(cohort.path / MASKS / "classes.csv")
+    names = {0: OTHER, **dict(zip(table["value"].tolist(), table["name"].tolist(), strict=True))}
+    size = _cell(encoder, classes.shape)
+    begins = np.round(voxels - (size - 1) / 2).astype(int)
+    cells = (
+        classes[tuple(slice(low, high) for low, high in zip(np.maximum(begin, 0), begin + size, strict=True))]
+        for begin in begins
+    )
+    return np.array([names[int(np.bincount(cell.ravel()).argmax())] for cell in cells], dtype=object)
+
+
 def _share_above_air(array: np.ndarray, encoder: PretrainedEncoder, voxels: np.ndarray) -> np.ndarray:
     """Of the cell around each place the part that is denser than air, (N,)."""
-    x, y, z = array.shape
-    size = np.maximum(1, np.round(encoder.lattice((x, y, z)).step)).astype(int)
+    size = _cell(encoder, array.shape)
     share = uniform_filter((array > ABOVE_AIR_HU).astype(np.float32), tuple(size.tolist()), mode="nearest")
     at = np.clip(np.round(voxels).astype(int), 0, np.array(array.shape) - 1)
     return np.asarray(share[tuple(at.T)])

@@ -18,7 +18,7 @@ from headct.failure import Misuse
 from headct.reporting import page
 from headct.reporting.explanation import ExplainedScan, Finding, Shown, explanation_page, overlay_png
 from headct.tasks.explanation.evening import HEAD_HU
-from headct.tasks.explanation.faithfulness import SHARES
+from headct.tasks.explanation.faithfulness import NEAR_MM, SHARES
 from headct.tasks.explanation.job import Explained, Explanation, Settings
 from headct.tasks.explanation.maps import METHODS
 from headct.writing import write_nifti
@@ -109,7 +109,7 @@ def _numbers(one: Explained) -> list[tuple[str, float, str]]:
         told.append(("random_weights", one.alike, "largest rank correlation with a map of random weights"))
     if one.place is not None:
         told += [
-            ("hit", float(one.place.hit), "1 where the peak lies in the lesion"),
+            ("hit", float(one.place.hit), f"1 where the peak lies in the lesion or within {NEAR_MM:g} mm of it"),
             ("hit_by_chance", one.place.hit_by_chance, "share of voxels that would be a hit"),
             ("overlap", one.place.overlap, "Dice of the lesion and as many of the highest voxels"),
             ("overlap_by_chance", one.place.overlap_by_chance, "share of the lesion among the voxels"),
@@ -190,6 +190,7 @@ def _scan(found: Explanation) -> ExplainedScan:
         shares=SHARES,
         left_out=found.left_out,
         meanings=METHODS,
+        near_mm=NEAR_MM,
         notes=found.notes,
     )
 

@@ -11,17 +11,20 @@ import numpy as np
 
 from headct.checkpoints import PretrainedEncoder
 from headct.cohort import Cohort
-from headct.embedding.inputs import Reading
+from headct.embedding.inputs import Reading, chosen_by
 from headct.embedding.machine import Machine
 from headct.embedding.vectors import look
 from headct.failure import Failure, Misuse
 from headct.reporting.retrieval import Seen
-from headct.tasks.retrieval.gallery import of_table
+from headct.tasks.retrieval.gallery import made_by, of_table
 from headct.tasks.retrieval.index import Found, Index
 from headct.tasks.retrieval.ranking import stored_form
 
-SAME = 1 - 1e-6
-"""A cosine above which two vectors are most likely of one scan."""
+SAME = 1e-4
+"""Two vectors are most likely of one scan where they lie within this share of their length, in their stored form.
+
+It is what is left of single precision after an encoder, and less than what lies between heads that it draws all alike.
+"""
 FACTS = ("manufacturer", "model", "kernel", "thickness_mm", "tilt_deg", "age", "sex", "site")
 """Columns that a page tells of each scan, as far as the index has them."""
 
@@ -35,6 +38,7 @@ class Query:
     patient_id: str = ""
     seen: Seen | None = None
     virtual: bool = False  # whether it is of the index's own, virtual patients
+    pseudonyms: str = ""  # how its ids came about, as `Gallery.pseudonyms`
 
 
 def of_files(
@@ -47,12 +51,13 @@ def of_files(
     expect_model(index, encoder)
     queries: list[Query] = []
     rejected: Counter[str] = Counter()
+    pseudonyms = made_by(chosen_by(list(inputs), reading)["ids"])
     for batch in look(encoder, list(inputs), reading, machine, batch_size=1, workers=1):
         for (_, ready), vector in zip(batch.ready, batch.vectors, strict=True):
             scan_id, patient_id = ready.ids["scan_id"], ready.ids["patient_id"]
             facts = {name: ready.traits[name] for name in FACTS if name in ready.traits}
             seen = _seen(scan_id, patient_id, ready.array, ready.spacing_mm, facts)
-            queries.append(Query(scan_id, vector, patient_id, seen))
+            queries.append(Query(scan_id, vector, patient_id, seen, pseudonyms=pseudonyms))
         rejected.update(one.rejection.code for _, one in batch.refused)
     return queries, dict(rejected)
 
@@ -102,7 +107,7 @@ def of_vectors(path: Path, index: Index) -> list[Query]:
                     do="embed the scans with the model of the index",
                 )
         ids, patients = table.scans["scan_id"], table.scans["patient_id"]
-        return [Query(*given) for given in zip(ids, table.vectors, patients, strict=True)]
+        return [Query(*given, pseudonyms=table.pseudonyms) for given in zip(ids, table.vectors, patients, strict=True)]
     try:
         vectors = np.load(path, allow_pickle=False)
     except FileNotFoundError:
@@ -170,9 +175,33 @@ def cohort_of(index: Index, given: Path | None) -> Cohort | None:
     return cohort
 
 
+def strangers(queries: Sequence[Query], index: Index) -> str:
+    """A sentence where a patient of both cannot be known by the id, since other keys made it; else nothing.
+
+    Where either does not say how its ids came about, nothing is said, nor of virtual patients, who are nobody's.
+    """
+    there = index.pseudonyms
+    if not there or index.about["virtual"]:
+        return ""
+    for here in dict.fromkeys(one.pseudonyms for one in queries if one.pseudonyms):
+        if {*here.split(", "), *there.split(", ")} != {there}:
+            return (
+                f"the query and the index {index.path.name} call patients by {_ids(here)} and by {_ids(there)}: "
+                "scans of the query's own patient, and the query itself, are not known as such and may be found; "
+                "name the key of the index (--key FILE), or keep ids (--keep-ids), as its cohort was ingested"
+            )
+    return ""
+
+
+def _ids(pseudonyms: str) -> str:
+    return " and ".join("ids" if one == "none" else f"pseudonyms of {one}" for one in pseudonyms.split(", "))
+
+
 def double(query: Query, found: Found, index: Index) -> str:
     """The id of the nearest scan where it is most likely the query's own under another name; else nothing."""
     nearest = int(found.rows[0])
-    first, second = stored_form(np.stack([query.vector, index.vectors[nearest]]), "cosine")
+    here = stored_form(query.vector[None], index.metric)[0].astype(np.float64)
+    apart = here - index.vectors[nearest]
     scan_id = str(index.scans["scan_id"][nearest])
-    return scan_id if float(first @ second) > SAME and scan_id != query.name else ""
+    same = bool(np.linalg.norm(apart) <= SAME * np.linalg.norm(here))
+    return scan_id if same and scan_id != query.name else ""

@@ -30,12 +30,14 @@ class Gallery:
     """Vectors (n, F) float32, and a row for each scan: `IDS`, and `COLUMNS` where a cohort says them.
 
     `patient_id` is never empty: a scan of an unknown patient is one of its own. `model` is what made the vectors.
-    Raises Misuse where there are none, where a scan comes twice, or where a vector is not finite.
+    `pseudonyms` are fingerprints of the keys that made the ids, with commas between; `none` for original ids, "" where
+    it is unknown. Raises Misuse where there are none, where a scan comes twice, or where a vector is not finite.
     """
 
     vectors: np.ndarray
     scans: pd.DataFrame
     model: Mapping[str, str]
+    pseudonyms: str = ""
 
     def __post_init__(self) -> None:
         if not len(self.vectors):
@@ -82,7 +84,11 @@ def of_cohort(
     scans = scans_of(
         [cohort], list(cohort), encoder, machine, cache, batch_size=batch_size, workers=workers, progress=progress
     )
-    return Gallery(scans.held_vectors, _known(cohort.scans), about(encoder, machine))
+    return Gallery(scans.held_vectors, _known(cohort.scans), about(encoder, machine), _pseudonyms(cohort))
+
+
+def _pseudonyms(cohort: Cohort) -> str:
+    return str(cohort.about.get("pseudonyms", "none"))
 
 
 def expect_scans(cohort: Cohort) -> None:
@@ -126,7 +132,13 @@ def of_table(path: Path, cohort: Cohort | None = None) -> Gallery:
                 do="name the cohort that was embedded",
             )
         scans = cohort.scans.set_index("scan_id", drop=False).loc[scans["scan_id"]].reset_index(drop=True)
-    return Gallery(_vectors(table["vector"], path), _known(scans), model)
+    pseudonyms = made_by(model.get("ids", "")) if cohort is None else _pseudonyms(cohort)
+    return Gallery(_vectors(table["vector"], path), _known(scans), model, pseudonyms)
+
+
+def made_by(ids: str) -> str:
+    """How ids came about, as `Gallery.pseudonyms`, from what a table of vectors says of its own."""
+    return ", ".join("none" if one == "kept" else one for one in ids.split(", "))
 
 
 def _vectors(column: pa.ChunkedArray, path: Path) -> np.ndarray:

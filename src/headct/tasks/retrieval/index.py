@@ -101,6 +101,7 @@ def build(
             "model_name": model_name,
             "cohort": "" if cohort is None else str(cohort.resolve()),
             "virtual": virtual,
+            "pseudonyms": gallery.pseudonyms,
             "search": _search_in_words(found),
             "bytes": sizes,
         }
@@ -162,6 +163,11 @@ class Index:
     def metric(self) -> Metric:
         """How vectors are compared."""
         return ranking.metric_named(self.about["metric"])
+
+    @property
+    def pseudonyms(self) -> str:
+        """As `Gallery.pseudonyms`; "" for an index of a headct that did not keep it."""
+        return str(self.about.get("pseudonyms", ""))
 
     @property
     def bytes(self) -> int:

@@ -230,7 +230,7 @@ def _ranked(stored: Labelled, asking: Labelled, settings: Judging) -> Iterator[_
     there, here = stored_form(stored.vectors, settings.metric), stored_form(asking.vectors, settings.metric)
     for start in range(0, len(here), QUERIES_AT_ONCE):
         rows = np.arange(start, min(start + QUERIES_AT_ONCE, len(here)))
-        scores = similarities(here[rows], there, settings.metric).astype(np.float64)
+        scores = similarities(here[rows], there, settings.metric)
         own = asking.patients[rows, None] == stored.patients
         scores[own] = -np.inf
         order = np.argsort(-scores, axis=1, kind="stable")

@@ -13,7 +13,7 @@ Metric = Literal["cosine", "euclidean"]
 ROWS_AT_ONCE = 32_768
 """Vectors that are compared together with the queries."""
 BLOCK_BYTES = 128 * 2**20
-"""Memory for the similarities of one block."""
+"""Memory for the similarities of one block, and for the vectors that they are computed from."""
 
 
 def metric_named(name: str) -> Metric:
@@ -29,21 +29,41 @@ def stored_form(vectors: np.ndarray, metric: Metric) -> np.ndarray:
         return np.ascontiguousarray(vectors, dtype=np.float32)
     unit = np.empty(vectors.shape, dtype=np.float32)
     for start in range(0, len(vectors), ROWS_AT_ONCE):
-        exact = vectors[start : start + ROWS_AT_ONCE].astype(np.float64)
-        lengths = np.linalg.norm(exact, axis=1, keepdims=True)
-        unit[start : start + ROWS_AT_ONCE] = exact / np.where(lengths > 0, lengths, 1.0)
+        unit[start : start + ROWS_AT_ONCE] = _exact(vectors[start : start + ROWS_AT_ONCE], metric)
     return unit
 
 
 def similarities(queries: np.ndarray, stored: np.ndarray, metric: Metric) -> np.ndarray:
-    """Of each query (q, F) to each vector (n, F), both in stored form: cosine, or minus the distance; (q, n)."""
-    if metric == "cosine":
-        found: np.ndarray = queries @ stored.T
-        return found
-    # The squares nearly cancel between close vectors, which single precision would not survive.
-    there, here = queries.astype(np.float64), stored.astype(np.float64)
-    squares = (there**2).sum(axis=1)[:, None] + (here**2).sum(axis=1) - 2 * (there @ here.T)
-    return -np.sqrt(np.maximum(squares, 0.0))
+    """Of each query (q, F) to each vector (n, F), both in stored form: cosine, or minus the distance; (q, n) float64.
+
+    Where an encoder draws all heads alike, cosines differ from 1 by less than single precision holds, and so does the
+    length of a stored vector: both are taken in double precision, and the length is divided out.
+    """
+    found = np.empty((len(queries), len(stored)))
+    here = _exact(queries, metric)
+    rows = rows_at_once(stored.shape[1])
+    for start in range(0, len(stored), rows):
+        there = _exact(stored[start : start + rows], metric)
+        products = here @ there.T
+        if metric == "euclidean":  # the squares nearly cancel between close vectors
+            squares = (here**2).sum(axis=1)[:, None] + (there**2).sum(axis=1) - 2 * products
+            products = -np.sqrt(np.maximum(squares, 0.0))
+        found[:, start : start + rows] = products
+    return found
+
+
+def _exact(stored: np.ndarray, metric: Metric) -> np.ndarray:
+    """Vectors in stored form in double precision; for the cosine of length 1 in it too, where zeros stay zeros."""
+    exact = stored.astype(np.float64)
+    if metric == "euclidean":
+        return exact
+    lengths = np.linalg.norm(exact, axis=1, keepdims=True)
+    return np.asarray(exact / np.where(lengths > 0, lengths, 1.0))
+
+
+def rows_at_once(numbers: int) -> int:
+    """How many rows of so many numbers in double precision fit into a block."""
+    return max(1, min(ROWS_AT_ONCE, BLOCK_BYTES // (8 * max(1, numbers))))
 
 
 def nearest(
@@ -57,7 +77,7 @@ def nearest(
     k = min(k, number)
     best_rows = np.empty((len(queries), 0), dtype=np.int64)
     best = np.empty((len(queries), 0))
-    at_once = max(k, min(ROWS_AT_ONCE, BLOCK_BYTES // (8 * max(1, len(queries)))))
+    at_once = max(k, rows_at_once(len(queries)))
     for start in range(0, number, at_once):
         block = np.arange(start, min(start + at_once, number)) if rows is None else rows[start : start + at_once]
         vectors = stored[start : start + at_once] if rows is None else stored[block]

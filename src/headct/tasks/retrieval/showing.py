@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 
 from headct.cohort import Cohort
-from headct.evaluation.intervals import Estimate
 from headct.reporting import retrieval as pages
-from headct.reporting.measured import Measured
+from headct.reporting.measured import measured
 from headct.reporting.page import Page, Provenance, software_versions
 from headct.reporting.retrieval import Answered, Seen
 from headct.reporting.words import count
@@ -25,8 +23,9 @@ def page_of(
     index: Index,
     cohort: Cohort | None,
     conditions: Sequence[Condition],
+    note: str = "",
 ) -> Page:
-    """The page of some queries and what each found."""
+    """The page of some queries and what each found; `note` is what a reader must know of all of them."""
     answers = [
         Answered(
             query=one.seen or Seen(scan_id=one.name, patient_id=one.patient_id),
@@ -44,6 +43,7 @@ def page_of(
         metric=index.metric,
         searched=_searched(index, exact=all(what.exact for what in found)),
         conditions=[condition.text for condition in conditions],
+        note=note,
         virtual=index.about["virtual"] and all(one.virtual for one in queries),
         provenance=_provenance(index, {"conditions": ", ".join(one.text for one in conditions) or "none"}),
     )
@@ -92,8 +92,8 @@ def report_of(
             alone=one.alone,
             against_chance=one.against_chance,
             unknown=one.unknown,
-            values={metric: measured(estimate) for metric, estimate in one.estimates.items()},
-            gains={metric: measured(estimate) for metric, estimate in one.gain.items()},
+            values={metric: measured(estimate, counted=False) for metric, estimate in one.estimates.items()},
+            gains={metric: measured(estimate, counted=False) for metric, estimate in one.gain.items()},
             chance=one.chance,
             as_published=one.as_published,
         )
@@ -108,9 +108,3 @@ def report_of(
         virtual=index.about["virtual"],
         provenance=_provenance(index, {"relevance": settings.relevance, "ks": ", ".join(map(str, settings.ks))}),
     )
-
-
-def measured(estimate: Estimate) -> Measured:
-    """An estimate as a page takes it."""
-    low, high, value = (math.nan if one is None else one for one in (estimate.low, estimate.high, estimate.value))
-    return Measured(value=value, low=low, high=high, n=estimate.n, positives=None)

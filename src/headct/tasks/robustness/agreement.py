@@ -20,7 +20,7 @@ class Icc:
     `agreement` is ICC(2,1) of Shrout and Fleiss (Psychological Bulletin 86, 1979), the same as ICC(A,1) of McGraw and
     Wong (Psychological Methods 1, 1996): a constant difference between the scans lowers it. `low` and `high` are its
     95 % interval by the latter. `consistency` is ICC(3,1): a constant difference is forgiven. All are NaN where no
-    head differs from any other and no scan from the other.
+    head differs from any other and no scan from the other, and `consistency` where scans differ by a constant alone.
     """
 
     agreement: float
@@ -46,7 +46,8 @@ def icc(values: np.ndarray) -> Icc:
     if whole <= 0:
         return Icc(np.nan, np.nan, np.nan, np.nan, n)
     agreement = (heads - rest) / whole
-    consistency = (heads - rest) / (heads + (k - 1) * rest)
+    within = heads + (k - 1) * rest
+    consistency = (heads - rest) / within if within > 0 else np.nan
     low, high = _interval(agreement, heads, scans, rest, n, k)
     return Icc(float(agreement), low, high, float(consistency), n)
 

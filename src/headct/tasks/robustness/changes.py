@@ -102,7 +102,10 @@ def along_curve(values: np.ndarray, before: np.ndarray, after: np.ndarray) -> np
 
 
 def _moved(hu: np.ndarray, spacing_mm: np.ndarray, change: Change, rng: np.random.Generator) -> np.ndarray:
-    """Shifted, or turned about the middle of the array; trilinear, air comes in from outside."""
+    """Shifted, or turned about the middle of the array, by cubic splines; air comes in from outside.
+
+    Between voxels trilinear interpolation would blur as well, and a shift would be taken for a softer kernel.
+    """
     axis = rng.normal(size=3)
     axis /= np.linalg.norm(axis)
     if change.kind == "shift":
@@ -112,7 +115,7 @@ def _moved(hu: np.ndarray, spacing_mm: np.ndarray, change: Change, rng: np.rando
         matrix = turn * spacing_mm / spacing_mm[:, None]
         middle = (np.array(hu.shape) - 1) / 2
         moved = middle - matrix @ middle
-    other = affine_transform(hu.astype(np.float32), matrix, offset=moved, order=1, cval=AIR_HU)
+    other = affine_transform(hu.astype(np.float32), matrix, offset=moved, order=3, cval=AIR_HU)
     return _whole(other)
 
 

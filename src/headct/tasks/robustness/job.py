@@ -256,13 +256,17 @@ def _rescanned(
 
 
 def _kinds_of_pairs(cohort: Cohort, firsts: Sequence[str], seconds: Sequence[str]) -> dict[str, np.ndarray]:
-    """All pairs, and those of which the table says that something changed, or did not; groups of a few are left out."""
+    """All pairs, and those of which the table says that something changed, or did not; groups of a few are left out.
+
+    A pair of which a side is not stated is in neither.
+    """
     table = cohort.scans.set_index("scan_id")
     one, two = table.loc[list(firsts)], table.loc[list(seconds)]
     found = {"all": np.ones(len(firsts), dtype=bool)}
     for column in ("site", "manufacturer", "kernel"):
-        same = (one[column].fillna("").to_numpy() == two[column].fillna("").to_numpy()).astype(bool)
-        found |= {f"same {column}": same, f"other {column}": ~same}
+        first, second = (side[column].fillna("").to_numpy(dtype=str) for side in (one, two))
+        stated = (first != "") & (second != "")
+        found |= {f"same {column}": stated & (first == second), f"other {column}": stated & (first != second)}
     for column, least, unit in (("thickness_mm", THICKNESS_MM, "mm"), ("tilt_deg", TILT_DEG, "°")):
         apart = np.abs(one[column].to_numpy(float) - two[column].to_numpy(float))
         name = column.partition("_")[0]

@@ -503,6 +503,7 @@ def _record(
         "licence": encoder.card.licence,
         "settings": asdict(settings),
         "seen_patients_sha256": sorted({hash_of(one) for some in of_part.values() for one in some.tolist()}),
+        "pseudonyms": sorted({pseudonyms_of(masks.cohort) for masks, _ in ready.known.places} - {""}),
         "course": course.facts(),
         "machine": str(machine),
         "virtual": all("simulated" in masks.cohort.about for masks, _ in ready.known.places),
@@ -512,6 +513,11 @@ def _record(
             f"{course.steps} steps; taken were the weights of step {course.best_step}, by {course.chosen_by}",
         ],
     }
+
+
+def pseudonyms_of(cohort: Cohort) -> str:
+    """Fingerprint of the key that made a cohort's ids, `none` for original ones; "" for virtual patients, nobody's."""
+    return "" if "simulated" in cohort.about else str(cohort.about.get("pseudonyms", "none"))
 
 
 def opened(places: Sequence[Path]) -> Iterator[Cohort]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from headct.reporting import page
 from headct.reporting.measured import Measured
 from headct.reporting.segmentation import Outlined, Row, segmentation_page
 from headct.tasks.segmentation.classes import Classes, as_learned, definition_in, parts_of, read_classes
-from headct.tasks.segmentation.fitting import example_of
+from headct.tasks.segmentation.fitting import example_of, pseudonyms_of
 from headct.tasks.segmentation.masks import Masks, in_folder, on_grid, read_mask, same_grid
 from headct.tasks.segmentation.measuring import COLUMNS, Agreement, Judging, compared
 from headct.tasks.segmentation.segmenter import Segmenter, hash_of
@@ -29,6 +29,10 @@ from headct.tasks.segmentation.segmenter import Segmenter, hash_of
 SEGMENTS, METRICS, PAGE = "segments.csv", "metrics.json", "report.html"
 SHOWN = 6
 """Scans whose slices are on the page."""
+UNKNOWN_DRAWER = (
+    "whether masks were drawn by something that has learned from these patients is not known, so none is left out: "
+    "a segmenter that is judged itself (--segmenter) leaves out its own"
+)
 SQUARE = 1e-3
 """How far from a right angle, as a cosine, axes may be to be measured along."""
 
@@ -94,8 +98,25 @@ def judge_segmenter(
             pictures.append(Outlined(scan_id, example.array, drawn, example.numbers, _triple(example.spacing_mm)))
         progress(number, len(wanted))
     notes = (f"{left_out:,} scans of patients that the segmenter has learned from are left out",) * (left_out > 0)
+    notes += tuple(_strangers(segmenter, [some.cohort for some in masks]))
     agreement = Agreement(pd.DataFrame(rows, columns=list(COLUMNS)), segmenter.classes, judging)
     return Judged(agreement, tuple(pictures), notes, all("simulated" in some.cohort.about for some in masks))
+
+
+def _strangers(segmenter: Segmenter, cohorts: Sequence[Cohort]) -> Iterator[str]:
+    """Sentences on cohorts whose patients cannot be known to be those learned from; none where a record is silent."""
+    learned_from = segmenter.record.get("pseudonyms", ())
+    for cohort in cohorts:
+        made_by = pseudonyms_of(cohort)
+        if made_by and any(one != made_by for one in learned_from):
+            yield (
+                f"the segmenter and {cohort.path.name} call patients by {_ids(learned_from)} and {_ids([made_by])}: "
+                "a patient of both is not known as one, and is not left out; ingest both with one key (--key)"
+            )
+
+
+def _ids(made_by: Iterable[str]) -> str:
+    return " and ".join("ids" if one == "none" else f"pseudonyms of {one}" for one in made_by)
 
 
 def judge_folders(
@@ -112,7 +133,8 @@ def judge_folders(
 
     A true mask beside which nothing lies counts as one on which nothing was drawn. Grids that are sheared are brought
     to an upright one, since distances are measured along axes. Patients are those of the cohort, or each mask is of a
-    patient of its own. Raises Misuse where no names are equal, or two masks lie on different grids.
+    patient of its own. By whom masks were drawn is not known: no patient is left out. Raises Misuse where no names are
+    equal, or two masks lie on different grids.
     """
     judging = judging or Judging()
     for place in (drawn, truth):
@@ -121,7 +143,7 @@ def judge_folders(
     true_of, drawn_of = in_folder(truth), in_folder(drawn)
     if not true_of.keys() & drawn_of.keys():
         raise Misuse(f"no mask in {drawn} is called as one in {truth}", do="call both by their scans: SCAN_ID.nii.gz")
-    notes: list[str] = []
+    notes = [UNKNOWN_DRAWER]
     if strange := len(drawn_of.keys() - true_of.keys()):
         notes.append(f"{strange:,} masks in {drawn.name} have no true mask beside them, and are left out")
     patients: Mapping[str, str] = {}

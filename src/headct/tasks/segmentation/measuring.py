@@ -3,19 +3,24 @@
 A class that is there and was not drawn is a miss: an overlap of 0 and distances without end, never a row left out. One
 that was drawn and is not there has neither overlap nor distance; it is counted by itself, as a false alarm. Intervals
 draw patients with all their scans.
+
+Where all draws give the same number, as where all lesions were found or missed, they would say that it is certain. The
+interval is then one that few patients leave open: Wilson's over patients for what lies in 0..1, Garwood's for a rate,
+and none for what has no bounds.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy.ndimage import label
+from scipy.stats import chi2
 
-from headct.evaluation.intervals import DRAWS, Estimate, Patients, Share
+from headct.evaluation.intervals import DRAWS, LEVEL, Estimate, Patients, Share, wilson
 from headct.failure import Misuse
 from headct.tasks.segmentation.surfaces import apart
 
@@ -27,6 +32,8 @@ FOUND_SHARE = 0.1
 """Of a lesion that must be drawn for it to be found."""
 CORNERS = np.ones((3, 3, 3), dtype=bool)
 """Voxels that touch by a corner are of one body."""
+ALIKE = 1e-12
+"""Draws that differ by no more give the same number: what is between them is rounding."""
 COLUMNS = (
     "scan_id",
     "patient_id",
@@ -175,8 +182,8 @@ class Agreement:
         table = np.stack([self._of(name)["dice"].to_numpy(float) for name in present], axis=1)
         value = float(_over_classes(_drawn_means(table, np.ones((1, len(table)))))[0])
         drawn = _over_classes(_drawn_means(table, weights))
-        low, high = _limits(drawn, patients)
-        method = f"mean over {len(present)} classes of their means; percentiles of {len(weights):,} draws of patients"
+        low, high, told = _limits(drawn, patients.only(np.isfinite(table).any(axis=1)), _of_share)
+        method = f"mean over {len(present)} classes of their means; {told}"
         positives = int(np.isfinite(table).sum())
         return Estimate.of(value, low, high, n=len(table), positives=positives, method=method)
 
@@ -198,18 +205,58 @@ def _over_classes(means: np.ndarray) -> np.ndarray:
 
 def _difference(value: np.ndarray, drawn: np.ndarray, there: np.ndarray, patients: Patients) -> Estimate:
     """Of two means (1,), with their draws (d,) of the same patients, over the scans of which both have a number."""
-    low, high = _limits(drawn, Patients.of(patients.codes[there]))
-    n, method = int(there.sum()), f"Dice less Dice, paired; percentiles of {len(drawn):,} draws of patients"
+    low, high, told = _limits(drawn, patients.only(there), _of_difference)
+    n, method = int(there.sum()), f"Dice less Dice, paired; {told}"
     return Estimate.of(float(value[0]), low, high, n=n, positives=n, method=method)
 
 
-def _limits(drawn: np.ndarray, patients: Patients) -> tuple[float, float]:
-    """Percentiles of draws; NaN for one patient, and where most draws hold nothing."""
+def _limits(
+    drawn: np.ndarray, patients: Patients, alike: Callable[[float, int], tuple[float, float, str]]
+) -> tuple[float, float, str]:
+    """Percentiles of draws, and how they came about; NaN for one patient, and where most draws hold nothing.
+
+    `alike` gives the interval of a number that all draws share, over so many patients.
+    """
+    told = f"percentiles of {len(drawn):,} draws of patients"
     kept = drawn[~np.isnan(drawn)]
-    if patients.number < 2 or len(kept) < len(drawn) / 2:
-        return np.nan, np.nan
+    number = len(np.unique(patients.codes))
+    if number < 2 or len(kept) < len(drawn) / 2:
+        return np.nan, np.nan, told
     low, high = np.quantile(kept, [0.025, 0.975], method="nearest")
-    return float(low), float(high)
+    if np.isfinite(kept).all() and np.ptp(kept) <= ALIKE:
+        return alike(float(kept[0]), number)
+    return float(low), float(high), told
+
+
+def _of_share(value: float, patients: int) -> tuple[float, float, str]:
+    """Of a number in 0..1: nothing in it varies more than what is either (Bhatia and Davis, 2000)."""
+    low, high = wilson(min(max(value, 0.0), 1.0), patients)
+    return low, high, "Wilson interval over patients, as all give the same"
+
+
+def _of_difference(value: float, patients: int) -> tuple[float, float, str]:
+    """Of a difference of two such numbers; where there is none, one in either direction may have been missed."""
+    low, high = wilson(min(abs(value), 1.0), patients)
+    told = "Wilson interval over patients, as all give the same"
+    if abs(value) <= ALIKE:
+        return -high, high, told
+    return (low, high, told) if value > 0 else (-high, -low, told)
+
+
+def _of_rate(value: float, patients: int) -> tuple[float, float, str]:
+    """Of a mean number of events, by what would be seen once in each patient: the exact limits of Poisson's.
+
+    (Garwood, Biometrika 28, 1936.) Of no event in n patients it is 0 to 3.7 / n.
+    """
+    events, tail = value * patients, (1 - LEVEL) / 2
+    low = float(chi2.ppf(tail, 2 * events)) / 2 / patients if events > 0 else 0.0
+    high = float(chi2.ppf(1 - tail, 2 * events + 2)) / 2 / patients
+    return low, high, "exact Poisson interval over patients, as all give the same"
+
+
+def _of_length(value: float, patients: int) -> tuple[float, float, str]:
+    """Of a number without bounds there is none."""
+    return np.nan, np.nan, "no interval, as all patients give the same"
 
 
 def _estimates(rows: pd.DataFrame, patients: Patients, weights: np.ndarray) -> dict[str, Estimate]:
@@ -220,16 +267,18 @@ def _estimates(rows: pd.DataFrame, patients: Patients, weights: np.ndarray) -> d
     for name in ("dice", "surface_dice"):
         values = rows[name].to_numpy(float)[:, None]
         plain, drawn_means = _drawn_means(values, np.ones((1, len(values)))), _drawn_means(values, weights)
-        low, high = _limits(drawn_means[:, 0], Patients.of(patients.codes[there])) if n else (np.nan, np.nan)
-        method = f"mean over scans that have it, misses 0; percentiles of {len(weights):,} draws of patients"
+        low, high, told = _limits(drawn_means[:, 0], patients.only(there), _of_share)
+        method = f"mean over scans that have it, misses 0; {told}"
         found[name] = Estimate.of(float(plain[0, 0]), low, high, n=n, positives=n, method=method)
     for name in ("hausdorff_95_mm", "average_surface_mm"):
         found[name] = _median(rows[name].to_numpy(float), there, ~drawn & there, patients, weights)
     found["missed"] = Share.of(~drawn & there, there, patients).estimate(positives=int((~drawn & there).sum()))
     found["false_alarms"] = Share.of(drawn & ~there, ~there, patients).estimate(positives=int((drawn & ~there).sum()))
-    found["lesions_found"] = _ratio(rows["lesions_found"], rows["lesions"], patients, weights, "share of lesions found")
+    found["lesions_found"] = _ratio(
+        rows["lesions_found"], rows["lesions"], patients, weights, "share of lesions found", _of_share
+    )
     found["false_lesions_per_scan"] = _ratio(
-        rows["false_lesions"], pd.Series(1, index=rows.index), patients, weights, "false lesions in a scan"
+        rows["false_lesions"], pd.Series(1, index=rows.index), patients, weights, "false lesions in a scan", _of_rate
     )
     found["volume_error_ml"] = _mean(
         (rows["found_ml"] - rows["true_ml"]).to_numpy(), n, patients, weights, "mean of found less true, all scans"
@@ -241,39 +290,43 @@ def _median(
     values: np.ndarray, there: np.ndarray, missed: np.ndarray, patients: Patients, weights: np.ndarray
 ) -> Estimate:
     """Over the scans that have the class; no number where half of them were missed."""
-    method = f"median, misses beyond all; percentiles of {len(weights):,} draws of patients; positives are misses"
     if not there.any():
-        return Estimate.of(np.nan, np.nan, np.nan, n=0, positives=0, method=method)
+        return Estimate.of(np.nan, np.nan, np.nan, n=0, positives=0, method="median, misses beyond all")
     some, drawn = values[there], weights[:, there].astype(float)
     order = np.argsort(some, kind="stable")
     summed = np.cumsum(drawn[:, order], axis=1)
     at = (summed < summed[:, -1:] / 2).sum(axis=1)
     medians = np.where(summed[:, -1] > 0, some[order][np.minimum(at, len(some) - 1)], np.nan)
-    low, high = _limits(medians, Patients.of(patients.codes[there]))
+    low, high, told = _limits(medians, patients.only(there), _of_length)
     with np.errstate(invalid="ignore"):  # between a number and a miss lies no number
         middle = float(np.median(some))
+    method = f"median, misses beyond all; {told}; positives are misses"
     return Estimate.of(middle, low, high, n=len(some), positives=int(missed.sum()), method=method)
 
 
-def _ratio(top: pd.Series, bottom: pd.Series, patients: Patients, weights: np.ndarray, what: str) -> Estimate:
-    """A sum over a sum, both of scans."""
+def _ratio(
+    top: pd.Series,
+    bottom: pd.Series,
+    patients: Patients,
+    weights: np.ndarray,
+    what: str,
+    alike: Callable[[float, int], tuple[float, float, str]],
+) -> Estimate:
+    """A sum over a sum, both of scans; `alike` as for `_limits`."""
     over, under = top.to_numpy(float), bottom.to_numpy(float)
-    method = f"{what}; percentiles of {len(weights):,} draws of patients"
     if not under.sum():
-        return Estimate.of(np.nan, np.nan, np.nan, n=0, positives=0, method=method)
+        return Estimate.of(np.nan, np.nan, np.nan, n=0, positives=0, method=what)
     below = weights.astype(float) @ under
     drawn = np.divide(weights.astype(float) @ over, below, out=np.full(len(below), np.nan), where=below > 0)
-    low, high = _limits(drawn, Patients.of(patients.codes[under > 0]))
-    return Estimate.of(
-        float(over.sum() / under.sum()), low, high, n=int(under.sum()), positives=int(over.sum()), method=method
-    )
+    low, high, told = _limits(drawn, patients.only(under > 0), alike)
+    value, n, positives = float(over.sum() / under.sum()), int(under.sum()), int(over.sum())
+    return Estimate.of(value, low, high, n=n, positives=positives, method=f"{what}; {told}")
 
 
 def _mean(values: np.ndarray, positives: int, patients: Patients, weights: np.ndarray, what: str) -> Estimate:
     drawn = _drawn_means(values[:, None], weights)[:, 0]
-    low, high = _limits(drawn, patients)
-    method = f"{what}; percentiles of {len(weights):,} draws of patients"
-    return Estimate.of(float(values.mean()), low, high, n=len(values), positives=positives, method=method)
+    low, high, told = _limits(drawn, patients, _of_length)
+    return Estimate.of(float(values.mean()), low, high, n=len(values), positives=positives, method=f"{what}; {told}")
 
 
 def leaf_rows(metrics: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[dict[str, Any]]:

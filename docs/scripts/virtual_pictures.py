@@ -36,14 +36,14 @@ def patient_of(name: str, number: int) -> Simulated:
     healthy = Patient.draw(seed, prevalence={})
     patient = Patient(seed, healthy.anatomy, (one_of(name, seed),))
     visit = Acquisition.draw(seed, SITES[TAKE_TURNS[number % len(TAKE_TURNS)]]).coarsened(PIXEL_MM)
-    return Simulated(patient, visit, f"{name}-{number}", "1")
+    return Simulated(patient, visit, f"{name}-{number}", "1", tissues=name == "dementia")
 
 
 def slice_of(simulated: Simulated, name: str) -> np.ndarray:
     """Values (rows, cols) of the slice that holds most of a finding."""
-    amount = simulated.taken.shares[name].sum(axis=(1, 2), dtype=np.float64)
-    if name == "dementia":  # lost tissue shows best where the ventricles' bodies are
-        amount = simulated.taken.shares[name][:, 60:-60, 60:-60].sum(axis=(1, 2), dtype=np.float64)
+    taken = simulated.taken
+    filled = taken.tissues["ventricles"] if name == "dementia" else taken.shares[name]  # lost tissue shows best there
+    amount = filled.sum(axis=(1, 2), dtype=np.float64)
     values: np.ndarray = simulated.scan.hu[int(amount.argmax())]
     return values
 

@@ -12,11 +12,11 @@ from headct.scan import Header, Scan
 from headct.virtual.acquisition import Acquisition, Taken, take
 from headct.virtual.anatomy import Anatomy
 from headct.virtual.findings.bleeding import SAH_GRADES, Intraparenchymal, Subarachnoid
-from headct.virtual.findings.bone import Bruise, Fracture, share_of_line
+from headct.virtual.findings.bone import Bruise, Fracture
 from headct.virtual.findings.extraaxial import Epidural, Subdural
 from headct.virtual.findings.finding import Finding
 from headct.virtual.findings.fluid import Hydrocephalus
-from headct.virtual.findings.lesions import Tumor
+from headct.virtual.findings.lesions import Edema, Infarct, Tumor
 from headct.virtual.findings.mixture import KINDS, draw_findings, one_of
 from headct.virtual.job import CLASSES, truth_at
 from headct.virtual.labels import DEMENTIA_ML, HYDROCEPHALUS_ML, judge
@@ -25,7 +25,7 @@ from headct.virtual.simulated import Simulated
 from headct.virtual.sites import SITES
 from headct.virtual.streams import stream
 from headct.virtual.template import ICBM_PER_HEAD, template
-from headct.virtual.tissue import SEEPAGE, TUMOR_OEDEMA, Brain
+from headct.virtual.tissue import SEEPAGE, TUMOR_OEDEMA, Brain, share_of_line
 
 BRAIN_HU, FLUID_HU = 33, 6
 
@@ -237,6 +237,74 @@ def test_what_is_covered_has_no_account_left() -> None:
     torch.testing.assert_close(brain.changes["iph"].hu, torch.tensor([0.0, 0.75]) * (60 - before))
     torch.testing.assert_close(brain.changes["iph"].share, torch.tensor([0.0, 0.75]))
     torch.testing.assert_close(brain.changes["sdh"].hu, torch.tensor([1.0, 0.25]) * (70 - before))
+
+
+def first(kind: type[Finding], **asked: object) -> Finding:
+    drawn = (kind.draw(stream(seed, kind.name)) for seed in range(500))
+    return next(f for f in drawn if all(getattr(f, name) == value for name, value in asked.items()))
+
+
+@pytest.mark.parametrize("over", ["infarct", "edema", "tumor"])
+@pytest.mark.parametrize("blood", ["iph", "sdh"])
+def test_what_darkens_brain_leaves_the_blood_in_it_as_dense_as_it_is(over: str, blood: str) -> None:
+    """Oracle: the patient with blood alone."""
+    place = {"territory": "mca", "centre_mm": (44.0, -12.0, 18.0), "radii_mm": (30.0, 50.0, 40.0)}
+    darkens = {
+        "infarct": replace(first(Infarct, age="old"), **place),
+        "edema": replace(first(Edema, diffuse=True), tightness=0.9, depth_hu=13.0),
+        "tumor": replace(first(Tumor, extraaxial=False), centre_mm=(50.0, 40.0, 10.0), oedema_mm=26.0, oedema_hu=14.0),
+    }[over]
+    bleed = {
+        "iph": replace(of_volume(12, 0.3), centre_mm=(42.0, -12.0, 20.0)),
+        "sdh": replace(first(Subdural, stage="acute"), centres_mm=((60.0, 0.0, 25.0),), thickness_mm=(12.0,)),
+    }[blood]
+    both, alone = patient_of(bleed, darkens), patient_of(bleed)
+    axes = [np.arange(low, high, 2.0) for low, high in ((10, 76), (-60, 60), (-10, 60))]
+    points = torch.from_numpy(np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 3).astype(np.float32))
+    painted, only = both.paint(points, 2.0), alone.paint(points, 2.0)
+    full = painted.changes[blood].share > 0.98
+    assert full.sum() > 50
+    if over != "tumor":  # a mass moves the layer beneath which it lies
+        assert painted.hu[full].mean() == pytest.approx(
+            float(only.hu[only.changes[blood].share > 0.98].mean()), abs=1.5
+        )
+    told = "edema" if over == "tumor" else over
+    assert painted.changes[told].share[full].max() < 0.03
+    assert painted.changes[told].hu[full].abs().max() < 1
+    assert (painted.changes[told].hu < -5).sum() > 50
+
+
+def test_the_volume_of_diffuse_oedema_tells_how_tight_it_is() -> None:
+    """The same brain with more and more of it: what it changed and its ml rise together, in proportion to tightness."""
+    whole = replace(first(Edema, diffuse=True), depth_hu=10.0)
+    points = torch.from_numpy(np.random.default_rng(0).uniform(-55, 55, (4000, 3)).astype(np.float32))
+    told = []
+    for tightness in (0.4, 0.6, 0.8, 1.0):
+        change = patient_of(replace(whole, tightness=tightness)).paint(points, 2.0).changes["edema"]
+        told.append((float(change.share.sum()) / tightness, float(change.share.max()) / tightness))
+        assert (change.hu <= 0).all()
+    amounts, most = np.array(told).T
+    np.testing.assert_allclose(most, 1.0, atol=1e-5)
+    np.testing.assert_allclose(
+        amounts / amounts[0], 1.0, atol=0.15
+    )  # fluid is pressed out, so that there is more brain
+
+
+def test_no_more_of_a_finding_shows_than_there_is() -> None:
+    """A layer that fills a third of each voxel: whole voxels decide on the label, their filled part is what shows."""
+    taken = taken_of({"sdh": block_of(14, 9)})  # 5.8 ml of voxels
+    taken = replace(taken, shares={"sdh": (taken.shares["sdh"] / 3).astype(np.float16)})
+    labels = judge(patient_of(one_of("sdh", 3)), taken, 2.0)
+    assert labels.findings["sdh"] == 1
+    assert labels.volumes_ml["sdh"] == pytest.approx(5.832 / 3, rel=1e-3)
+    assert labels.visible_ml["sdh"] == pytest.approx(5.832 / 3, rel=1e-3)
+
+
+def test_dementia_has_no_mask_and_hydrocephalus_has_the_ventricles() -> None:
+    points = torch.from_numpy(np.random.default_rng(0).uniform(-55, 55, (2000, 3)).astype(np.float32))
+    painted = patient_of(one_of("hydrocephalus", 3), one_of("dementia", 3)).paint(points, 1.0, tissues=True)
+    assert "dementia" not in painted.changes
+    torch.testing.assert_close(painted.changes["hydrocephalus"].share, painted.changes["ventricles"].share)
 
 
 def test_accounts_that_are_no_findings_are_no_masks() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import pickle
 import subprocess
 import sys
 import threading
@@ -27,6 +28,7 @@ from headct.reading.beside import ours
 from headct.reading.criteria import Criteria
 from headct.virtual.archive import write_series, write_study
 from headct.virtual.endless import Endless, arrays
+from headct.virtual.findings.mixture import PREVALENCE
 from headct.virtual.job import CLASSES, FORMATS, Job, _write_maps, classes_at, run, truth_at
 from headct.virtual.labels import BLEEDS, FINDINGS
 from headct.virtual.simulated import Simulation, simulate
@@ -53,6 +55,13 @@ def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("virtual") / "cohort"
     run(Job(simulation=Simulation(seed=2), patients=4, masks=True), folder, workers=2, progress=silent)
     return folder
+
+
+def test_the_usual_mixture_can_be_asked_for_by_name() -> None:
+    """It is a view that neither a worker nor a record of the job could hold."""
+    job = Job(simulation=Simulation(prevalence=PREVALENCE), patients=1)
+    assert job.about == Job(simulation=Simulation(), patients=1).about
+    assert pickle.loads(pickle.dumps(job)) == job
 
 
 def test_the_bytes_do_not_depend_on_the_workers_or_the_day(cohort: Path, tmp_path: Path) -> None:

@@ -119,7 +119,7 @@ class Anatomy:
             pallidum_hu=calcified(0.08 + 0.15 * aged, 50, 160),
             falx_spots=int(calcified(0.15, 1, 4)),
             artery_calcium=calcified(0.5 if age > 55 else 0.0, 0.3, 1),
-            shifts=tuple(vector(row) for row in uniform(0, 1, (6, 3))),
+            shifts=tuple(vector(row) for row in uniform(0, 1, (5, 3))),
         )
 
     @property

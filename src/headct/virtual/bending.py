@@ -28,6 +28,10 @@ NEAREST_MM = 0.05
 THIRD_MM = 3.5
 """The third ventricle widens by no more than so much."""
 
+DRAWN_MM, STEEPEST = 3.0, 0.85
+"""Of a ventricle that widens, what lies within so much of its wall is drawn out to fill it; the push grows by no more
+than this share of the way, so that the map never folds."""
+
 FINDING_FIELDS = ("closed", "swelling")
 """Smooth fields of several findings: sulci pressed shut (share, summed), scalp swollen (mm, the thickest of them)."""
 
@@ -99,9 +103,16 @@ def undiseased(anatomy: Anatomy, template: Template) -> Coarse:
 
 
 def bent(
-    anatomy: Anatomy, coarse: Coarse, pushes: Sequence[torch.Tensor], fields: Sequence[Mapping[str, torch.Tensor]]
+    anatomy: Anatomy,
+    coarse: Coarse,
+    pushes: Sequence[torch.Tensor],
+    wider_mm: Sequence[torch.Tensor],
+    fields: Sequence[Mapping[str, torch.Tensor]],
 ) -> Bend:
-    """Both maps: B is H plus the brain's own folds, atrophy, and the pushes (n, 3) of findings in template mm."""
+    """Both maps: B is H plus the brain's own folds, atrophy, and what findings do.
+
+    `pushes` (n, 3) in template mm, and `wider_mm` (n,), by how far tissue gives way to the ventricles, add up.
+    """
     rng = stream(anatomy.seed, "brain")
     folds = _noise(rng, 3, 8.5) * anatomy.folding_mm
     folds *= torch.clamp(coarse.depth_mm / 12, max=1)[:, None]
@@ -113,7 +124,9 @@ def bent(
         "sulcal": _noise(rng, 1, 10.0)[:, 0],
         **{name: torch.zeros(len(coarse.head_mm)) for name in FINDING_FIELDS},
     }
-    brain = coarse.template_mm + folds + _atrophy(anatomy, coarse)
+    side = 1 + anatomy.ventricle_asymmetry * torch.tanh(coarse.template_mm[:, 0] / 8)
+    given_way = sum(wider_mm, given_way_mm(coarse, anatomy.ventricles_mm * side, 20.0))
+    brain = coarse.template_mm + folds + _from_skull(anatomy, coarse) + widened(coarse, given_way)
     for push in pushes:
         brain = brain + ended(push)
     for name, values in (item for part in fields for item in part.items()):
@@ -132,28 +145,36 @@ def ended(push: torch.Tensor) -> torch.Tensor:
     return push * torch.clamp(1 - NEAREST_MM / torch.clamp(length, min=1e-6), min=0)
 
 
-def widened(coarse: Coarse, wider_mm: float | torch.Tensor, reach_mm: float) -> torch.Tensor:
-    """The push (n, 3) that widens the ventricles by up to `wider_mm`: tissue gives way, falling off over `reach_mm`.
+def given_way_mm(coarse: Coarse, wider_mm: float | torch.Tensor, reach_mm: float) -> torch.Tensor:
+    """How far in patient mm tissue (n,) gives way to ventricles that are wider by up to `wider_mm`.
 
-    The third ventricle and the temporal horns give way less, as they do in patients.
+    It falls off over `reach_mm`. The third ventricle and the temporal horns give way less, as they do in patients.
     """
     x, z = coarse.template_mm[:, 0], coarse.template_mm[:, 2]
     share = 1 - 0.55 * torch.clamp((-8 - z) / 8, 0, 1)
-    third = (torch.abs(x) < 9) & (z < 16)
+    third = torch.clamp((12 - torch.abs(x)) / 6, 0, 1) * torch.clamp((20 - z) / 8, 0, 1)
     wider = torch.as_tensor(wider_mm, dtype=torch.float32)
-    limit = torch.where(third, torch.clamp(wider, max=THIRD_MM), wider)
-    outside = torch.clamp((coarse.ventricles_mm + 3) / 4, 0, 1)
+    limit = wider - third * torch.clamp(wider - THIRD_MM, min=0)
     fall = torch.exp(-torch.clamp(coarse.ventricles_mm, min=0) / reach_mm)
     room = torch.clamp(coarse.depth_mm / 14, max=1)
-    return -coarse.from_ventricles * (limit * share * fall * outside * room * coarse.scale)[:, None]
+    return limit * share * fall * room
 
 
-def _atrophy(anatomy: Anatomy, coarse: Coarse) -> torch.Tensor:
-    """Brain drawn away from the skull and from the ventricles, as much as this brain has shrunk."""
+def widened(coarse: Coarse, given_way: torch.Tensor) -> torch.Tensor:
+    """The push (n, 3) of ventricles to which tissue gives way by so many patient mm (n,), all causes together.
+
+    A push w(d) at distance d from the wall moves the wall to where w(d) = d. Within, it grows from nothing in the
+    ventricle's middle, by less than the way itself, so that what fills a wide ventricle is drawn out and never folds.
+    """
+    most = STEEPEST * torch.clamp(coarse.ventricles_mm + DRAWN_MM, min=0)
+    push = torch.clamp(given_way, -most, most)
+    return -coarse.from_ventricles * (push * coarse.scale)[:, None]
+
+
+def _from_skull(anatomy: Anatomy, coarse: Coarse) -> torch.Tensor:
+    """The push (n, 3) of brain drawn away from the skull, as much as it has shrunk."""
     from_skull = anatomy.gap_mm * torch.exp(-coarse.depth_mm / 18) * (coarse.depth_mm > 0)
-    side = 1 + anatomy.ventricle_asymmetry * torch.tanh(coarse.template_mm[:, 0] / 8)
-    wider = widened(coarse, anatomy.ventricles_mm * side, 20.0)
-    return coarse.outward * (from_skull * coarse.scale)[:, None] + wider
+    return coarse.outward * (from_skull * coarse.scale)[:, None]
 
 
 def _noise(rng: np.random.Generator, channels: int, correlation_mm: float) -> torch.Tensor:

@@ -104,9 +104,10 @@ class Labels:
     """Of one scan.
 
     Attributes:
-        findings: For each of `FINDINGS` 1, 0, or None: it is there but hardly to be seen (the stratum `subtle`).
+        findings: For each of `FINDINGS` 1, 0, or None: it is there but hardly to be seen.
         volumes_ml: Of each painted finding: the sum of its shares of voxels.
-        visible_ml: The part of it that shows.
+        visible_ml: The part of it in voxels that show: never more than `volumes_ml`. The least volumes of `VISIBLE` are
+            those of the voxels themselves, which a thin finding does not fill.
         midline_shift_mm: How far the septum has moved, without sign.
         ventricles_ml: Of the whole patient.
         hydrocephalus_ml: By how much the ventricles are larger than without it.
@@ -125,11 +126,6 @@ class Labels:
     mass_effect_mm: float
     effaced_ml: float
 
-    @property
-    def subtle(self) -> tuple[str, ...]:
-        """Findings that are there but can hardly be seen."""
-        return tuple(name for name, label in self.findings.items() if label is None)
-
 
 def judge(patient: Patient, taken: Taken, noise_hu: float) -> Labels:
     """The labels of a scan; `noise_hu` is its noise in an average head, at voxels of `READ_MM` or the scan's coarser.
@@ -144,11 +140,14 @@ def judge(patient: Patient, taken: Taken, noise_hu: float) -> Labels:
         for name, rule in VISIBLE.items()
         if name in taken.changed_hu
     }
-    visible = {name: _total_ml(voxels, voxel_ml) for name, voxels in seen.items()}
-    shown = {name for name in seen if _enough(VISIBLE[name], taken.changed_hu[name][seen[name]], visible[name])}
+    shown = {
+        name
+        for name, voxels in seen.items()
+        if _enough(VISIBLE[name], taken.changed_hu[name][voxels], _total_ml(voxels, voxel_ml))
+    }
     if volumes.get("tumor", 0.0) >= VISIBLE["tumor"].ml and _oedema_shows(taken, noise_hu, voxel_ml):
         shown.add("tumor")
-    present = {finding.name for finding in patient.findings} | set(visible)
+    present = {finding.name for finding in patient.findings} | set(seen)
     labels: dict[str, int | None] = dict.fromkeys(FINDINGS, 0)
     for name in VISIBLE:
         if name in present:
@@ -168,7 +167,7 @@ def judge(patient: Patient, taken: Taken, noise_hu: float) -> Labels:
     return Labels(
         findings=labels,
         volumes_ml=volumes,
-        visible_ml=visible,
+        visible_ml={name: _total_ml(taken.shares[name] * voxels, voxel_ml) for name, voxels in seen.items()},
         midline_shift_mm=shift_mm,
         ventricles_ml=fluid.ventricles_ml,
         hydrocephalus_ml=wider_ml,

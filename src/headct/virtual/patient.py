@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 
@@ -15,8 +15,9 @@ from headct.virtual.anatomy import Anatomy
 from headct.virtual.bending import Bend, Coarse, ended
 from headct.virtual.findings.finding import Finding
 from headct.virtual.findings.mixture import PREVALENCE, draw_findings
+from headct.virtual.solids import vector
 from headct.virtual.template import HEAD_BOX, template
-from headct.virtual.tissue import Brain, Change, Skull, inside
+from headct.virtual.tissue import Brain, Change, Nodule, Skull, inside, nodules_of
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,9 @@ SEAM_MM = 3.0
 
 VOLUME_STEP_MM, WITHIN_REACH_MM = 4.0, 12.0
 """How fine volumes are sampled; a point is left out if the nearest coarse one is farther outside than so."""
+
+MISSED_MM = 3.0
+"""A calcification whose place is missed by so much has none in this brain."""
 
 MASSES = frozenset({"iph", "sdh", "edh", "tumor"})
 """What takes room and pushes the brain aside."""
@@ -91,8 +95,26 @@ class Patient:
     def bend(self) -> Bend:
         """The maps from this head to the template, with what the findings push aside."""
         pushes = [finding.push(self.coarse) for finding in self.findings]
+        wider = [finding.widens(self.coarse) for finding in self.findings]
         fields = [finding.fields(self.coarse) for finding in self.findings]
-        return bending.bent(self.anatomy, self.coarse, pushes, fields)
+        return bending.bent(self.anatomy, self.coarse, pushes, wider, fields)
+
+    @cached_property
+    def nodules(self) -> tuple[Nodule, ...]:
+        """What is calcified in this brain, each where the brain map puts it, but in template mm by the head map.
+
+        None where a mass or a ventricle has taken the place of what was calcified.
+        """
+        drawn = nodules_of(self.anatomy)
+        if not drawn:
+            return ()
+        places, missed_mm = self.bend.head_of(np.array([nodule.centre_mm for nodule in drawn]))
+        by_head, _by_brain, _fields = self.bend.sample(torch.from_numpy(places.astype(np.float32)))
+        return tuple(
+            nodule._replace(centre_mm=vector(place))
+            for nodule, place, miss in zip(drawn, by_head.tolist(), missed_mm, strict=True)
+            if miss < MISSED_MM
+        )
 
     @cached_property
     def displaced_mm(self) -> torch.Tensor:
@@ -141,7 +163,9 @@ class Patient:
         _add(painted.changes, skull.changes, near[outer], len(hu))
         inner = torch.nonzero(cavity_mm < edge_mm).squeeze(1)
         if len(inner):
-            brain = self._brain(by_head[inner], by_brain[inner], _at(fields, inner), cavity_mm[inner], edge_mm)
+            brain = self._brain(
+                by_head[inner], by_brain[inner], _at(fields, inner), cavity_mm[inner], edge_mm, self.nodules
+            )
             for finding in self.findings:
                 finding.paint(brain)
             if tissues:
@@ -165,10 +189,11 @@ class Patient:
         fields: Mapping[str, torch.Tensor],
         cavity_mm: torch.Tensor,
         edge_mm: float,
+        nodules: Sequence[Nodule] = (),
     ) -> Brain:
         """Points within the cavity, without what findings do there."""
         channels = template().sample("brain", by_brain)
-        return Brain(self.anatomy, by_head, channels, fields, edge_mm, by_brain, cavity_mm)
+        return Brain(self.anatomy, by_head, channels, fields, edge_mm, by_brain, cavity_mm, nodules)
 
     @cached_property
     def _swelling_mm(self) -> float:

@@ -43,6 +43,7 @@ class Simulation:
 
     def __post_init__(self) -> None:
         """Raises Misuse for an unknown site or finding, or a prevalence that is no share."""
+        object.__setattr__(self, "prevalence", dict(self.prevalence))  # a view of one cannot be written down
         for value, known, what in (
             (self.site, SITES, "site"),
             (self.rescan or self.site, SITES, "site"),
@@ -154,7 +155,10 @@ class Simulated:
 
     @property
     def masks(self) -> dict[str, np.ndarray]:
-        """Where each finding lies, and each trap such as old surgery: bool (slices, rows, cols) on the scan's grid."""
+        """Where each finding lies, and each trap such as old surgery: bool (slices, rows, cols) on the scan's grid.
+
+        That of hydrocephalus is the ventricles. Dementia has none: it is fluid all around that would be brain.
+        """
         return {name: share >= mask_share(name) for name, share in self.taken.shares.items() if name in KINDS}
 
     @property

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import NamedTuple
 
 import torch
 
@@ -27,6 +28,9 @@ MIDDLE_MM = (0.0, -18.0, 8.0)
 SELLA_MM, SELLA_RADII_MM, GLAND_MM = (0.0, 1.2, -25.0), (26.0, 6.4, 6.0), 7.0
 """The pituitary fossa with the cavernous sinuses beside it, open above, and half the gland's breadth, template mm."""
 
+SUTURE_MM, SUTURE_TEETH_MM, SUTURE_HU = 1.4, 7.0, 60.0
+"""How wide a suture is, how large its teeth are, and the HU of the fibrous tissue in it."""
+
 BREGMA_Y_MM, LAMBDA_MM = 16.0, (-88.0, 58.0)
 """Where the sutures meet, in template y, and in template (y, z)."""
 
@@ -42,16 +46,42 @@ def lay(hu: torch.Tensor, share: torch.Tensor, value_hu: float | torch.Tensor) -
     hu += share * (value_hu - hu)
 
 
-def sutures(template_mm: torch.Tensor) -> Mapping[str, torch.Tensor]:
-    """Signed distance (n,) in template mm to the surface in which each suture lies, where there is one, else far."""
+def share_of_line(aside_mm: torch.Tensor, width_mm: float, edge_mm: float) -> torch.Tensor:
+    """Share of a line at points (n,) beside its middle: one finer than a pixel takes a part of a pixel's width.
+
+    Its integral across is the line's width, whatever the pixel.
+    """
+    wide = max(width_mm, edge_mm)
+    return inside(torch.abs(aside_mm) - wide / 2, 0.6 * edge_mm) * (width_mm / wide)
+
+
+@dataclass(frozen=True)
+class Suture:
+    """Of some points: where they lie to the surface in which a suture runs, and whether it runs there.
+
+    Attributes:
+        distance_mm: (n,) template mm to the surface, which goes on without end; its sign tells one bone from the other.
+        in_bone: (n,) bool: here bone is parted along it.
+        binds: (n,) 0 to 1: by how much dura is bound to bone along it. Below the pterion the sphenoid ridge goes on
+            from the coronal suture and binds too.
+    """
+
+    distance_mm: torch.Tensor
+    in_bone: torch.Tensor
+    binds: torch.Tensor
+
+
+def sutures(template_mm: torch.Tensor) -> Mapping[str, Suture]:
+    """The sutures of the vault as points (n, 3) in template mm have them."""
     x, y, z = template_mm.T
     aside = torch.abs(x)
-    far = 50.0
     high = z > -4
-    coronal = torch.where(high, y - BREGMA_Y_MM + 0.12 * aside, torch.full_like(y, far))
-    sagittal = torch.where(high & (y < BREGMA_Y_MM) & (z > LAMBDA_MM[1]), x, torch.full_like(x, far))
-    lambdoid = torch.where((y < -40) & (z > -28), (z - LAMBDA_MM[1] + 1.2 * aside) * 0.64, torch.full_like(z, far))
-    return {"coronal": coronal, "sagittal": sagittal, "lambdoid": lambdoid}
+    behind = torch.clamp((-40 - y) / 8, 0, 1) * torch.clamp((z + 28) / 8, 0, 1)
+    return {
+        "coronal": Suture(y - BREGMA_Y_MM + 0.12 * aside, high, torch.ones_like(y)),
+        "sagittal": Suture(x, high & (y < BREGMA_Y_MM) & (z > LAMBDA_MM[1]), torch.zeros_like(x)),
+        "lambdoid": Suture((z - LAMBDA_MM[1] + 1.2 * aside) * 0.64, (y < -40) & (z > -28), behind),
+    }
 
 
 TUMOR_OEDEMA = "tumor-oedema"
@@ -82,6 +112,7 @@ class Canvas:
     fields: Mapping[str, torch.Tensor]
     edge_mm: float
     changes: dict[str, Change] = field(init=False, default_factory=dict)
+    covered: torch.Tensor | None = field(init=False, default=None)  # share (n,) of what `change` has laid, all together
 
     @cached_property
     def hu(self) -> torch.Tensor:
@@ -108,6 +139,7 @@ class Canvas:
         self.hu += difference
         account.share = torch.maximum(account.share, share)
         account.hu += difference
+        self.covered = share if self.covered is None else self.covered + share * (1 - self.covered)
         for other, covered in self.changes.items():
             if other != name:
                 if other != TUMOR_OEDEMA:
@@ -115,17 +147,19 @@ class Canvas:
                 covered.hu *= 1 - share
                 covered.share *= 1 - share
 
-    def alter(self, name: str, share: torch.Tensor, by_hu: float | torch.Tensor) -> None:
-        """Shift the values of what is there by a share (n,) of `by_hu`, and keep account under `name`."""
+    def alter(self, name: str, share: torch.Tensor, by_hu: float | torch.Tensor, *, also: str = "") -> None:
+        """Shift the values of the head's own tissue by a share (n,) of `by_hu`; account under `name`, and `also`.
+
+        What a finding's material covers keeps its value: blood in an infarct is as dense as elsewhere.
+        """
+        if self.covered is not None:
+            share = share * (1 - self.covered)
         difference = share * by_hu
         self.hu += difference
-        self.note(name, share, difference)
-
-    def note(self, name: str, share: torch.Tensor, difference_hu: torch.Tensor) -> None:
-        """Keep account of a change (n,) that was made."""
-        account = self._account(name)
-        account.share = torch.maximum(account.share, share)
-        account.hu += difference_hu
+        for told in (name, also) if also else (name,):
+            account = self._account(told)
+            account.share = torch.maximum(account.share, share)
+            account.hu += difference
 
     def _account(self, name: str) -> Change:
         if name not in self.changes:
@@ -217,11 +251,22 @@ def _lay_vault(hu: torch.Tensor, skull: Skull) -> None:
     lay(bone, inside(from_middle - 0.22 * thickness_mm, 1.2), anatomy.diploe_hu + 90 * marrow)
     base = torch.clamp((-26 - at[:, 2]) / 16, 0, 1)
     lay(bone, base, anatomy.base_hu)
-    wiggle = 1.6 * tiled_noise(at, 9.0, anatomy.shifts[1])[1]
-    closed = min(0.9, anatomy.age / 110)  # sutures fuse with age
-    for distance in sutures(at).values():
-        lay(bone, inside(torch.abs(distance + wiggle) - 0.5, skull.edge_mm) * (0.8 - 0.5 * closed), 250.0)
+    _lay_sutures(bone, at, skull)
     hu[where] += share[where] * (bone - hu[where])
+
+
+def _lay_sutures(bone: torch.Tensor, at: torch.Tensor, skull: Skull) -> None:
+    """Jagged lines of fibrous tissue through bone at points `at` (n, 3) in template mm, in place.
+
+    They fuse with age: in old heads half of the seam is bone.
+    """
+    anatomy = skull.anatomy
+    open_ = 1 - 0.5 * min(1.0, anatomy.age / 90)
+    for suture in sutures(at).values():
+        near = torch.nonzero(suture.in_bone & (torch.abs(suture.distance_mm) < 12)).squeeze(1)
+        jagged = 2.0 * tiled_noise(at[near], SUTURE_TEETH_MM, anatomy.shifts[1])[1]
+        aside_mm = (suture.distance_mm[near] + jagged) / anatomy.mean_scale
+        bone[near] += share_of_line(aside_mm, SUTURE_MM, skull.edge_mm) * open_ * (SUTURE_HU - bone[near])
 
 
 def _close_cavity(hu: torch.Tensor, skull: Skull) -> None:
@@ -243,6 +288,7 @@ class Brain(Canvas):
 
     at: torch.Tensor  # (n, 3) template mm by the brain map
     cavity_mm: torch.Tensor  # (n,) patient mm, negative inside
+    nodules: Sequence[Nodule] = ()  # with their places by the head map
 
     @cached_property
     def hu(self) -> torch.Tensor:
@@ -326,7 +372,8 @@ def _brain_hu(brain: Brain) -> torch.Tensor:
     _lay_membranes(hu, brain)
     lay(hu, inside(channels["arteries_mm"] / scale, brain.edge_mm), anatomy.blood_hu)
     lay(hu, inside(channels["sinuses_mm"] / scale, brain.edge_mm), anatomy.blood_hu + 4)
-    _lay_calcifications(hu, brain)
+    _lay_nodules(hu, brain)
+    _lay_siphons(hu, brain)
     return hu
 
 
@@ -342,24 +389,41 @@ def _lay_membranes(hu: torch.Tensor, brain: Brain) -> None:
     lay(hu, inside(torch.abs(brain.channels["tent_mm"]) / 2 - 0.6, edge) * 0.8, dura)
 
 
-def _lay_calcifications(hu: torch.Tensor, brain: Brain) -> None:
-    """Pineal gland, choroid plexus, pallidum, falx and carotid walls, as this patient has them, in place."""
-    anatomy = brain.anatomy
-    nodules: list[tuple[Vector, float, float]] = []  # centre in template mm, radius in mm, HU
+class Nodule(NamedTuple):
+    """A calcified ball: its middle in template mm, its radius in mm of the patient, its HU."""
+
+    centre_mm: Vector
+    radius_mm: float
+    hu: float
+
+
+def nodules_of(anatomy: Anatomy) -> list[Nodule]:
+    """What is calcified in the pineal gland, choroid plexus, pallidum and falx of this patient, by the brain map."""
+    nodules = []
     if anatomy.pineal_hu:
-        nodules.append(((0.0, -30.0, 2.0), 2.6, anatomy.pineal_hu))
+        nodules.append(Nodule((0.0, -30.0, 2.0), 2.6, anatomy.pineal_hu))
     for side in (1, -1):
         if anatomy.plexus_hu:
-            nodules.append(((side * 25.0, -44.0, 8.0), 3.0, anatomy.plexus_hu))
+            nodules.append(Nodule((side * 25.0, -44.0, 8.0), 3.0, anatomy.plexus_hu))
         if anatomy.pallidum_hu:
-            nodules.append(((side * 19.0, -4.0, -1.0), 3.6, anatomy.pallidum_hu))
+            nodules.append(Nodule((side * 19.0, -4.0, -1.0), 3.6, anatomy.pallidum_hu))
     for spot in range(anatomy.falx_spots):
-        nodules.append(((0.0, 40.0 - 34.0 * spot, 58.0 - 3.0 * spot), 2.4, 320.0))
-    for centre, radius_mm, value_hu in nodules:
-        distance = torch.linalg.vector_norm(brain.at - brain.at.new_tensor(centre), dim=1) / brain.scale - radius_mm
+        nodules.append(Nodule((0.0, 40.0 - 34.0 * spot, 58.0 - 3.0 * spot), 2.4, 320.0))
+    return nodules
+
+
+def _lay_nodules(hu: torch.Tensor, brain: Brain) -> None:
+    """The brain's nodules, in place: as round in a brain that is pushed aside as in any other."""
+    for nodule in brain.nodules:
+        distance = brain.distance_mm(nodule.centre_mm) - nodule.radius_mm
         near = torch.nonzero(distance < 5).squeeze(1)
-        grain = tiled_noise(brain.at[near], 3.0, anatomy.shifts[4])[0]
-        hu[near] += inside(distance[near] + 0.7 * grain, brain.edge_mm) * (value_hu - hu[near])
+        grain = tiled_noise(brain.template_mm[near], 3.0, brain.anatomy.shifts[4])[0]
+        hu[near] += inside(distance[near] + 0.7 * grain, brain.edge_mm) * (nodule.hu - hu[near])
+
+
+def _lay_siphons(hu: torch.Tensor, brain: Brain) -> None:
+    """Calcified walls of the carotid siphons, in place."""
+    anatomy = brain.anatomy
     if anatomy.artery_calcium:
         x, y, z = brain.at.T
         wall = torch.abs(brain.channels["arteries_mm"]) - 0.5

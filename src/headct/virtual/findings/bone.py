@@ -14,22 +14,13 @@ from headct.virtual.findings.finding import Finding
 from headct.virtual.findings.mass import along_skull_mm, swollen_scalp
 from headct.virtual.solids import Vector, vector
 from headct.virtual.texture import tiled_noise
-from headct.virtual.tissue import Brain, Skull, inside
+from headct.virtual.tissue import Brain, Skull, inside, share_of_line
 
 SKULL_PLACES_MM: tuple[Vector, ...] = ((66, -10, 10), (45, 58, 18), (50, -50, 46), (40, -92, -4), (20, 20, 82))
 """On the right: temporal, frontal, parietal, occipital, near the vertex; template."""
 
 REACH_MM: Mapping[str, tuple[float, float]] = {"linear": (25, 65), "depressed": (9, 17), "base": (16, 28)}
 """How far a fracture of each kind goes from its centre."""
-
-
-def share_of_line(aside_mm: torch.Tensor, width_mm: float, edge_mm: float) -> torch.Tensor:
-    """Share of a line at points (n,) beside its middle: one finer than a pixel takes a part of a pixel's width.
-
-    Its integral across is the line's width, whatever the pixel.
-    """
-    wide = max(width_mm, edge_mm)
-    return inside(torch.abs(aside_mm) - wide / 2, 0.6 * edge_mm) * (width_mm / wide)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -149,11 +149,10 @@ class Epidural(Finding):
     def _thickness(self, coarse: Coarse) -> torch.Tensor:
         arc = along_skull_mm(coarse.template_mm, self.centre_mm) / self.radius_mm
         lens = self.depth_mm * torch.clamp(1 - arc**2, min=0)
-        here = sutures(coarse.template_mm)
-        there = sutures(torch.tensor([self.centre_mm]))
-        for name in ("coronal", "lambdoid"):  # dura is bound to bone along them
-            same = here[name] * torch.sign(there[name])
-            lens = lens * torch.clamp(same / 3, 0, 1) if abs(float(there[name])) < 49 else lens
+        here, there = sutures(coarse.template_mm), sutures(coarse.template_mm.new_tensor([self.centre_mm]))
+        for name, suture in here.items():  # dura is bound to bone along them
+            own_bone = torch.clamp(suture.distance_mm * torch.sign(there[name].distance_mm) / 3, 0, 1)
+            lens = lens * (1 - suture.binds * (1 - own_bone))
         return lens
 
     def fields(self, coarse: Coarse) -> Mapping[str, torch.Tensor]:

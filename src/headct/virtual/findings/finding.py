@@ -27,6 +27,10 @@ class Finding(ABC):
         """How far the brain map moves (n, 3) in template mm at the coarse points."""
         return torch.zeros_like(coarse.template_mm)
 
+    def widens(self, coarse: Coarse) -> torch.Tensor:
+        """How far tissue gives way (n,) to wider ventricles, patient mm; negative where they are pressed shut."""
+        return torch.zeros_like(coarse.cavity_mm)
+
     def fills(self, coarse: Coarse) -> torch.Tensor:
         """Coarse points (n,), bool, that its own material takes up: what lies there has not been moved."""
         return torch.zeros_like(coarse.cavity_mm, dtype=torch.bool)

@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 import torch
 
-from headct.virtual.bending import Coarse, widened
+from headct.virtual.bending import Coarse, given_way_mm
 from headct.virtual.findings.finding import Finding
 from headct.virtual.tissue import SEEPAGE, Brain
 
@@ -35,11 +35,11 @@ class Hydrocephalus(Finding):
             seepage_hu=float(rng.uniform(3, 12)) if rng.uniform() < 0.5 else 0.0,
         )
 
-    def push(self, coarse: Coarse) -> torch.Tensor:
-        push = widened(coarse, self.wider_mm, 22.0)
+    def widens(self, coarse: Coarse) -> torch.Tensor:
+        wider = given_way_mm(coarse, self.wider_mm, 22.0)
         if self.obstructive:
-            push = push * torch.clamp((coarse.template_mm[:, 2] + 18) / 8, 0, 1)[:, None]
-        return push
+            wider = wider * torch.clamp((coarse.template_mm[:, 2] + 30) / 20, 0, 1)
+        return wider
 
     def fields(self, coarse: Coarse) -> Mapping[str, torch.Tensor]:
         return {"closed": torch.full_like(coarse.cavity_mm, self.closing * min(1.0, self.wider_mm / 6))}
@@ -85,13 +85,10 @@ class Dementia(Finding):
     def fields(self, coarse: Coarse) -> Mapping[str, torch.Tensor]:
         return {"sulcal": -3.2 * self.severity * self._region(coarse.template_mm)}
 
-    def push(self, coarse: Coarse) -> torch.Tensor:
-        horns = widened(coarse, 12.0 * self.severity * self._hippocampi(coarse.template_mm), 10.0)
-        bodies = widened(coarse, 4.5 * self.severity, 20.0)
-        shrunk = 2.4 * self.severity * self._region(coarse.template_mm) * torch.exp(-coarse.depth_mm / 18)
-        inwards = coarse.outward * (shrunk * (coarse.depth_mm > 0) * coarse.scale)[:, None]
-        return horns + bodies + inwards
+    def widens(self, coarse: Coarse) -> torch.Tensor:
+        horns = given_way_mm(coarse, 12.0 * self.severity * self._hippocampi(coarse.template_mm), 10.0)
+        return horns + given_way_mm(coarse, 4.5 * self.severity, 20.0)
 
-    def paint(self, brain: Brain) -> None:
-        lost = brain.fluid * self._region(brain.at)
-        brain.alter("dementia", lost, 0.0)
+    def push(self, coarse: Coarse) -> torch.Tensor:
+        shrunk = 2.4 * self.severity * self._region(coarse.template_mm) * torch.exp(-coarse.depth_mm / 18)
+        return coarse.outward * (shrunk * (coarse.depth_mm > 0) * coarse.scale)[:, None]

@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 import torch
 
-from headct.virtual.bending import Coarse, widened
+from headct.virtual.bending import Coarse, given_way_mm
 from headct.virtual.findings.finding import Finding
 from headct.virtual.findings.mass import ball, pushed_from, shift_of_mass_mm, shifted, within_brain
 from headct.virtual.solids import Vector, vector
@@ -98,8 +98,7 @@ class Tumor(Finding):
             fingers = inside(distance - self.oedema_mm + 0.25 * self.oedema_mm * noise[1], 6.0)
             white = torch.clamp(1 - 1.3 * brain.grey, 0, 1) * (1 - brain.fluid)
             halo = fingers * white * (1 - inside(distance, 2.0))
-            brain.alter("edema", halo, -self.oedema_hu)
-            brain.note(TUMOR_OEDEMA, halo, -self.oedema_hu * halo)
+            brain.alter("edema", halo, -self.oedema_hu, also=TUMOR_OEDEMA)
         core = self.core_hu + 2.0 * noise[1]
         if self.necrosis:
             dead = inside(distance + (1 - self.necrosis) * self.radius_mm, 2.5)
@@ -144,17 +143,15 @@ class Edema(Finding):
             return {}
         return {"closed": torch.full_like(coarse.cavity_mm, self.tightness)}
 
-    def push(self, coarse: Coarse) -> torch.Tensor:
-        if not self.diffuse:
-            return torch.zeros_like(coarse.template_mm)
-        return widened(coarse, -3.5 * self.tightness, 20.0)
+    def widens(self, coarse: Coarse) -> torch.Tensor:
+        return given_way_mm(coarse, -3.5 * self.tightness, 20.0)  # none unless diffuse
 
     def paint(self, brain: Brain) -> None:
         tissue = 1 - brain.fluid
-        if self.diffuse:  # grey and white become one, and all a little darker
+        if self.diffuse:  # grey and white become one, and all a little darker; its volume tells how much
             gap = brain.anatomy.grey_hu - brain.anatomy.white_hu
-            darker = self.tightness * (-0.8 * self.tightness * gap * brain.grey - 0.35 * self.depth_hu)
-            brain.alter("edema", tissue * (brain.channels["cerebellum_mm"] > 0), darker)
+            darker = -0.8 * self.tightness * gap * brain.grey - 0.35 * self.depth_hu
+            brain.alter("edema", self.tightness * tissue * (brain.channels["cerebellum_mm"] > 0), darker)
             return
         white = torch.clamp(1 - 1.2 * brain.grey, 0, 1) * tissue
         noise = tiled_noise(brain.template_mm, 14.0, self.tile)[0]

@@ -1,7 +1,7 @@
 """Draws the contact sheets of docs/explanation/virtual-patients.md: `python docs/scripts/virtual_pictures.py`.
 
-Twelve patients for each finding, drawn one after the other and not chosen, at the slice that holds most of it. Takes
-five minutes.
+Twelve patients for each finding, who have it alone, drawn one after the other and not chosen, at the slice that holds
+most of it. Takes five minutes.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ PAPER, INK = (24, 24, 26), (235, 235, 235)
 
 def patient_of(name: str, number: int) -> Simulated:
     """A patient with this finding alone, the `number`-th."""
-    seed = 1000 * number + len(name)
+    seed = 1000 * number + [one for names in SHEETS.values() for one in names].index(name)
     healthy = Patient.draw(seed, prevalence={})
     patient = Patient(seed, healthy.anatomy, (one_of(name, seed),))
     visit = Acquisition.draw(seed, SITES[TAKE_TURNS[number % len(TAKE_TURNS)]]).coarsened(PIXEL_MM)
@@ -52,19 +52,22 @@ def picture(hu: np.ndarray, window: tuple[float, float]) -> Image.Image:
     """Values in a window, as a square picture."""
     level, width = window
     grey = np.clip((hu - level) / width + 0.5, 0, 1) * 255
-    margin = round(0.08 * len(hu))
+    margin = round(0.03 * len(hu))
     cut = grey[margin:-margin, margin:-margin].round().astype(np.uint8)
     return Image.fromarray(cut).resize((SIDE_PX, SIDE_PX), Image.Resampling.LANCZOS).convert("RGB")
 
 
 def row_of(name: str, window: tuple[float, float], heading: str) -> Image.Image:
-    """One line of a sheet."""
+    """One line of a sheet; a point marks who has no label of the finding, for it can hardly be seen."""
     line = Image.new("RGB", (PATIENTS * (SIDE_PX + 4), SIDE_PX + 22), PAPER)
     draw = ImageDraw.Draw(line)
     draw.text((4, 2), heading, fill=INK, font=ImageFont.load_default(13))
     for number in range(PATIENTS):
         simulated = patient_of(name, number)
-        line.paste(picture(slice_of(simulated, name), window), (number * (SIDE_PX + 4), 20))
+        left = number * (SIDE_PX + 4)
+        line.paste(picture(slice_of(simulated, name), window), (left, 20))
+        if simulated.labels.findings[name] != 1:
+            draw.ellipse((left + 5, 25, left + 11, 31), fill=INK)
     return line
 
 

@@ -44,7 +44,7 @@ def test_metrics_are_written_and_told(files: dict[str, Path], capsys: pytest.Cap
     area = tree["findings"]["ich"]["auroc"]
     assert f"{area['value']:.3f} ({area['low']:.3f} to {area['high']:.3f})" in said.err
     assert "warning: sah is left out: sah in 80 scans of known label: 1 patients with the finding" in said.err
-    assert f"ich: shuffled labels give {tree['findings']['ich']['shuffled_labels']['mean']:.3f}" in said.err
+    assert f"ich: shuffled test labels give {tree['findings']['ich']['shuffled_labels']['mean']:.3f}" in said.err
     assert "80 scans of 40 patients" in said.err
     assert "l.csv: 80 of 80 rows of labels match by scan_id" in said.err
     assert f"l.csv: ich by their labels: {area['positives']} with it" in said.err
@@ -148,6 +148,9 @@ def test_detectors_on_a_cohort_as_it_is_typed(tmp_path: Path, capsys: pytest.Cap
     judge = ["evaluate", "--detector", str(tmp_path / "d"), "--cohort", str(tmp_path / "night"), *labels, *machine]
     assert run([*judge, "--out", str(tmp_path / "none"), "--curve", "labels"]) == 2
     assert "there is no curve over 'labels'" in capsys.readouterr().err
+    assert run([*judge, "--out", str(tmp_path / "none"), "--rule", "sensitivity", "--target", "0.8"]) == 2
+    assert "the detector d keeps no threshold of sensitivity 0.8" in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()
     assert run([*judge, "--out", str(tmp_path / "out"), "--draws", "100", "--curve", "shares", "--json"]) == 0
     said = capsys.readouterr()
     tree = json.loads((tmp_path / "out" / "metrics.json").read_text())
@@ -165,7 +168,14 @@ def test_detectors_on_a_cohort_as_it_is_typed(tmp_path: Path, capsys: pytest.Cap
     area = shares["1"]["macro"]["auroc"]
     assert f"{area['value']:.3f} ({area['low']:.3f} to {area['high']:.3f})" in said.err
     assert "labelled patients" in (tmp_path / "out" / "report.html").read_text()
-    assert "shuffled labels give" in said.err
+    assert "shuffled test labels give" in said.err
+    assert f"a probe of shuffled training labels gives {tree['shuffled_training']['mean']:.3f}" in said.err
+    own = ["--out", str(tmp_path / "own"), "--draws", "100", "--rule", "sensitivity", "--no-baselines"]
+    assert run([*judge, *own]) == 0
+    found = json.loads((tmp_path / "own" / "metrics.json").read_text())
+    assert found["settings"]["target"] == 0.95
+    assert "(sensitivity 0.95), chosen by d" in found["findings"]["ich"]["operating_point"]["origin"]
+    capsys.readouterr()
     here = ["evaluate", "--detector", str(tmp_path / "d"), "--cohort", str(tmp_path / "night"), *machine]
     assert run([*here, "--labels", str(tmp_path / "out" / "labels.csv"), "--out", str(tmp_path / "out")]) == 2
     assert "would be replaced" in capsys.readouterr().err

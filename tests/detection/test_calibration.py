@@ -1,5 +1,5 @@
-"""Logits to probabilities. Oracles: the temperature's closed form, scikit-learn's logistic regression on Platt's
-targets, and simulation.
+"""Logits to probabilities. Oracles: scikit-learn's logistic regression on Platt's targets and its measures of order,
+and simulation.
 """
 
 from __future__ import annotations
@@ -7,10 +7,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from scipy.special import expit
+from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import roc_curve
+from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
-from headct.detection.calibration import RIDGE, Calibration, calibrate, operating_points, temperature
+from headct.detection.calibration import POINTS, RIDGE, SMOOTH, TARGET, Calibration, calibrate, operating_points
+from headct.evaluation.operating import choose
 
 
 def sample(seed: int, count: int, slope: float = 0.5, shift: float = -1.0) -> tuple[np.ndarray, np.ndarray, list[str]]:
@@ -19,6 +21,14 @@ def sample(seed: int, count: int, slope: float = 0.5, shift: float = -1.0) -> tu
     logits = rng.normal(0, 3, count)
     labels = (rng.uniform(size=count) < expit(slope * logits + shift)).astype(float)
     return logits, labels, [f"p{row}" for row in range(count)]
+
+
+def stepped(seed: int, count: int) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Logits whose true probability is a step, which no slope can follow."""
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(0, 3, count)
+    share = np.where(logits > 3, 0.9, np.where(logits < -1, 0.05, 0.4))
+    return logits, (rng.uniform(size=count) < share).astype(float), [f"p{row}" for row in range(count)]
 
 
 def platts(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -33,24 +43,9 @@ def platts(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return found
 
 
-def test_the_temperature_is_where_the_gradient_is_zero() -> None:
-    logits, labels, _ = sample(0, 500, shift=0)
-    found = temperature(logits, labels)
-    assert ((expit(logits / found) - labels) * logits).sum() == pytest.approx(0, abs=1e-6)
-    assert found == pytest.approx(2, abs=0.4)
-    # Two values of a logit, x and -x, right in a share q of cases: sigmoid(x / T) = q, so T = x / log(q / (1 - q)).
-    logits, labels = np.array([3.0, 3, 3, 3, -3, -3, -3, -3]), np.array([1.0, 1, 1, 0, 0, 0, 0, 1])
-    assert temperature(logits, labels) == pytest.approx(3 / np.log(3))
-
-
-def test_the_temperature_of_useless_and_of_perfect_logits() -> None:
-    assert temperature(np.array([1.0, -1]), np.array([0.0, 1])) == np.inf
-    assert temperature(np.array([1.0, -1]), np.array([1.0, 0])) < 0.01
-
-
 def test_slope_and_shift_are_platts() -> None:
     logits, labels, patients = sample(1, 300)
-    found = calibrate(logits, labels, patients, seed=0, kind="temperature")
+    found = calibrate(logits, labels, patients, seed=0, kind="platt")
     np.testing.assert_allclose(found(logits)[0], platts(logits, labels), atol=1e-5)
     assert found.slope == pytest.approx(0.5, abs=0.12)
     assert found.shift == pytest.approx(-1, abs=0.35)
@@ -69,7 +64,7 @@ def test_a_scan_far_from_all_others_does_not_keep_the_slope_from_being_found(see
     """Full steps of Newton's method go to and fro there for ever, 0.8 from Platt's probabilities."""
     logits, labels, patients = sample(seed, 300, slope=0.05, shift=-2.5)
     logits[0], labels[0] = 120.0, 1.0
-    found = calibrate(logits, labels, patients, seed=0, kind="temperature")
+    found = calibrate(logits, labels, patients, seed=0, kind="platt")
     np.testing.assert_allclose(found(logits)[0], platts(logits, labels), atol=1e-5)
 
 
@@ -78,7 +73,7 @@ def test_intervals_hold_the_true_probability_as_often_as_they_say() -> None:
     at = np.array([-3.0, -1, 0, 1, 3])
     held = []
     for seed in range(100):
-        _, low, high = calibrate(*sample(seed, 150), seed=seed, kind="temperature")(at)
+        _, low, high = calibrate(*sample(seed, 150), seed=seed, kind="platt")(at)
         held.append((low <= expit(0.5 * at - 1)) & (expit(0.5 * at - 1) <= high))
     assert 0.9 < np.mean(held) < 0.99
 
@@ -115,11 +110,7 @@ def test_one_class_gives_no_calibration_and_an_interval_that_says_so() -> None:
 
 def test_an_isotonic_curve_is_taken_where_it_is_better_and_there_is_enough() -> None:
     """A step in the true probability, which no slope can follow."""
-    rng = np.random.default_rng(5)
-    logits = rng.normal(0, 3, 3000)
-    share = np.where(logits > 3, 0.9, np.where(logits < -1, 0.05, 0.4))
-    labels = (rng.uniform(size=3000) < share).astype(float)
-    patients = [f"p{row}" for row in range(3000)]
+    logits, labels, patients = stepped(5, 3000)
     found = calibrate(logits, labels, patients, seed=0)
     assert found.kind == "isotonic"
     at = np.array([-4.0, 1, 5])
@@ -127,11 +118,11 @@ def test_an_isotonic_curve_is_taken_where_it_is_better_and_there_is_enough() -> 
     np.testing.assert_allclose(middle, [0.05, 0.4, 0.9], atol=0.06)
     assert (low <= middle).all()
     assert (middle <= high).all()
-    assert calibrate(logits[:300], labels[:300], patients[:300], seed=0).kind == "temperature"
-    assert calibrate(*sample(6, 3000), seed=0).kind == "temperature"
+    assert calibrate(logits[:300], labels[:300], patients[:300], seed=0).kind == "platt"
+    assert calibrate(*sample(6, 3000), seed=0).kind == "platt"
 
 
-@pytest.mark.parametrize("kind", ["temperature", "isotonic"])
+@pytest.mark.parametrize("kind", ["platt", "isotonic"])
 def test_what_was_fitted_is_the_same_after_restoring(kind: str) -> None:
     logits, labels, patients = sample(7, 500)
     found = calibrate(logits, labels, patients, seed=0, kind=kind)  # type: ignore[arg-type]
@@ -139,6 +130,31 @@ def test_what_was_fitted_is_the_same_after_restoring(kind: str) -> None:
     np.testing.assert_array_equal(again(logits), found(logits))
     with pytest.raises(ValueError, match="no calibration is of the kind"):
         Calibration.restore({**found.settings(), "kind": "magic"}, found.tensors())
+
+
+@pytest.mark.parametrize("kind", ["platt", "isotonic", None])
+def test_the_order_of_scans_is_that_of_their_logits(kind: str | None) -> None:
+    """Of other scans too, beyond those it was fitted on: an isotonic curve alone has plateaus, on which they tie."""
+    found = calibrate(*stepped(9, 2000), seed=0, kind=kind)  # type: ignore[arg-type]
+    logits, labels, _ = sample(10, 2000)
+    p = found(np.append(logits, [-25.0, 25.0]))[0]
+    np.testing.assert_array_equal(np.argsort(p), np.argsort(np.append(logits, [-25.0, 25.0])))
+    assert len(np.unique(p)) == len(p)
+    assert roc_auc_score(labels, p[:-2]) == roc_auc_score(labels, logits)
+    assert average_precision_score(labels, p[:-2]) == average_precision_score(labels, logits)
+
+
+def test_an_isotonic_curve_stays_by_a_thousandth_what_it_was() -> None:
+    logits, labels, patients = stepped(11, 3000)
+    found = calibrate(logits, labels, patients, seed=0, kind="isotonic")
+    assert found.knots is not None
+    least = 1 / 3002
+    plain = IsotonicRegression(y_min=least, y_max=1 - least, out_of_bounds="clip").fit(logits, labels)
+    at = found.knots[0]
+    np.testing.assert_allclose(found(at)[0], plain.predict(at), atol=SMOOTH)
+    middle, low, high = found(np.linspace(-9, 9, 200))
+    assert (low <= middle).all()
+    assert (middle <= high).all()
 
 
 def test_operating_points_reach_what_their_names_say() -> None:
@@ -154,3 +170,12 @@ def test_operating_points_reach_what_their_names_say() -> None:
     assert specificity["sensitive"] == pytest.approx(1 - false[true >= 0.95].min())
     assert sensitivity["specific"] == pytest.approx(true[1 - false >= 0.95].max())
     assert operating_points(p, np.ones(1000)) == {}
+
+
+def test_a_detectors_points_are_those_that_tables_choose_on_the_same_scans() -> None:
+    for seed in range(20):
+        logits, labels, _ = sample(seed, 60)
+        p = expit(logits)
+        chosen = {name: choose(labels, p, rule, TARGET).threshold for name, rule in POINTS.items()}
+        assert operating_points(p, labels) == chosen
+    assert dict(POINTS) == {"balanced": "youden", "sensitive": "sensitivity", "specific": "specificity"}

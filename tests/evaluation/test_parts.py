@@ -63,6 +63,14 @@ def test_nothing_called_has_no_predictive_value() -> None:
     assert (found["sensitivity"].value, found["f1"].value, found["balanced_accuracy"].value) == (0, 0, 0.5)
 
 
+def test_a_threshold_lies_half_way_to_the_next_score() -> None:
+    assert choose([0, 0, 1, 1], [0.1, 0.2, 0.6, 0.9], "youden").threshold == pytest.approx(0.4)
+    assert choose([0, 0, 1, 1], [0.1, 0.2, 0.6, 0.9], "specificity", 0.5).threshold == pytest.approx(0.4)
+    assert choose([1, 0], [0.1, 0.2], "sensitivity", 1.0).threshold == 0.1  # calls all: nothing lies below
+    neighbours = [0.5, float(np.nextafter(0.5, 1))]
+    assert choose([0, 1], neighbours, "youden").threshold == neighbours[1]
+
+
 def test_abstention_by_hand() -> None:
     """Errors are the first and the last by distance from 0.5: 0.9 (negative) and 0.45 (positive)."""
     kept = abstention([0, 1, 0, 1], [0.9, 0.8, 0.3, 0.45], threshold=0.5, steps=4)
@@ -213,5 +221,25 @@ def test_a_transfer_matrix_knows_what_is_lost_on_the_way() -> None:
     assert away.drop.estimate.high < 0
     assert matrix.cells["a", "a"].drop is None
     assert set(matrix.tree()["a"]["b"]) == {"auroc", "drop", "gain"}
+    assert away.drop.corrected == away.drop.p  # the only one
     with pytest.raises(Misuse, match="no site"):
         TransferMatrix.of("ich", {})
+
+
+def test_losses_and_gains_of_a_transfer_matrix_are_corrected_by_holm_over_its_cells() -> None:
+    """Oracle: Holm's steps by hand, each of six p values times how many are left, never below the one before."""
+    rng = np.random.default_rng(1)
+    labels = {site: rng.random(80) < 0.4 for site in "abc"}
+    areas = {
+        (train, test): Area.of(labels[test], rng.normal(size=80) + labels[test] * (1.2 if train == test else 0.8))
+        for train in "abc"
+        for test in "abc"
+    }
+    cells = TransferMatrix.of("ich", areas).cells.values()
+    for kind in ("drop", "gain"):
+        found = sorted(
+            (getattr(cell, kind) for cell in cells if getattr(cell, kind) is not None), key=lambda one: one.p
+        )
+        assert len(found) == 6
+        times = [min(1.0, one.p * (6 - place)) for place, one in enumerate(found)]
+        assert [one.corrected for one in found] == pytest.approx(list(np.maximum.accumulate(times)))

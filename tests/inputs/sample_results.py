@@ -76,13 +76,11 @@ def calibration(positives: int) -> Calibration:
         )
         for p, n in zip(predicted, counts, strict=True)
     ]
-    before = [Bin(predicted=b.predicted, observed=b.predicted**2, low=0, high=1, n=b.n) for b in bins]
     coverage = np.linspace(0.1, 1, 40)
     risk = 0.02 + 0.1 * coverage**2
     return Calibration(
         ece=measured(0.031, 0.012, positives=positives),
         bins=bins,
-        before=before,
         coverage=Curve(x=coverage, y=risk, low=risk * 0.7, high=risk * 1.4),
         overall_risk=measured(0.12, 0.02),
     )

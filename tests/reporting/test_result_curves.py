@@ -106,13 +106,6 @@ def test_bins_of_a_reliability_diagram_lie_where_they_are_and_count_their_scans(
     assert not [place for place in places if 40 < place[0] < 238 and 24 < place[1] < 222]  # where bars would cross it
 
 
-def test_dots_before_calibration_are_open_and_said() -> None:
-    shown = calibration(61)
-    figure = reliability("sdh", shown.bins, ece=shown.ece, before=shown.before)
-    assert figure.count('class="dot rest"') == len(shown.before)
-    assert "open dots: before calibration" in figure
-
-
 def test_the_risk_at_full_coverage_ends_on_the_line_of_all() -> None:
     shown = calibration(61)
     drawing = svg(coverage_risk("sdh", shown.coverage, overall=shown.overall_risk))

@@ -18,12 +18,12 @@ from headct.evaluation.operating import OperatingPoint
 from headct.evaluation.pairs import compare_all
 from headct.evaluation.transfer import TransferMatrix
 from headct.reporting.flow import Stage
+from headct.reporting.measured import measured
 from headct.reporting.results import Flow
 from headct.reporting.results_of_evaluation import (
     answer,
     evaluated,
     forest_of,
-    measured,
     measurement_rows,
     pair_rows,
     ranking,
@@ -118,7 +118,7 @@ def test_every_estimate_of_the_tree_is_on_the_page() -> None:
     assert "always positive" in html
     assert measured(evaluation().comparison["sdh"]["auroc"].estimate).written(signed=True) in html
     assert all(note[1:] in html for note in evaluation().notes)
-    assert "Shuffled labels, fracture" in html
+    assert "Shuffled test labels, fracture (of the arithmetic alone, not of the training)" in html
 
 
 def test_the_flow_accounts_for_the_findings_of_an_evaluation() -> None:

@@ -48,7 +48,7 @@ def known(monkeypatch: pytest.MonkeyPatch) -> Taught:
         machine=choose("fp32", "cpu"),
     )
     cohorts = ["a"] * (LEARNED + TESTED // 2) + ["b"] * (TESTED // 2)
-    table = pd.DataFrame({"scan_id": [f"s{row}" for row in range(rows)], "cohort": cohorts})
+    table = pd.DataFrame({"scan_id": [f"s{row}" for row in range(rows)], "cohort": cohorts, "site": "h"})
     noise = {NOISE: Held(rng.normal(size=(rows, 8)).astype(np.float32))}
     monkeypatch.setattr(Taught, "beside", property(lambda self: noise))
     return Taught(task, np.arange(LEARNED, rows), table)
@@ -171,6 +171,31 @@ def test_draws_are_of_training_scans_alone_and_areas_are_those_of_the_table(know
         assert (leaf["value"], leaf["low"], leaf["n"]) == (pytest.approx(row["auroc"]), pytest.approx(row["low"]), 40)
         assert leaf["low"] < leaf["value"] < leaf["high"]
     assert tree["differences"].keys() == {f"{OURS} less {NOISE}"}
+
+
+def test_negatives_of_shots_are_of_the_sites_of_the_positives(known: Taught, tmp_path: Path) -> None:
+    """Of two hospitals, of which one sees what the other hardly does: a matched draw has as many negatives of it."""
+    labels = known.task.labels.copy()
+    busy = np.arange(LEARNED + TESTED) % 2 == 0
+    seldom = np.random.default_rng(2).random(LEARNED + TESTED) < 0.1
+    labels[:LEARNED, 0] = np.where(busy, np.arange(LEARNED + TESTED) % 4 == 0, seldom)[:LEARNED]
+    table = known.table.assign(site=np.where(busy, "busy", None))
+    made(replace(with_labels(known, labels), table=table), "shots", tmp_path)
+    draws = pd.read_csv(tmp_path / "curves" / "shots.csv")
+    draws = draws[draws["finding"] == "ich"].assign(busy=draws["scan_id"].str[1:].astype(int) % 2 == 0)
+    few = draws[draws["order"] <= 16].pivot(index=["draw", "order"], columns="label", values="busy")
+    assert few[1].mean() > 0.7
+    assert (few[0] == few[1]).all()
+
+
+def test_differences_are_corrected_by_holm_over_learners_cohorts_and_sizes(known: Taught, tmp_path: Path) -> None:
+    curve, _ = made(known, "shots", tmp_path)
+    told = json.loads(json.dumps(curve.tree()))["differences"]
+    found = [leaf["auroc"] for places in told.values() for sizes in places.values() for leaf in sizes.values()]
+    found.sort(key=lambda leaf: leaf["p"])
+    assert len(found) > 4
+    times = [min(1.0, leaf["p"] * (len(found) - place)) for place, leaf in enumerate(found)]
+    assert [leaf["p_holm"] for leaf in found] == pytest.approx(list(np.maximum.accumulate(times)))
 
 
 def test_a_rare_finding_ends_the_mean_before_the_others_end(known: Taught, tmp_path: Path) -> None:

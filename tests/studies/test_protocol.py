@@ -98,13 +98,24 @@ def test_a_name_that_is_none_leads_to_one(name: str, says: str) -> None:
 def test_numbers_of_others_are_those_that_were_published(shared: Path) -> None:
     """Oracle: the charts of FM-HCT, measured, and CT-FM's table of predictions, evaluated by others."""
     fm_hct = json.loads((shared / "fixtures" / "fm-hct" / "published_numbers.json").read_text())
-    of = {"cq500": ("CQ500", "ICH"), "rsna-2019": ("RSNA", "Any")}
-    for name in ("fm-hct-cq500", "fm-hct-rsna"):
-        place, finding = of[PROTOCOLS[name].dataset]
-        full = fm_hct["fine_tuning"][place][finding]["FM-HCT"]["auroc"]["value"]
-        linear = fm_hct["linear_probe_auroc"][place][finding]["FM-HCT"]["value"]
-        told = {known.method: float(known.theirs) for known in PROTOCOLS[name].published}
-        assert told == pytest.approx({"full": full, "linear": linear}, abs=0.005)
+    read = {"CQ500": PROTOCOLS["fm-hct-cq500"], "RSNA": PROTOCOLS["fm-hct-rsna"]}
+    named_otherwise = {"Any": "ICH", "BleedLocation-Left": "ich_left", "BleedLocation-Right": "ich_right"}
+    named_otherwise |= {"MidlineShift": "midline_shift", "MassEffect": "mass_effect"}
+    systems = {"ViT scratch": "the transformer of FM-HCT from", "ResNet50-3D scratch": "a 3D ResNet-50 from scratch"}
+    for place, protocol in read.items():
+        told = {(one.finding, one.method, one.source.split(",")[0]): one for one in protocol.published}
+        for chart, method in (("fine_tuning", "full"), ("linear_probe_auroc", "linear")):
+            for finding, row in fm_hct[chart][place].items():
+                for system, value in row.items():
+                    at = named_otherwise.get(finding, finding).lower(), method, systems.get(system, system)
+                    (known,) = [one for key, one in told.items() if key[:2] == at[:2] and key[2].startswith(at[2])]
+                    seen = value.get("auroc", value)
+                    assert float(known.theirs) == pytest.approx(seen["value"], abs=0.0051)
+                    assert ("± 0.05" in known.source) >= seen.get("overlap", False)
+                    told.pop((known.finding, known.method, known.source.split(",")[0]))
+        assert not told
+        assert {one.finding for one in protocol.published} == set(protocol.findings)
+        assert protocol.not_comparable
     ct_fm = json.loads((shared / "fixtures" / "ct-fm" / "head_ct_metrics.json").read_text())["datasets"]
     for name, place in (("ct-fm-sinoct", "SinoCT"), ("ct-fm-cq500", "CQ500")):
         (known,) = PROTOCOLS[name].published

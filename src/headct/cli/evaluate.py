@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from headct.evaluation import Estimate, Evaluation, EvaluationSettings
     from headct.evaluation.measurements import Measurements
     from headct.studies.evaluation import Study
+    from headct.studies.evaluation_checks import Unlearned
     from headct.studies.evaluation_curves import LearningCurve
 
 
@@ -74,8 +75,13 @@ def evaluate(
         typer.Option("--rule", metavar="NAME", help="How it is chosen: youden, f1, sensitivity or specificity."),
     ] = "youden",
     target: Annotated[
-        float, typer.Option("--target", metavar="P", help="The fixed specificity, and the fixed sensitivity.")
-    ] = 0.9,
+        float | None,
+        typer.Option(
+            "--target",
+            metavar="P",
+            help="The fixed specificity, and the fixed sensitivity: 0.9, or what the detectors' own thresholds reach.",
+        ),
+    ] = None,
     prevalence: Annotated[
         float | None,
         typer.Option("--prevalence", metavar="P", help="Where predictive values are wanted; else that of the scans."),
@@ -130,7 +136,7 @@ def evaluate(
         seed=seed,
         threshold=threshold,
         rule=evaluation.rule_named(rule),
-        target=target,
+        target=evaluation.EvaluationSettings.target if target is None else target,
         prevalence=prevalence,
         groups=tuple(group or ()),
     )
@@ -142,6 +148,10 @@ def evaluate(
         return
     _expect(bool(detector) and bool(cohort), "evaluate needs --detector and --cohort, or --predictions")
     _expect(against is None, "--against goes with --predictions; name several detectors to compare them")
+    if target is None:
+        from headct.studies.evaluation import own_target
+
+        settings = replace(settings, target=own_target(settings))
     _of_detectors(
         talk, detector or [], cohort or [], labels, out, settings,
         measured=measured, beside=baselines, curves=curve or [], model=model, readers=readers, key=key, cache=cache,
@@ -265,6 +275,8 @@ def _of_detectors(
     write_tree(tree, out / "metrics.json")
     _write_page(report_of_study(study, files=files).page(), out)
     _tell(study.first, talk)
+    if study.unlearned is not None:
+        _tell_unlearned(study.unlearned, talk)
     talk.table(list(_compared(study)), to_stderr=True)
     for found in study.curves:
         talk.table(_of_curve(found), to_stderr=True)
@@ -334,7 +346,15 @@ def _tell(done: Evaluation, talk: Talk) -> None:
         talk.warn(note)
     for name, finding in done.findings.items():
         shuffled = finding.shuffled
-        talk.say(f"{name}: shuffled labels give {shuffled.mean:.3f} ({shuffled.shufflings:,} times)")
+        talk.say(f"{name}: shuffled test labels give {shuffled.mean:.3f} ({shuffled.shufflings:,} times)")
+
+
+def _tell_unlearned(found: Unlearned, talk: Talk) -> None:
+    told = f"a probe of shuffled training labels gives {found.mean:.3f} (± {found.error:.3f} by chance)"
+    if found.passed:
+        talk.say(told)
+    else:
+        talk.warn(f"{told}, which must be 0.5: the tested labels reach the training")
 
 
 def _compared(study: Study) -> Iterator[Mapping[str, Any]]:

@@ -8,18 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from types import MappingProxyType
+from typing import Any, Literal, Self, get_args
 
 import numpy as np
 import torch
-from scipy.optimize import brentq
 from scipy.special import expit
 from sklearn.isotonic import IsotonicRegression
-from sklearn.metrics import roc_curve
 from torch import Tensor
 
+from headct.evaluation.operating import Rule, choose
+
 DRAWS = 200
-"""Bootstrap refits of a temperature; of an isotonic curve, which is slower, a quarter."""
+"""Bootstrap refits of a slope and a shift; of an isotonic curve, which is slower, a quarter."""
 INTERVAL = (0.025, 0.975)
 ENOUGH_FOR_ISOTONIC = 200
 """Validation scans of either class, below which an isotonic curve follows chance."""
@@ -33,20 +34,27 @@ RIDGE = 0.01
 STEPS, HALVINGS = 50, 30
 """Of Newton's method, and of a step of it that goes too far."""
 KNOTS = 64
+SMOOTH = 1e-3
+"""Share of the smooth curve in an isotonic one: enough to keep the order of scans, too little to be seen."""
 TARGET = 0.95
 """Sensitivity, or specificity, that the points of these names have at least."""
+POINTS: Mapping[str, Rule] = MappingProxyType(
+    {"balanced": "youden", "sensitive": "sensitivity", "specific": "specificity"}
+)
+"""What a detector calls its thresholds, and the rule that chooses each on validation scans."""
 
-Kind = Literal["temperature", "isotonic", "none"]
+Kind = Literal["platt", "isotonic", "none"]
 
 
 @dataclass(frozen=True)
 class Calibration:
     """One finding's way from logits to probabilities.
 
-    Of the kind `temperature` the probability is sigmoid(slope * logit + shift), 1 / slope being the temperature and the
-    shift what the classes' shares ask for; `draws` (b, 2) are other slopes and shifts. Of `isotonic` it is read off a
-    curve through `knots` (4, KNOTS): logit, probability, low, high. Of `none` (validation lacks a class) the logit is
-    taken as it is, and the interval is 0 to 1.
+    Of the kind `platt` the probability is sigmoid(slope * logit + shift), of Platt (1999); `draws` (b, 2) are other
+    slopes and shifts. Of `isotonic` it is read off a curve through `knots` (4, KNOTS): logit, probability, low, high;
+    such a curve has plateaus, on which scans would tie and lose their order, so `SMOOTH` of the probability is Platt's.
+    Of `none` (validation lacks a class) the logit is taken as it is, and the interval is 0 to 1. All kinds rise
+    strictly with the logit: whatever is read from the order of scans is the same before and after.
     """
 
     kind: Kind
@@ -57,11 +65,11 @@ class Calibration:
 
     def __call__(self, logits: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Probability, low and high, each (n,), of logits (n,); low <= probability <= high."""
+        middle = expit(self.slope * logits + self.shift)
         if self.kind == "isotonic" and self.knots is not None:
             at, *curves = self.knots
-            middle, low, high = (np.interp(logits, at, curve) for curve in curves)
+            middle, low, high = [_blended(np.interp(logits, at, curve), middle) for curve in curves]
         else:
-            middle = expit(self.slope * logits + self.shift)
             low, high = np.zeros_like(middle), np.ones_like(middle)
             if self.draws is not None:
                 drawn = expit(self.draws[:, :1] * logits + self.draws[:, 1:])
@@ -81,7 +89,7 @@ class Calibration:
     def restore(cls, settings: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
         """From `settings()` and `tensors()`. Raises KeyError or TypeError where they are others."""
         arrays: dict[str, Any] = {name: tensors[name].numpy() for name in tensors}
-        if settings["kind"] not in ("temperature", "isotonic", "none"):
+        if settings["kind"] not in get_args(Kind):
             raise ValueError(f"no calibration is of the kind {settings['kind']!r}")
         return cls(**settings, **arrays)
 
@@ -101,29 +109,12 @@ def calibrate(
     rng = np.random.default_rng(seed)
     if kind is None:
         enough = min(positive, len(labels) - positive) >= ENOUGH_FOR_ISOTONIC
-        kind = "isotonic" if enough and _isotonic_is_better(logits, labels, patient, rng) else "temperature"
-    if kind == "isotonic":
-        return _isotonic(logits, labels, patient, rng)
+        kind = "isotonic" if enough and _isotonic_is_better(logits, labels, patient, rng) else "platt"
     (slope,), (shift,) = _fit_lines(logits, labels, np.ones((1, len(labels))))
+    if kind == "isotonic":
+        return Calibration("isotonic", float(slope), float(shift), knots=_knots(logits, labels, patient, rng))
     draws = _fit_lines(logits, labels, _resampled(patient, DRAWS, rng), (slope, shift))
-    return Calibration("temperature", float(slope), float(shift), np.stack(draws, axis=1))
-
-
-def temperature(logits: np.ndarray, labels: np.ndarray) -> float:
-    """The temperature alone (Guo et al. 2017): T > 0 with the least log loss of sigmoid(logits / T).
-
-    It is where the sum of (sigmoid(logits / T) - labels) * logits is 0; infinity where the logits are of no use, and
-    `LEAST_SLOPE` where they never err.
-    """
-
-    def gradient(slope: float) -> float:
-        return float(((expit(slope * logits) - labels) * logits).sum())
-
-    if gradient(LEAST_SLOPE) >= 0:
-        return np.inf
-    if gradient(1 / LEAST_SLOPE) <= 0:
-        return LEAST_SLOPE
-    return 1 / float(brentq(gradient, LEAST_SLOPE, 1 / LEAST_SLOPE))
+    return Calibration("platt", float(slope), float(shift), np.stack(draws, axis=1))
 
 
 def _resampled(patient: np.ndarray, draws: int, rng: np.random.Generator) -> np.ndarray:
@@ -190,11 +181,15 @@ def _curve(at: np.ndarray, logits: np.ndarray, labels: np.ndarray, weights: np.n
     return curve
 
 
-def _isotonic(logits: np.ndarray, labels: np.ndarray, patient: np.ndarray, rng: np.random.Generator) -> Calibration:
+def _knots(logits: np.ndarray, labels: np.ndarray, patient: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     at = np.unique(np.quantile(logits, np.linspace(0, 1, KNOTS)))
     drawn = [_curve(at, logits, labels, one) for one in _resampled(patient, DRAWS // 4, rng)]
     low, high = np.quantile(drawn, INTERVAL, axis=0)
-    return Calibration("isotonic", knots=np.stack([at, _curve(at, logits, labels, np.ones(len(labels))), low, high]))
+    return np.stack([at, _curve(at, logits, labels, np.ones(len(labels))), low, high])
+
+
+def _blended(isotonic: np.ndarray, smooth: np.ndarray) -> np.ndarray:
+    return (1 - SMOOTH) * isotonic + SMOOTH * smooth
 
 
 def _isotonic_is_better(logits: np.ndarray, labels: np.ndarray, patient: np.ndarray, rng: np.random.Generator) -> bool:
@@ -205,8 +200,9 @@ def _isotonic_is_better(logits: np.ndarray, labels: np.ndarray, patient: np.ndar
         if len(np.unique(labels[fitted])) < 2:
             return False
         slope, shift = _fit_lines(logits[fitted], labels[fitted], np.ones((1, int(fitted.sum()))))
+        smooth = expit(slope[0] * logits[held] + shift[0])
         isotonic = _curve(logits[held], logits[fitted], labels[fitted], np.ones(int(fitted.sum())))
-        for index, p in enumerate((expit(slope[0] * logits[held] + shift[0]), isotonic)):
+        for index, p in enumerate((smooth, _blended(isotonic, smooth))):
             losses[index] -= np.log(np.where(labels[held] == 1, p, 1 - p)).sum()
     return bool(losses[1] < losses[0])
 
@@ -215,24 +211,9 @@ def operating_points(probabilities: np.ndarray, labels: np.ndarray) -> dict[str,
     """Probabilities from which on a scan is called positive, by validation scans (n,).
 
     `balanced` has the largest sum of sensitivity and specificity, `sensitive` the best specificity among those with a
-    sensitivity of `TARGET`, `specific` the other way round. Each lies half-way to the next lower probability, so that
-    it does not hang on one scan. None where a class is missing.
+    sensitivity of `TARGET`, `specific` the other way round: the points that `headct.evaluation.operating.choose` finds.
+    None where a class is missing.
     """
     if len(np.unique(labels)) < 2:
         return {}
-    false, true, cuts = roc_curve(labels, probabilities, drop_intermediate=False)
-    chosen = {
-        "balanced": int(np.argmax(true - false)),
-        "sensitive": int(np.flatnonzero(true >= TARGET)[0]),
-        "specific": int(np.flatnonzero(1 - false >= TARGET)[-1]),
-    }
-    levels = np.unique(probabilities)
-    return {name: _between(cuts[index], levels) for name, index in chosen.items()}
-
-
-def _between(cut: float, levels: np.ndarray) -> float:
-    """Half-way between a cut, infinity if nothing is positive, and the next lower level."""
-    place = int(np.searchsorted(levels, cut))
-    upper = levels[place] if place < len(levels) else 1.0
-    lower = levels[place - 1] if place > 0 else 0.0
-    return float((upper + lower) / 2)
+    return {name: choose(labels, probabilities, rule, TARGET).threshold for name, rule in POINTS.items()}

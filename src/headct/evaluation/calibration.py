@@ -1,6 +1,6 @@
 """Are probabilities frequencies: of scans told 0.3, does a third have the finding?
 
-The functions here measure. Temperatures and isotonic curves are fitted on validation scans by `headct.detection`.
+The functions here measure. Platt's curves and isotonic ones are fitted on validation scans by `headct.detection`.
 """
 
 from __future__ import annotations

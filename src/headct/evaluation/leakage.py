@@ -145,8 +145,8 @@ class Shuffled:
 def shuffled_labels(labels: ArrayLike, scores: ArrayLike, seed: int = 0) -> Shuffled:
     """Shuffle labels until their mean area is known to 0.005, and look whether it is one half.
 
-    It finds mistakes of the evaluation, not of the training: for those, train on shuffled labels. Raises Failure where
-    the mean lies more than `SHUFFLED` from 0.5.
+    The scores stay as they are, so whatever a model has seen, it finds mistakes of the arithmetic alone; for those of
+    the training, train on shuffled labels. Raises Failure where the mean lies more than `SHUFFLED` from 0.5.
     """
     is_positive, values = checked(labels, scores)
     positives, negatives = int(is_positive.sum()), int((~is_positive).sum())

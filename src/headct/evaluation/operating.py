@@ -48,7 +48,9 @@ def choose(labels: ArrayLike, scores: ArrayLike, rule: Rule, target: float = 0.9
     """The threshold that a rule picks on validation scans: labels and scores (n,).
 
     `sensitivity`, `specificity`: the most of the other one while this reaches `target`. `youden`: the highest sum of
-    both. `f1`: the highest F1. Among equals the highest threshold. Raises Misuse where the labels are of one class.
+    both. `f1`: the highest F1. Among equals the highest threshold. It lies half-way to the next score below, where that
+    calls neither all nor none: new scans fall on either side of the last score. Raises Misuse where the labels are of
+    one class.
     """
     is_positive, values = checked(labels, scores)
     both_classes(is_positive)
@@ -62,7 +64,15 @@ def choose(labels: ArrayLike, scores: ArrayLike, rule: Rule, target: float = 0.9
     }[rule_named(rule)]
     best = int(np.flatnonzero(goodness >= goodness.max() - ROUNDING)[0])
     wanted = f"{rule} {target:g}" if rule in ("sensitivity", "specificity") else rule
-    return OperatingPoint(float(thresholds[best]), f"{wanted} on {len(values):,} validation scans")
+    return OperatingPoint(_half_way(thresholds, best), f"{wanted} on {len(values):,} validation scans")
+
+
+def _half_way(thresholds: Array, best: int) -> float:
+    """Between a threshold and the next one below, if there are two and a number lies between them."""
+    if not 0 < best < len(thresholds) - 1:
+        return float(thresholds[best])
+    between = float(thresholds[best : best + 2].mean())
+    return between if between > thresholds[best + 1] else float(thresholds[best])
 
 
 def _roc(is_positive: np.ndarray, values: Array) -> tuple[Array, Array, Array]:

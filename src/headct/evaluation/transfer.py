@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from headct.evaluation.comparison import Difference, delong
+from headct.evaluation.comparison import Difference, corrected, delong
 from headct.evaluation.intervals import Area
 from headct.evaluation.subgroups import unpaired
 from headct.failure import Misuse
@@ -17,7 +17,8 @@ class Cell:
     """A detector trained at one site, tested at one; `drop` is this area less that of the same detector at home.
 
     `drop` is None at home. `gain` is this area less that of the detector that the test site trained itself, read from
-    the same scans: what a few labels of one's own are worth.
+    the same scans: what a few labels of one's own are worth. In a matrix the drops of all its cells are corrected by
+    Holm together, and so are its gains.
     """
 
     trained: str
@@ -44,7 +45,7 @@ class TransferMatrix:
         trained = list(dict.fromkeys(train for train, _ in areas))
         tested = list(dict.fromkeys(test for _, test in areas))
         cells = {(train, test): _cell(train, test, areas) for train, test in areas}
-        return cls(finding, trained, tested, cells)
+        return cls(finding, trained, tested, _corrected(cells))
 
     def tree(self) -> Mapping[str, Any]:
         """`{trained: {tested: {"auroc": leaf, "drop": leaf, "gain": leaf}}}`."""
@@ -65,6 +66,14 @@ def _cell(train: str, test: str, areas: Mapping[tuple[str, str], Area]) -> Cell:
     drop = unpaired(here, home, shared=False) if away and home is not None else None
     gain = _paired(here, own) if away and own is not None else None
     return Cell(train, test, here, drop, gain)
+
+
+def _corrected(cells: Mapping[tuple[str, str], Cell]) -> dict[tuple[str, str], Cell]:
+    numbered = {str(number): cell for number, cell in enumerate(cells.values())}
+    drops = corrected({number: cell.drop for number, cell in numbered.items() if cell.drop is not None})
+    gains = corrected({number: cell.gain for number, cell in numbered.items() if cell.gain is not None})
+    fair = (replace(cell, drop=drops.get(number), gain=gains.get(number)) for number, cell in numbered.items())
+    return dict(zip(cells, fair, strict=True))
 
 
 def _paired(first: Area, second: Area) -> Difference | None:

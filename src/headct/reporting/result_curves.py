@@ -196,15 +196,11 @@ def precision_recall(
     return figure(drawing(SMALL, 260, f"Precision-recall curve, {finding}", said, *parts), finding, caption)
 
 
-def reliability(finding: str, bins: Sequence[Bin], *, ece: Measured, before: Sequence[Bin] = ()) -> Markup:
-    """Observed share over predicted probability, with the number of scans in each bin as columns beneath.
-
-    Filled dots with intervals are the calibrated probabilities, open ones those `before` calibration.
-    """
+def reliability(finding: str, bins: Sequence[Bin], *, ece: Measured) -> Markup:
+    """Observed share over predicted probability, with the number of scans in each bin as columns beneath."""
     across, upward, parts = _square("", "share with the finding")
     perfect = line(across.at(0), upward.at(0), across.at(1), upward.at(1), "chance")
     parts.append(perfect)
-    parts += [dot(across.at(one.predicted), upward.at(one.observed), "rest", 3.5) for one in before]
     for one in bins:
         x = across.at(one.predicted)
         parts.append(line(x, upward.at(one.low), x, upward.at(one.high), "whisker accent"))
@@ -216,7 +212,6 @@ def reliability(finding: str, bins: Sequence[Bin], *, ece: Measured, before: Seq
         for one in bins
     )
     caption = f"calibration error {ece.written()}; {ece.cases}; dotted: as predicted"
-    caption += "; open dots: before calibration" if before else ""
     return figure(drawing(SMALL, 322, f"Reliability diagram, {finding}", said, *parts), finding, caption)
 
 

@@ -65,11 +65,10 @@ class Ranking:
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """How far the probabilities of one finding can be believed, after calibration and `before`."""
+    """How far the probabilities of one finding can be believed."""
 
     ece: Measured
     bins: Sequence[Bin]
-    before: Sequence[Bin] = ()
     coverage: Curve | None = None
     coverage_by_ood: Curve | None = None  # the scans least like the training scans declined first
     overall_risk: Measured | None = None
@@ -242,9 +241,7 @@ def _few_shots(report: Report) -> Section | None:
 def _calibration(report: Report) -> Section | None:
     if not report.calibrations:
         return None
-    diagrams = [
-        reliability(called(name), one.bins, ece=one.ece, before=one.before) for name, one in report.calibrations.items()
-    ]
+    diagrams = [reliability(called(name), one.bins, ece=one.ece) for name, one in report.calibrations.items()]
     body = small_multiples(diagrams)
     declined = [
         coverage_risk(called(name), one.coverage, overall=one.overall_risk, risk=one.risk)

@@ -8,7 +8,6 @@ from typing import Any
 
 from headct.evaluation.comparison import Difference
 from headct.evaluation.evaluation import Evaluation, Finding
-from headct.evaluation.intervals import Estimate
 from headct.evaluation.leakage import COVERED_FROM, SHUFFLED
 from headct.evaluation.measurements import Measurements
 from headct.evaluation.metrics import Confusion as Counts
@@ -16,7 +15,7 @@ from headct.evaluation.operating import Abstention
 from headct.evaluation.pairs import Pair
 from headct.evaluation.transfer import TransferMatrix
 from headct.reporting.findings import called
-from headct.reporting.measured import Measured
+from headct.reporting.measured import Measured, measured
 from headct.reporting.result_comparisons import Compared, Subgroup
 from headct.reporting.result_curves import Bin, Curve, OperatingPoint
 from headct.reporting.result_flow import Confusion, Evaluated
@@ -99,12 +98,6 @@ def report_of(
         ],
         **parts,
     )
-
-
-def measured(estimate: Estimate) -> Measured:
-    """An estimate as the page writes it: what does not exist is NaN."""
-    value, low, high = (math.nan if one is None else one for one in (estimate.value, estimate.low, estimate.high))
-    return Measured(value=value, low=low, high=high, n=estimate.n, positives=estimate.positives)
 
 
 def answer(evaluation: Evaluation) -> list[str]:
@@ -314,7 +307,7 @@ def _transfer(matrix: TransferMatrix) -> Mapping[tuple[str, str], Measured]:
 def _shuffled(finding: Finding) -> Check:
     mean = finding.shuffled.mean
     return Check(
-        name=f"Shuffled labels, {called(finding.name)}",
+        name=f"Shuffled test labels, {called(finding.name)} (of the arithmetic alone, not of the training)",
         expected=f"AUROC 0.50 ± {SHUFFLED:.2f}",
         seen=f"{mean:.3f} over {finding.shuffled.shufflings:,} shufflings",
         passed=abs(mean - 0.5) <= SHUFFLED,

@@ -20,13 +20,13 @@ from headct.evaluation.evaluation import Finding
 from headct.reporting.charts import curves
 from headct.reporting.findings import called
 from headct.reporting.flow import Loss, Stage
-from headct.reporting.measured import Measured
+from headct.reporting.measured import Measured, measured
 from headct.reporting.page import Page, Provenance, Section, software_versions
 from headct.reporting.result_comparisons import Compared, by_finding, transfer_matrix
 from headct.reporting.result_curves import Learner, Shot, few_shot
 from headct.reporting.result_flow import Evaluated, study_flow
 from headct.reporting.result_pictures import Example, Shown, hits_and_misses
-from headct.reporting.results_of_evaluation import evaluated, measured
+from headct.reporting.results_of_evaluation import evaluated
 from headct.reporting.tables import Column, table
 from headct.reporting.words import count, joined
 from headct.studies.cohort_sections import of_files, of_scans, spacing_mm

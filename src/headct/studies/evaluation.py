@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from headct.cohort import Cohort
-from headct.detection.calibration import TARGET
+from headct.detection.calibration import POINTS, TARGET
 from headct.detection.method import Progress, quiet
 from headct.embedding.machine import Machine
 from headct.evaluation import Area, Evaluation, EvaluationSettings, Patients, evaluate
@@ -28,12 +28,14 @@ from headct.evaluation.pairs import Pair, compare_all
 from headct.evaluation.tables import labels_of
 from headct.evaluation.transfer import TransferMatrix
 from headct.failure import Failure, Misuse
+from headct.studies.evaluation_checks import Unlearned, unlearned
 from headct.studies.evaluation_curves import Kind, LearningCurve, curve_of
 from headct.studies.evaluation_predictions import Vectors, predicted, taught
 from headct.studies.evaluation_scans import Entry, Labelled, counted, names_of
 
-POINTS: Mapping[Rule, str] = {"youden": "balanced", "sensitivity": "sensitive", "specificity": "specific"}
+POINT_OF: Mapping[Rule, str] = {rule: name for name, rule in POINTS.items()}
 """What a detector calls the threshold that a rule chose on its validation scans."""
+WITH_TARGET: tuple[Rule, ...] = ("sensitivity", "specificity")
 
 LABELS = "labels.csv"
 """Of all labelled scans, beside the predictions."""
@@ -44,6 +46,7 @@ class Study:
     """What came out. The first detector is the one that the page is about; all were tested on the same scans.
 
     `evaluations` are by detector, `baselines` by their name, `predictions` by detector and of all labelled scans.
+    `unlearned` is None where nothing could be learned again.
     """
 
     entries: Sequence[Entry]
@@ -55,6 +58,7 @@ class Study:
     transfer: Sequence[TransferMatrix]
     measurements: Measurements | None
     curves: Sequence[LearningCurve]
+    unlearned: Unlearned | None
     predictions: Mapping[str, pd.DataFrame]
     machine: Machine
     notes: tuple[str, ...]
@@ -89,6 +93,7 @@ class Study:
             "transfer": {matrix.finding: matrix.tree() for matrix in self.transfer},
             "measurements": None if self.measurements is None else self.measurements.tree(),
             "few_labels": {curve.kind: curve.tree() for curve in self.curves},
+            "shuffled_training": None if self.unlearned is None else self.unlearned.tree(),
         }
 
 
@@ -110,10 +115,10 @@ def evaluate_detectors(
 ) -> Study:
     """Evaluate detectors on the tested scans of cohorts; predictions and labels go to `out`, vectors to `cache`.
 
-    `measured` are measurements by scan_id to be compared with those of the labels, `beside` asks for baselines, `few`
-    for curves over fewer labels. The groups of the settings come on top of those of the scans. Raises Failure where
-    scans of different patients are the same, or no finding can be evaluated; Misuse where a cohort has another recipe
-    than a detector.
+    `measured` are measurements by scan_id to be compared with those of the labels, `beside` asks for baselines and the
+    check by shuffled training labels, `few` for curves over fewer labels. The groups of the settings come on top of
+    those of the scans. Raises Failure where scans of different patients are the same, or no finding can be evaluated;
+    Misuse where a cohort has another recipe than a detector, or a detector no such threshold (`points_of`).
     """
     for entry in entries:
         for cohort in cohorts:
@@ -132,10 +137,12 @@ def evaluate_detectors(
     plain, notes = replace(settings, groups=()), list(labelled.notes)
     probed: dict[str, pd.DataFrame] = {}
     curves: list[LearningCurve] = []
+    checked: Unlearned | None = None
     if beside or few:
         known, why = taught(entries[0], labelled, vectors, machine, settings.seed)
         if known is not None:
             probed = known.probed() if beside else {}
+            checked = unlearned(known, progress("shuffled training labels")) if beside else None
             notes += [known.disadvantage] if known.disadvantage and beside else []
             for kind in few:
                 curve, lines = curve_of(kind, known, out, progress, beside=beside)
@@ -144,6 +151,7 @@ def evaluate_detectors(
         else:
             missing = [*(["no baselines"] if beside else []), *(["no curve over few labels"] if few else [])]
             notes.append(f"{' and '.join(missing)} beside {entries[0].name}: {why}")
+            notes += ["so nothing was learned from shuffled labels to check the training by"] if beside else []
     return Study(
         entries=entries,
         cohorts=cohorts,
@@ -154,6 +162,7 @@ def evaluate_detectors(
         transfer=transfer(entries, cohorts, told, labels),
         measurements=_measurements(evaluations[entries[0].name], labels, measured),
         curves=curves,
+        unlearned=checked,
         predictions=tables,
         machine=machine,
         notes=tuple(notes),
@@ -163,21 +172,32 @@ def evaluate_detectors(
 def points_of(entry: Entry, settings: EvaluationSettings) -> dict[str, OperatingPoint]:
     """The thresholds of a detector by finding, as it chose them on its validation scans.
 
-    Raises Misuse for a rule by which detectors choose none.
+    Raises Misuse for a rule by which detectors choose none, and for a target that theirs were not chosen by.
     """
-    if settings.rule not in POINTS:
+    if settings.rule not in POINT_OF:
         raise Misuse(
             f"detectors keep no threshold by the rule {settings.rule}",
-            do=f"take {', '.join(POINTS)}, or evaluate tables (--predictions)",
+            do=f"take {', '.join(POINT_OF)}, or evaluate tables (--predictions)",
         )
-    name = POINTS[settings.rule]
-    reached = f" ({settings.rule} {TARGET:g})" if settings.rule in ("sensitivity", "specificity") else ""
+    if settings.threshold is None and settings.target != own_target(settings):
+        raise Misuse(
+            f"the detector {entry.name} keeps no threshold of {settings.rule} {settings.target:g}",
+            why=f"it chose its own on its validation scans, for a {settings.rule} of {TARGET:g}",
+            do=f"leave --target out or say {TARGET:g}, name a --threshold, or evaluate tables (--predictions)",
+        )
+    name = POINT_OF[settings.rule]
+    reached = f" ({settings.rule} {TARGET:g})" if settings.rule in WITH_TARGET else ""
     origin = f"{name}{reached}, chosen by {entry.name} on its own validation scans"
     return {
         finding: OperatingPoint(points[name], origin)
         for finding, points in zip(entry.detector.findings, entry.detector.points, strict=True)
         if name in points
     }
+
+
+def own_target(settings: EvaluationSettings) -> float:
+    """The target that detectors chose their thresholds by, where the rule has one; else that of the settings."""
+    return TARGET if settings.rule in WITH_TARGET else settings.target
 
 
 def _place(out: Path, name: str) -> Path:

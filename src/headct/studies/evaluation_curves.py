@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -20,7 +21,7 @@ from headct.detection.linear import Linear
 from headct.detection.method import Progress, Scans
 from headct.detection.shots import Fractions, Shots, draw_fractions, draw_shots
 from headct.evaluation import Estimate
-from headct.evaluation.comparison import Difference
+from headct.evaluation.comparison import Difference, corrected
 from headct.evaluation.leakage import LEAST_PATIENTS
 from headct.failure import Misuse
 from headct.studies.evaluation_predictions import Taught
@@ -79,9 +80,25 @@ class LearningCurve:
         assert found is not None
         return found
 
+    @cached_property
+    def _less(self) -> Mapping[tuple[str, str, float], Difference]:
+        """By learner, cohort and size; corrected over all of them."""
+        at = [
+            (learner, place, size)
+            for learner, place, size, finding in self._every()
+            if finding == MACRO and learner != OURS
+        ]
+        found = {each: self.results.difference(OURS, *each) for each in at}
+        told = {each: one for each, one in found.items() if one is not None}
+        fair = corrected({str(number): one for number, one in enumerate(told.values())})
+        return dict(zip(told, fair.values(), strict=True))
+
     def less(self, other: str, place: str, size: float) -> Difference | None:
-        """By how much the mean of ours exceeds another learner's, on the same draws and patients."""
-        return self.results.difference(OURS, other, place, size)
+        """By how much the mean of ours exceeds another learner's, on the same draws and patients.
+
+        Corrected by Holm over all other learners, cohorts and sizes of the curve.
+        """
+        return self._less.get((other, place, size))
 
     def labelled(self, size: float) -> int:
         """Positive patients of a finding, or with shares all patients, that have labels and are learned from."""
@@ -187,8 +204,15 @@ def _study(kind: Kind, known: Taught) -> Study:
     parts = np.full(len(scan_ids), "test", dtype=object)
     parts[task.train] = "train"
     labelled = task.train[np.isfinite(task.labels[task.train]).any(axis=1)]
-    draw = draw_shots if kind == "shots" else draw_fractions
-    drawn = draw(labels.iloc[labelled], patients[labelled].tolist(), seed=task.seed)
-    sites = known.table["cohort"].to_numpy(dtype=object)
     settings = StudySettings(findings=task.findings, seed=task.seed)
-    return Study(settings, scan_ids, labels, patients, parts, sites, drawn)
+    cohorts = known.table["cohort"].to_numpy(dtype=object)
+    return Study(settings, scan_ids, labels, patients, parts, cohorts, _drawn(kind, known, labels, labelled))
+
+
+def _drawn(kind: Kind, known: Taught, labels: pd.DataFrame, rows: np.ndarray) -> Shots | Fractions:
+    """Negatives of shots are matched to positives by site, as `headct adapt` does."""
+    may, patients, seed = labels.iloc[rows], known.task.patients[rows].astype(str).tolist(), known.task.seed
+    if kind == "shares":
+        return draw_fractions(may, patients, seed=seed)
+    sites = known.table["site"].fillna("").astype(str).to_numpy()[rows]
+    return draw_shots(may, patients, seed=seed, sites=sites.tolist())

@@ -16,19 +16,21 @@ from headct.detection.curves import MACRO
 from headct.evaluation import Estimate, Evaluation
 from headct.evaluation.evaluation import Finding
 from headct.evaluation.intervals import macro_area
-from headct.evaluation.leakage import ALIKE
+from headct.evaluation.leakage import ALIKE, SHUFFLED
 from headct.evaluation.measurements import Measurements
 from headct.reporting.findings import called
 from headct.reporting.flow import Loss, Stage
 from headct.reporting.intake import STEP_OF, STEPS, Intake
+from headct.reporting.measured import measured
 from headct.reporting.page import Provenance, software_versions
 from headct.reporting.result_curves import SHOTS, Learner, Shot
 from headct.reporting.result_flow import Evaluated
 from headct.reporting.result_pictures import Example, Shown
 from headct.reporting.results import Check, FewShot, Flow, Report
-from headct.reporting.results_of_evaluation import evaluated, measured, measurement_rows, pair_rows, report_of
+from headct.reporting.results_of_evaluation import evaluated, measurement_rows, pair_rows, report_of
 from headct.reporting.words import count, joined
 from headct.studies.evaluation import Study
+from headct.studies.evaluation_checks import Unlearned
 from headct.studies.evaluation_curves import OURS, Kind, LearningCurve
 from headct.studies.evaluation_scans import USED, counted, names_of
 from headct.tasks.explanation.judging import can_look
@@ -42,7 +44,9 @@ PARTS = {"test": "test", "train": "learned from", "validation": "validated on"}
 INTERVALS = (
     "95 % intervals that count patients: DeLong's variance by patient on the logit scale for AUROC, Wilson's with a "
     "design effect for shares, the bootstrap over patients for the rest; differences by DeLong's test and the paired "
-    "bootstrap, corrected by Holm."
+    "bootstrap. Their p values are corrected by Holm: between models over all pairs and findings, AUROC and average "
+    "precision apart; of subgroups over those of a column, where there are three or more; of transfer over the cells "
+    "of a finding's matrix, losses and gains apart; of curves over few labels over learners, cohorts and sizes."
 )
 METRICS = (
     "AUROC, average precision, sensitivity, specificity, F1, balanced accuracy and predictive values at an operating "
@@ -197,10 +201,10 @@ def mean_areas(study: Study) -> dict[str, Estimate]:
 
 
 def _checks(study: Study) -> list[Check]:
-    """Checks that were made before a number was: each of them ends the evaluation where it fails."""
+    """Checks of who was learned from, and of the learning. The same scan of two patients has ended the evaluation."""
     parts, unknown = counted(study.labelled), [entry.name for entry in study.entries if entry.splits is None]
     kept_out = joined([f"{count(parts[part], 'scan')} {PARTS[part]}" for part in USED])
-    return [
+    checks = [
         Check(
             name="Patients of the detectors themselves",
             expected="none is tested",
@@ -214,6 +218,16 @@ def _checks(study: Study) -> list[Check]:
             passed=True,
         ),
     ]
+    return checks if study.unlearned is None else [*checks, _unlearned(study.unlearned)]
+
+
+def _unlearned(found: Unlearned) -> Check:
+    return Check(
+        name="Probe that learned from shuffled training labels",
+        expected=f"AUROC 0.50 ± {SHUFFLED:.2f}, and {found.error:.2f} more by chance",
+        seen=f"{found.mean:.3f} over {len(found.areas)} shufflings by patient, {count(len(found.findings), 'finding')}",
+        passed=found.passed,
+    )
 
 
 def _provenance(study: Study, files: Mapping[str, Path]) -> Provenance:
@@ -221,7 +235,7 @@ def _provenance(study: Study, files: Mapping[str, Path]) -> Provenance:
         **_settings(study.first),
         "machine": str(study.machine),
         "recipe": f"{study.cohorts[0].recipe.name} ({study.cohorts[0].recipe.id})",
-        **{f"method of {entry.name}": entry.detector.fitted.method for entry in study.entries},
+        **{f"method of {entry.name}": entry.detector.learned_by for entry in study.entries},
         **{f"encoder of {entry.name}": entry.detector.encoder.architecture for entry in study.entries},
     }
     hashes = {
@@ -386,7 +400,7 @@ def _record_of_study(study: Study) -> dict[str, str]:
         "near-identical vectors too.",
         "model": f"{detector!r}; SHA-256 {detector.sha256[:16]}.",
         "initialization": _start(detector),
-        "training": f"Method {detector.fitted.method}. " + " ".join(f"{one}." for one in learned.get("sentences", ())),
+        "training": f"Method {detector.learned_by}. " + " ".join(f"{one}." for one in learned.get("sentences", ())),
         "ensembling": "None.",
         "calibration": "Each finding's logits, on the detector's own validation scans: "
         + ", ".join(sorted({str(one.settings()["kind"]) for one in detector.calibrations}))

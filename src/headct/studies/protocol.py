@@ -13,21 +13,11 @@ from types import MappingProxyType
 from typing import Any
 
 from headct.failure import Misuse
+from headct.studies.protocol_published import CQ500, RSNA, Known, fm_hct
 
 ALL = "all"
 SHOTS = (8, 16, 32, 64, 128, 256)
 DRAWS = 10
-
-
-@dataclass(frozen=True, kw_only=True)
-class Known:
-    """A published number that has a source: `theirs` as it is written or read there."""
-
-    finding: str
-    method: str  # ours that comes closest: linear or full
-    theirs: str
-    cases: str
-    source: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +72,6 @@ class Protocol:
         return f"{', '.join(few)}{' of each class' if self.shots else ''}, all"
 
 
-_FM_HCT = "FM-HCT (arXiv 2502.02779)"
 _CT_FM = "CT-FM (arXiv 2501.09001), its repository's notebook of the head CT triage"
 _FM_HCT_CODE = (
     "its code tests with the head in training mode, where a scan's number depends on those beside it, and trains a "
@@ -102,24 +91,9 @@ PROTOCOLS: Mapping[str, Protocol] = MappingProxyType(
                     *("ich_left", "ich_right", "midline_shift", "mass_effect"),
                 ),
                 shots=SHOTS,
-                published=(
-                    Known(
-                        finding="ich",
-                        method="full",
-                        theirs="0.90",
-                        cases="236 series, 116 positive",
-                        source=f"{_FM_HCT}, fine-tuned, read from a chart (± 0.02)",
-                    ),
-                    Known(
-                        finding="ich",
-                        method="linear",
-                        theirs="0.87",
-                        cases="236 series, 116 positive",
-                        source=f"{_FM_HCT}, frozen, read from a chart (± 0.02)",
-                    ),
-                ),
+                published=fm_hct("CQ500", CQ500),
                 not_comparable="other patients are tested (236 series of 71 patients, each series counted as a case), "
-                f"other series are taken, and {_FM_HCT_CODE}.",
+                f"other series are taken, few are positive (6 of edh, 14 of sdh, 16 of ivh), and {_FM_HCT_CODE}.",
             ),
             Protocol(
                 name="fm-hct-rsna",
@@ -127,22 +101,7 @@ PROTOCOLS: Mapping[str, Protocol] = MappingProxyType(
                 dataset="rsna-2019",
                 findings=("ich", "iph", "ivh", "sah", "sdh"),
                 shots=SHOTS,
-                published=(
-                    Known(
-                        finding="ich",
-                        method="full",
-                        theirs="0.94",
-                        cases="1,058 studies, 342 positive",
-                        source=f"{_FM_HCT}, fine-tuned, read from a chart (± 0.01)",
-                    ),
-                    Known(
-                        finding="ich",
-                        method="linear",
-                        theirs="0.93",
-                        cases="1,058 studies, 342 positive",
-                        source=f"{_FM_HCT}, frozen, read from a chart (± 0.02)",
-                    ),
-                ),
+                published=fm_hct("RSNA 2019", RSNA),
                 not_comparable="other studies are tested, a tenth of ten thousand and not a fifth of all, and "
                 f"{_FM_HCT_CODE}.",
             ),

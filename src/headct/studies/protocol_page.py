@@ -15,14 +15,14 @@ from headct.evaluation.curves import Band
 from headct.evaluation.evaluation import Evaluation, Finding
 from headct.reporting.findings import called
 from headct.reporting.flow import Loss, Stage
-from headct.reporting.measured import Measured
+from headct.reporting.measured import Measured, measured
 from headct.reporting.page import Page, Provenance, Section
 from headct.reporting.result_curves import Curve, Shot
 from headct.reporting.result_curves import Learner as Drawn
 from headct.reporting.result_flow import Evaluated
 from headct.reporting.result_tables import ComparedRow, Published
 from headct.reporting.results import Beside, FewShot, Flow
-from headct.reporting.results_of_evaluation import evaluated, measured, report_of
+from headct.reporting.results_of_evaluation import evaluated, report_of
 from headct.reporting.tables import Column, table
 from headct.reporting.words import NOT_STATED, count
 from headct.studies.protocol_job import Walked
@@ -210,7 +210,8 @@ def _record(walked: Walked) -> dict[str, str]:
         "initialization": f"Weights of SHA-256 {model['sha256']}; baselines start at random weights.",
         "selection": "Regularisation by cross-validation within training patients; the step of trained networks by "
         "validation patients, all of whose labels are known where few are learned from too; nothing by test patients.",
-        "calibration": "A temperature, or an isotonic curve where there are enough scans, fitted on validation scans.",
+        "calibration": "A slope and a shift of the logit (Platt), or an isotonic curve where there are enough scans "
+        "and it is better, fitted on validation scans.",
         "operating_point": "The threshold with the largest sum of sensitivity and specificity on validation scans.",
         "blinding": "Labels of test scans served to count them and to evaluate; nothing was learned or chosen by them.",
         "imbalance": "Either class of each finding weighs the same in training.",

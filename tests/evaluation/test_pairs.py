@@ -12,7 +12,7 @@ from headct.evaluation import Area, EvaluationSettings, Patients, evaluate
 from headct.evaluation.comparison import delong
 from headct.evaluation.measurements import compare_tables, side_named
 from headct.evaluation.operating import OperatingPoint
-from headct.evaluation.pairs import compare_all
+from headct.evaluation.pairs import DRAWS_A_TEST, compare_all
 from headct.evaluation.tables import read_measured, read_predictions
 from headct.failure import Misuse
 
@@ -58,6 +58,8 @@ def test_every_pair_is_delongs_and_corrected_over_all() -> None:
         wanted = delong(*areas)
         assert one.auroc.estimate.value == pytest.approx(wanted.estimate.value)
         assert one.auroc.p == pytest.approx(wanted.p)
+        wanted_draws = max(SETTINGS.draws, DRAWS_A_TEST * len(pairs))
+        assert f"{wanted_draws:,} bootstrap draws" in one.average_precision.estimate.method
     order, highest = sorted(pairs, key=lambda one: one.auroc.p), 0.0
     for rank, one in enumerate(order):
         highest = max(highest, min(1, one.auroc.p * (len(pairs) - rank)))

@@ -208,7 +208,7 @@ def test_a_patient_is_known_again_where_only_one_side_hides_ids(place: Place, tm
     assert with_key.notes[0].startswith("left out, as told knows their patients from other scans")
     without = labelled_scans(detectors, [other], [tmp_path / "tested.csv"])
     assert (without.parts == "test").all()
-    assert "a patient of both is known by the same scan alone" in without.notes[0]
+    assert "a patient of both is not known, and may be tested" in without.notes[0]
     (strange,) = labelled_scans(detectors, [other], [tmp_path / "tested.csv"], key=b"another").notes
     assert strange == without.notes[0]
 

@@ -354,7 +354,7 @@ def _tell_unlearned(found: Unlearned, talk: Talk) -> None:
     if found.passed:
         talk.say(told)
     else:
-        talk.warn(f"{told}, which must be 0.5: the tested labels reach the training")
+        talk.warn(f"{told}, more than 0.5: the labels of tested scans may reach the training")
 
 
 def _compared(study: Study) -> Iterator[Mapping[str, Any]]:

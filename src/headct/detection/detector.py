@@ -42,7 +42,7 @@ from headct.embedding.vectors import Looked, look
 from headct.failure import Failure, Misuse
 from headct.reading import Criteria
 
-SEALED = layout.Sealed("headct-detector", 1, "detector", "headct adapt", "findings, calibration or operating points")
+SEALED = layout.Sealed("headct-detector", 2, "detector", "headct adapt", "findings, calibration or operating points")
 HEAD = "head.safetensors"
 TOLERANCE = 1e-3
 """Largest difference in the self-test, as a share of the largest score: machines differ by less."""

@@ -19,12 +19,10 @@ from scipy.stats import binomtest
 from headct.evaluation.intervals import LEVEL, Area, Estimate, Z
 from headct.evaluation.metrics import Array, Ranked, checked
 
-FEW_DRAWS = 10
-
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """First minus second, with its interval and a two-sided p value; `corrected` by Holm over all findings."""
+    """First minus second, with its interval and a two-sided p value; `corrected` by Holm with all it was made with."""
 
     estimate: Estimate
     p: float
@@ -62,18 +60,14 @@ def delong(first: Area, second: Area) -> Difference:
 def paired_bootstrap(first: tuple[float, Array], second: tuple[float, Array], *, n: int, positives: int) -> Difference:
     """The difference of any two numbers, each (value, draws) over the same draws of patients.
 
-    A percentile interval. The p value is twice the share of draws on the less likely side of 0. Fewer than `FEW_DRAWS`
-    there tell no small share, which a correction for many findings needs: then it is that of a normal distribution of
-    the draws' deviation, where that is smaller.
+    A percentile interval. The p value is twice the share of draws on the less likely side of 0, and never below what so
+    many draws can tell.
     """
     value, draws = first[0] - second[0], first[1] - second[1]
     draws = draws[np.isfinite(draws)]
     low, high = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]) if len(draws) else (np.nan, np.nan)
     side = min((draws <= 0).sum(), (draws >= 0).sum())
     p = min(1.0, 2 * (float(side) + 1) / (len(draws) + 1))
-    deviation = float(draws.std(ddof=1)) if len(draws) > 1 else 0.0
-    if side < FEW_DRAWS and deviation > 0:
-        p = min(p, 2 * float(ndtr(-abs(value) / deviation)))
     method = f"percentile interval of {len(draws):,} bootstrap draws of patients, paired"
     return Difference(estimate=Estimate.of(value, low, high, n=n, positives=positives, method=method), p=p)
 

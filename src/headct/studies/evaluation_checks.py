@@ -34,7 +34,7 @@ class Unlearned:
 
     @property
     def mean(self) -> float:
-        """Over the shufflings; one half where nothing leaks."""
+        """Over the shufflings: one half where nothing leaks, or a little less where few patients stand far out."""
         return float(self.areas.mean())
 
     @property
@@ -45,8 +45,8 @@ class Unlearned:
 
     @property
     def passed(self) -> bool:
-        """Whether the mean is one half, give or take `SHUFFLED` and the error."""
-        return abs(self.mean - 0.5) <= SHUFFLED + self.error
+        """Whether the mean is at most one half, give or take `SHUFFLED` and the error: what leaks raises it."""
+        return self.mean - 0.5 <= SHUFFLED + self.error
 
     def tree(self) -> Mapping[str, Any]:
         """As it stands in `metrics.json`."""

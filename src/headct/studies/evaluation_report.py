@@ -224,7 +224,7 @@ def _checks(study: Study) -> list[Check]:
 def _unlearned(found: Unlearned) -> Check:
     return Check(
         name="Probe that learned from shuffled training labels",
-        expected=f"AUROC 0.50 ± {SHUFFLED:.2f}, and {found.error:.2f} more by chance",
+        expected=f"AUROC of 0.50, {SHUFFLED:.2f} more at most, and {found.error:.2f} by chance",
         seen=f"{found.mean:.3f} over {len(found.areas)} shufflings by patient, {count(len(found.findings), 'finding')}",
         passed=found.passed,
     )

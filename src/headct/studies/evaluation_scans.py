@@ -222,10 +222,12 @@ def _strangers(entries: Sequence[Entry], cohorts: Sequence[Cohort], key: bytes |
     for entry in entries:
         for name, cohort in zip(names_of(cohorts), cohorts, strict=True):
             made_by = str(cohort.about.get("pseudonyms", "none"))
+            if "simulated" in cohort.about or entry.detector.record.get("virtual"):
+                continue  # virtual patients are nobody's
             if any(one != made_by and not {one, made_by} <= alike for one in entry.pseudonyms):
                 notes.append(
                     f"{entry.name} and {name} call patients by {_ids(entry.pseudonyms)} and {_ids([made_by])}: a "
-                    f"patient of both is known by the same scan alone; name the key (--key), or ingest both with one"
+                    f"patient of both is not known, and may be tested; name the key (--key), or ingest both with one"
                 )
     return notes
 

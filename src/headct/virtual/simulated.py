@@ -157,7 +157,8 @@ class Simulated:
     def masks(self) -> dict[str, np.ndarray]:
         """Where each finding lies, and each trap such as old surgery: bool (slices, rows, cols) on the scan's grid.
 
-        That of hydrocephalus is the ventricles. Dementia has none: it is fluid all around that would be brain.
+        That of hydrocephalus is the ventricles without blood in them. Dementia has none: it is fluid all around that
+        would be brain.
         """
         return {name: share >= mask_share(name) for name, share in self.taken.shares.items() if name in KINDS}
 

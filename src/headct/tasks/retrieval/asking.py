@@ -20,10 +20,11 @@ from headct.tasks.retrieval.gallery import made_by, of_table
 from headct.tasks.retrieval.index import Found, Index
 from headct.tasks.retrieval.ranking import stored_form
 
-SAME = 1e-4
+SAME, SAME_BF16 = 1e-4, 2e-3
 """Two vectors are most likely of one scan where they lie within this share of their length, in their stored form.
 
-It is what is left of single precision after an encoder, and less than what lies between heads that it draws all alike.
+It is what is left of the encoder's precision; in single precision less than what lies between heads that it draws all
+alike.
 """
 FACTS = ("manufacturer", "model", "kernel", "thickness_mm", "tilt_deg", "age", "sex", "site")
 """Columns that a page tells of each scan, as far as the index has them."""
@@ -64,16 +65,16 @@ def of_files(
 
 def expect_model(index: Index, encoder: PretrainedEncoder) -> None:
     """Raises Misuse, naming both, where vectors of the encoder and of the index are not to be compared."""
-    made_by = index.about["model"]
-    if made_by["recipe"] != encoder.recipe.id:
+    model = index.about["model"]
+    if model["recipe"] != encoder.recipe.id:
         raise Misuse(
-            f"the index uses recipe {made_by['recipe']}, the model uses {encoder.recipe.name} ({encoder.recipe.id})",
+            f"the index uses recipe {model['recipe']}, the model uses {encoder.recipe.name} ({encoder.recipe.id})",
             why="features of differently prepared scans cannot be compared",
             do="name the model of the index, or build the index again with this one",
         )
-    if made_by["decisive_sha256"] != encoder.decisive_sha256:
+    if model["decisive_sha256"] != encoder.decisive_sha256:
         raise Misuse(
-            f"the index was made by {made_by['architecture']} {made_by['sha256'][:8]}, "
+            f"the index was made by {model['architecture']} {model['sha256'][:8]}, "
             f"the model is {encoder.architecture} {encoder.sha256[:8]}",
             why="vectors of two encoders cannot be compared",
             do="name the model of the index, or build the index again with this one",
@@ -203,5 +204,6 @@ def double(query: Query, found: Found, index: Index) -> str:
     here = stored_form(query.vector[None], index.metric)[0].astype(np.float64)
     apart = here - index.vectors[nearest]
     scan_id = str(index.scans["scan_id"][nearest])
-    same = bool(np.linalg.norm(apart) <= SAME * np.linalg.norm(here))
+    share = SAME if index.about["model"].get("precision") == "fp32" else SAME_BF16
+    same = bool(np.linalg.norm(apart) <= share * np.linalg.norm(here))
     return scan_id if same and scan_id != query.name else ""

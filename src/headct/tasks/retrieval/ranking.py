@@ -81,13 +81,33 @@ def nearest(
     for start in range(0, number, at_once):
         block = np.arange(start, min(start + at_once, number)) if rows is None else rows[start : start + at_once]
         vectors = stored[start : start + at_once] if rows is None else stored[block]
-        scores = similarities(queries, np.asarray(vectors), metric)
-        columns = largest(scores, min(k, len(block)))
+        columns, scores = _best(queries, np.asarray(vectors), metric, min(k, len(block)))
         joined_rows = np.hstack([best_rows, block[columns]])
-        joined = np.hstack([best, np.take_along_axis(scores, columns, axis=1)])
+        joined = np.hstack([best, scores])
         order = np.argsort(-joined, axis=1, kind="stable")[:, :k]
         best_rows, best = np.take_along_axis(joined_rows, order, axis=1), np.take_along_axis(joined, order, axis=1)
     return best_rows, best
+
+
+def _best(queries: np.ndarray, vectors: np.ndarray, metric: Metric, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Columns and similarities (q, k) of the most similar of the vectors, best first, equal ones by column.
+
+    Cosines are taken in single precision first, which is many times quicker; in double precision only those that its
+    rounding (of a sum of F products of unit vectors) may have put on the wrong side of the last.
+    """
+    if metric == "euclidean":
+        scores = similarities(queries, vectors, metric)
+        columns = largest(scores, k)
+        return columns, np.take_along_axis(scores, columns, axis=1)
+    rough = queries @ vectors.T
+    least = np.partition(rough, -k, axis=1)[:, -k] - 2 * np.finfo(np.float32).eps * (queries.shape[1] + 8)
+    columns, best = np.empty((len(queries), k), dtype=np.int64), np.empty((len(queries), k))
+    for row, enough in enumerate(least):
+        near = np.flatnonzero(rough[row] >= enough)
+        exact = similarities(queries[row : row + 1], vectors[near], metric)
+        order = largest(exact, k)[0]
+        columns[row], best[row] = near[order], exact[0, order]
+    return columns, best
 
 
 def largest(scores: np.ndarray, k: int) -> np.ndarray:

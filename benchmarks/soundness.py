@@ -330,16 +330,27 @@ def blanked_batches(patients: Patients, rows: np.ndarray, steps: int, rng: np.ra
 
 
 def train(net: Net, batches: Iterator[Batch], steps: int, most: float, rng: np.random.Generator) -> Net:
-    """By AdamW and one cycle of the learning rate."""
+    """By the cross-entropy of what is known, at levels that differ a little from scan to scan."""
+
+    def losses() -> Iterator[torch.Tensor]:
+        for codes, labels in batches:
+            shift = torch.tensor(rng.normal(0, 1.5, len(codes)), dtype=torch.float32)
+            known = labels.isfinite()
+            yield F.binary_cross_entropy_with_logits(net(codes, shift)[known], labels[known])
+
+    descend(net, losses(), steps, most)
+    return net
+
+
+def descend(net: nn.Module, losses: Iterable[torch.Tensor], steps: int, most: float) -> None:
+    """By AdamW and one cycle of the learning rate; each loss is worked out when it is its turn."""
     decayed = [p for p in net.parameters() if p.ndim > 1]
     rest = [p for p in net.parameters() if p.ndim <= 1]
     optimizer = torch.optim.AdamW([{"params": decayed, "weight_decay": 0.05}, {"params": rest, "weight_decay": 0}])
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, most, total_steps=steps, pct_start=0.15)
-    started_s, net = time.process_time(), net.train()
-    for step, (codes, labels) in enumerate(batches):
-        shift = torch.tensor(rng.normal(0, 1.5, len(codes)), dtype=torch.float32)
-        known = labels.isfinite()
-        loss = F.binary_cross_entropy_with_logits(net(codes, shift)[known], labels[known])
+    started_s = time.process_time()
+    net.train()
+    for step, loss in enumerate(losses):
         optimizer.zero_grad()
         torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(net.parameters(), 2.0)
@@ -347,7 +358,7 @@ def train(net: Net, batches: Iterator[Batch], steps: int, most: float, rng: np.r
         schedule.step()
         if step % max(1, steps // 8) == 0:
             print(f"  step {step} of {steps}, loss {loss:.3f}, {time.process_time() - started_s:.0f} s", flush=True)
-    return net.eval()
+    net.eval()
 
 
 @torch.no_grad()

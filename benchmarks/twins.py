@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +38,7 @@ from soundness import (
     Net,
     Patients,
     between,
+    descend,
     measured,
     passed,
     plain_batches,
@@ -133,26 +135,20 @@ def train_where(often: Patients, finding: str, steps: int, rng: np.random.Genera
             masks[row], places[row] = torch.from_numpy(classes == value), there[rng.permutation(len(there))[:300]]
     sick, well = ([row for row in places if labels[row] == wanted] for wanted in (1, 0))
     print(f"learned from pieces of {len(sick)} patients with a mask of it and {len(well)} without")
-    net, loss_of = Where().train(), DiceCELoss(sigmoid=True, batch=True)
-    optimizer = torch.optim.AdamW(net.parameters(), weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps, pct_start=0.15)
-    started_s = time.process_time()
-    for step in range(steps):
-        pairs = []
-        for row in (*rng.choice(sick, PIECES // 2), *rng.choice(well, PIECES // 2)):
-            middle = rng.choice(places[row]) + rng.integers(-8, 9, 3)
-            turned = [0] if rng.uniform() < 0.5 else []
-            pairs.append([piece_at(volume, middle).flip(turned) for volume in (often.codes[row], masks[row])])
-        codes, truth = (torch.stack(part) for part in zip(*pairs, strict=True))
-        loss = loss_of(net(codes), truth[:, None].float())
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(net.parameters(), 2.0)
-        optimizer.step()
-        schedule.step()
-        if step % max(1, steps // 8) == 0:
-            print(f"  step {step} of {steps}, loss {loss:.3f}, {time.process_time() - started_s:.0f} s", flush=True)
-    return net.eval()
+    net, loss_of = Where(), DiceCELoss(sigmoid=True, batch=True)
+
+    def losses() -> Iterator[torch.Tensor]:
+        for _ in range(steps):
+            pairs = []
+            for row in (*rng.choice(sick, PIECES // 2), *rng.choice(well, PIECES // 2)):
+                middle = rng.choice(places[row]) + rng.integers(-8, 9, 3)
+                turned = [0] if rng.uniform() < 0.5 else []
+                pairs.append([piece_at(volume, middle).flip(turned) for volume in (often.codes[row], masks[row])])
+            codes, truth = (torch.stack(part) for part in zip(*pairs, strict=True))
+            yield loss_of(net(codes), truth[:, None].float())
+
+    descend(net, losses(), steps, 3e-3)
+    return net
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
-from headct.detection.calibration import POINTS, RIDGE, SMOOTH, TARGET, Calibration, calibrate, operating_points
+from headct.detection.calibration import POINTS, RIDGE, SMOOTH, TARGET, Calibration, Kind, calibrate, operating_points
 from headct.evaluation.operating import choose
 
 
@@ -123,9 +123,9 @@ def test_an_isotonic_curve_is_taken_where_it_is_better_and_there_is_enough() -> 
 
 
 @pytest.mark.parametrize("kind", ["platt", "isotonic"])
-def test_what_was_fitted_is_the_same_after_restoring(kind: str) -> None:
+def test_what_was_fitted_is_the_same_after_restoring(kind: Kind) -> None:
     logits, labels, patients = sample(7, 500)
-    found = calibrate(logits, labels, patients, seed=0, kind=kind)  # type: ignore[arg-type]
+    found = calibrate(logits, labels, patients, seed=0, kind=kind)
     again = Calibration.restore(found.settings(), found.tensors())
     np.testing.assert_array_equal(again(logits), found(logits))
     with pytest.raises(ValueError, match="no calibration is of the kind"):
@@ -133,9 +133,9 @@ def test_what_was_fitted_is_the_same_after_restoring(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["platt", "isotonic", None])
-def test_the_order_of_scans_is_that_of_their_logits(kind: str | None) -> None:
+def test_the_order_of_scans_is_that_of_their_logits(kind: Kind | None) -> None:
     """Of other scans too, beyond those it was fitted on: an isotonic curve alone has plateaus, on which they tie."""
-    found = calibrate(*stepped(9, 2000), seed=0, kind=kind)  # type: ignore[arg-type]
+    found = calibrate(*stepped(9, 2000), seed=0, kind=kind)
     logits, labels, _ = sample(10, 2000)
     p = found(np.append(logits, [-25.0, 25.0]))[0]
     np.testing.assert_array_equal(np.argsort(p), np.argsort(np.append(logits, [-25.0, 25.0])))

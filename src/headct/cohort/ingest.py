@@ -31,6 +31,7 @@ from typing import Any
 
 from headct import __version__
 from headct.cohort import executors, publish
+from headct.cohort.cohort import Cohort
 from headct.cohort.commit import shard_number
 from headct.cohort.inputs import Input, Paths, take_stock
 from headct.cohort.journal import Journal, expect_writable, only_writer, sweep_partials
@@ -138,6 +139,16 @@ def _lasting(terms: Terms, key: bytes, *, keep_ids: bool, hash_paths: bool) -> d
         "pseudonyms": "none" if keep_ids else fingerprint(key),
         "hashed_paths": fingerprint(key) if hash_paths else "none",
     }
+
+
+def ids_of(made_by: Iterable[str]) -> str:
+    """In words how ids came about: `none` for original ones, or the fingerprints of keys."""
+    return " and ".join("ids" if one == "none" else f"pseudonyms of {one}" for one in made_by)
+
+
+def pseudonyms_of(cohort: Cohort) -> str:
+    """Fingerprint of the key that made a cohort's ids, `none` for original ones; "" for virtual patients, nobody's."""
+    return "" if "simulated" in cohort.about else str(cohort.about.get("pseudonyms", "none"))
 
 
 def fingerprint(key: bytes) -> str:

@@ -83,13 +83,19 @@ class Detector:
         return self.fitted.findings
 
     @property
-    def learned_by(self) -> str:
-        """The method by name; of a network from scratch with its architecture, for the encoder lends it no weight."""
+    def from_scratch(self) -> str:
+        """The architecture of a network that began at random weights, for the encoder lends it none; else nothing."""
         settings = self.fitted.settings()
-        return f"scratch, {settings['architecture']}" if settings.get("initial") == "random" else self.fitted.method
+        return str(settings["architecture"]) if settings.get("initial") == "random" else ""
+
+    @property
+    def learned_by(self) -> str:
+        """The method by name; of a network from scratch with its architecture."""
+        return f"scratch, {self.from_scratch}" if self.from_scratch else self.fitted.method
 
     def __repr__(self) -> str:
-        return f"Detector({', '.join(self.findings)}; {self.learned_by} on {self.encoder.architecture})"
+        on = "" if self.from_scratch else f" on {self.encoder.architecture}"
+        return f"Detector({', '.join(self.findings)}; {self.learned_by}{on})"
 
     # ---- scans to predictions ----
 

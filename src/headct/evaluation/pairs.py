@@ -19,7 +19,7 @@ from headct.evaluation.tables import labels_of
 from headct.failure import Failure, Misuse
 
 DRAWS_A_TEST = 60
-"""So many draws can tell a p value that Holm's correction for all tests leaves below 0.05: at least 2 / 60 of it."""
+"""B draws tell no p value below about 2 / B; with so many for each of n tests Holm makes that n * 2 / B = 0.033."""
 
 
 @dataclass(frozen=True, kw_only=True)

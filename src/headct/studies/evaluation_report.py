@@ -425,9 +425,8 @@ def _record_of_study(study: Study) -> dict[str, str]:
 
 
 def _start(detector: Detector) -> str:
-    settings = detector.fitted.settings()
-    if settings.get("initial") == "random":
-        return f"Random weights ({settings['architecture']})."
+    if detector.from_scratch:
+        return f"Random weights ({detector.from_scratch})."
     return f"{detector.encoder.architecture}, SHA-256 {detector.encoder.sha256[:16]}."
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from headct.cohort import Cohort
-from headct.cohort.ingest import fingerprint
+from headct.cohort.ingest import fingerprint, ids_of, pseudonyms_of
 from headct.cohort.labels import Account, joined_patients, read_labels
 from headct.detection import Detector
 from headct.evaluation import subgroups
@@ -221,19 +221,15 @@ def _strangers(entries: Sequence[Entry], cohorts: Sequence[Cohort], key: bytes |
     notes = []
     for entry in entries:
         for name, cohort in zip(names_of(cohorts), cohorts, strict=True):
-            made_by = str(cohort.about.get("pseudonyms", "none"))
-            if "simulated" in cohort.about or entry.detector.record.get("virtual"):
+            made_by = pseudonyms_of(cohort)
+            if not made_by or entry.detector.record.get("virtual"):
                 continue  # virtual patients are nobody's
             if any(one != made_by and not {one, made_by} <= alike for one in entry.pseudonyms):
                 notes.append(
-                    f"{entry.name} and {name} call patients by {_ids(entry.pseudonyms)} and {_ids([made_by])}: a "
+                    f"{entry.name} and {name} call patients by {ids_of(entry.pseudonyms)} and {ids_of([made_by])}: a "
                     f"patient of both is not known, and may be tested; name the key (--key), or ingest both with one"
                 )
     return notes
-
-
-def _ids(made_by: Iterable[str]) -> str:
-    return " and ".join("ids" if one == "none" else f"pseudonyms of {one}" for one in made_by)
 
 
 def _names(splits: pd.DataFrame) -> pd.DataFrame:

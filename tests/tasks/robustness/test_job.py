@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -159,7 +160,7 @@ def test_pairs_of_which_a_side_is_not_stated_are_of_no_kind() -> None:
     names = [f"s{number}" for number in range(len(kernels))]
     table = pd.DataFrame({"scan_id": names, "kernel": kernels, "site": "", "manufacturer": "ACME"})
     table = table.assign(thickness_mm=5.0, tilt_deg=np.nan)
-    kinds = _kinds_of_pairs(SimpleNamespace(scans=table), names[::2], names[1::2])  # type: ignore[arg-type]
+    kinds = _kinds_of_pairs(cast(Any, SimpleNamespace(scans=table)), names[::2], names[1::2])
     assert {name: int(chosen.sum()) for name, chosen in kinds.items()} == {
         "all": 18,
         "same kernel": 6,

@@ -11,6 +11,7 @@ import numpy as np
 
 from headct.checkpoints import PretrainedEncoder
 from headct.cohort import Cohort
+from headct.cohort.ingest import ids_of
 from headct.embedding.inputs import Reading, chosen_by
 from headct.embedding.machine import Machine
 from headct.embedding.vectors import look
@@ -187,15 +188,12 @@ def strangers(queries: Sequence[Query], index: Index) -> str:
     for here in dict.fromkeys(one.pseudonyms for one in queries if one.pseudonyms):
         if {*here.split(", "), *there.split(", ")} != {there}:
             return (
-                f"the query and the index {index.path.name} call patients by {_ids(here)} and by {_ids(there)}: "
-                "scans of the query's own patient, and the query itself, are not known as such and may be found; "
-                "name the key of the index (--key FILE), or keep ids (--keep-ids), as its cohort was ingested"
+                f"the query and the index {index.path.name} call patients by {ids_of(here.split(', '))} and by "
+                f"{ids_of(there.split(', '))}: scans of the query's own patient, and the query itself, are not known "
+                "as such and may be found; name the key of the index (--key FILE), or keep ids (--keep-ids), as its "
+                "cohort was ingested"
             )
     return ""
-
-
-def _ids(pseudonyms: str) -> str:
-    return " and ".join("ids" if one == "none" else f"pseudonyms of {one}" for one in pseudonyms.split(", "))
 
 
 def double(query: Query, found: Found, index: Index) -> str:

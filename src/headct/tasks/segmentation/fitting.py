@@ -25,6 +25,7 @@ from headct import __version__, encoders
 from headct.checkpoints import PretrainedEncoder, published, registry
 from headct.checkpoints.layout import check_new
 from headct.cohort import Cohort
+from headct.cohort.ingest import pseudonyms_of
 from headct.cohort.journal import Journal, expect_writable, only_writer, write_atomically
 from headct.detection import splits
 from headct.detection.method import Progress, mirrored, quiet
@@ -513,11 +514,6 @@ def _record(
             f"{course.steps} steps; taken were the weights of step {course.best_step}, by {course.chosen_by}",
         ],
     }
-
-
-def pseudonyms_of(cohort: Cohort) -> str:
-    """Fingerprint of the key that made a cohort's ids, `none` for original ones; "" for virtual patients, nobody's."""
-    return "" if "simulated" in cohort.about else str(cohort.about.get("pseudonyms", "none"))
 
 
 def opened(places: Sequence[Path]) -> Iterator[Cohort]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import pandas as pd
 from scipy.optimize import linear_sum_assignment
 
 from headct.cohort import Cohort
+from headct.cohort.ingest import ids_of, pseudonyms_of
 from headct.cohort.journal import expect_writable, write_atomically
 from headct.detection.method import Progress, quiet
 from headct.embedding.machine import Machine
@@ -21,7 +22,7 @@ from headct.reporting import page
 from headct.reporting.measured import Measured
 from headct.reporting.segmentation import Outlined, Row, segmentation_page
 from headct.tasks.segmentation.classes import Classes, as_learned, definition_in, parts_of, read_classes
-from headct.tasks.segmentation.fitting import example_of, pseudonyms_of
+from headct.tasks.segmentation.fitting import example_of
 from headct.tasks.segmentation.masks import Masks, in_folder, on_grid, read_mask, same_grid
 from headct.tasks.segmentation.measuring import COLUMNS, Agreement, Judging, compared
 from headct.tasks.segmentation.segmenter import Segmenter, hash_of
@@ -110,13 +111,10 @@ def _strangers(segmenter: Segmenter, cohorts: Sequence[Cohort]) -> Iterator[str]
         made_by = pseudonyms_of(cohort)
         if made_by and any(one != made_by for one in learned_from):
             yield (
-                f"the segmenter and {cohort.path.name} call patients by {_ids(learned_from)} and {_ids([made_by])}: "
-                "a patient of both is not known as one, and is not left out; ingest both with one key (--key)"
+                f"the segmenter and {cohort.path.name} call patients by {ids_of(learned_from)} and "
+                f"{ids_of([made_by])}: a patient of both is not known as one, and is not left out; ingest both with "
+                "one key (--key)"
             )
-
-
-def _ids(made_by: Iterable[str]) -> str:
-    return " and ".join("ids" if one == "none" else f"pseudonyms of {one}" for one in made_by)
 
 
 def judge_folders(

@@ -1,7 +1,9 @@
 """Whether virtual patients can be learned, and only by their lesions.
 
     headct simulate --patients 3200 --masks --out COHORT
-    python benchmarks/soundness.py COHORT [--epochs 8] [--threads 1]
+    python benchmarks/soundness.py COHORT... [--epochs 8] [--threads 1]
+
+Cohorts that differ in their seed or in how often they have a finding are taken together.
 
 Four tables. (a) What age, sex, the scanner's table, air, what was drawn for the visit (noise, pose, motion) and for
 the patient (form, calcifications, metal, surgery, bruises) and the noise of the image away from lesions alone say of
@@ -42,6 +44,7 @@ from threadpoolctl import threadpool_limits
 from torch import nn
 
 from headct import Cohort
+from headct.embedding.machine import choose
 from headct.virtual.findings.bone import Bruise, Surgery
 from headct.virtual.job import CLASSES, VOLUMES
 from headct.virtual.labels import FINDINGS
@@ -72,10 +75,9 @@ CODE_OF = np.abs(np.arange(-1024, 3072)[:, None] - LEVELS_HU).argmin(axis=1).ast
 
 @dataclass
 class Patients:
-    """A cohort in memory; row i of everything is scan i."""
+    """Cohorts in memory; row i of everything is scan i."""
 
-    cohort: Cohort
-    scan_ids: list[str]
+    places: list[tuple[Path, str]]  # cohort and scan_id
     groups: np.ndarray  # (n,) patients
     table: pd.DataFrame  # labels.csv
     labels: np.ndarray  # (n, findings) 1, 0 or NaN
@@ -84,43 +86,55 @@ class Patients:
     features: dict[str, np.ndarray]  # (n, some) by name
 
     def classes(self, row: int) -> np.ndarray:
-        return classes_of(self.cohort, self.scan_ids[row])
+        return classes_of(*self.places[row])
 
 
-def classes_of(cohort: Cohort, scan_id: str) -> np.ndarray:
+def classes_of(cohort: Path, scan_id: str) -> np.ndarray:
     """The map of `CLASSES`."""
-    return np.asarray(nib.Nifti1Image.from_filename(cohort.path / "masks" / f"{scan_id}.nii.gz").dataobj)
+    return np.asarray(nib.Nifti1Image.from_filename(cohort / "masks" / f"{scan_id}.nii.gz").dataobj)
 
 
-def load(path: Path) -> Patients:
+def codes_of(hu: np.ndarray) -> torch.Tensor:
+    """A prepared array as bytes."""
+    return torch.from_numpy(CODE_OF[hu.clip(-1024, 3071).astype(np.int32) + 1024])
+
+
+def labels_of(cohort: Cohort) -> pd.DataFrame:
+    """`labels.csv`, a row a scan in the order of the cohort."""
+    return pd.read_csv(cohort.path / "labels.csv").set_index("scan_id").loc[list(cohort)].reset_index()
+
+
+def load(paths: Sequence[Path]) -> Patients:
     """Read everything once; features of scans are worked out on the way."""
-    cohort = Cohort(path)
-    table = pd.read_csv(path / "labels.csv").set_index("scan_id").loc[list(cohort)].reset_index()
-    codes = torch.empty((len(cohort), *SHAPE), dtype=torch.uint8)
+    cohorts = [Cohort(path) for path in paths]
+    places = [(cohort.path, scan_id) for cohort in cohorts for scan_id in cohort]
+    table = pd.concat([labels_of(cohort) for cohort in cohorts], ignore_index=True)
+    codes = torch.empty((len(places), *SHAPE), dtype=torch.uint8)
     lesions: list[np.ndarray] = []
     columns: dict[str, list[np.ndarray]] = {name: [] for name in ("air", "noise", "histogram", "height")}
     ball = ndimage.generate_binary_structure(3, 1)
-    for row, scan_id in enumerate(cohort):
-        hu = cohort.array(scan_id)
-        codes[row] = torch.from_numpy(CODE_OF[hu.clip(-1024, 3071).astype(np.int32) + 1024])
-        classes = classes_of(cohort, scan_id)
+    arrays = (cohort.array(scan_id) for cohort in cohorts for scan_id in cohort)
+    for row, (place, hu) in enumerate(zip(places, arrays, strict=True)):
+        codes[row] = codes_of(hu)
+        classes = classes_of(*place)
         sick = classes >= FIRST_LESION
         sick = ndimage.binary_dilation(sick, ball, iterations=RIM) if sick.any() else sick
         lesions.append(np.flatnonzero(sick).astype(np.int32))
         for name, values in (features_of(hu) | {"noise": noise_of(hu, classes)}).items():
             columns[name].append(values)
     features = {name: np.array(rows) for name, rows in columns.items()}
-    scans = cohort.scans
+    scans = pd.concat([cohort.scans for cohort in cohorts], ignore_index=True)
     told = scans.drop(columns=["scan_id", "patient_id", "study_id", "series_id", "affine", "flags", "shard", "index",
                                "crc32"])  # fmt: skip
-    place = np.array(scans["affine"].tolist())[:, [3, 7, 11]]
-    told = pd.get_dummies(told, dtype=float).assign(x_mm=place[:, 0], y_mm=place[:, 1], z_mm=place[:, 2])
+    origin = np.array(scans["affine"].tolist())[:, [3, 7, 11]]
+    told = pd.get_dummies(told, dtype=float).assign(x_mm=origin[:, 0], y_mm=origin[:, 1], z_mm=origin[:, 2])
     told = told.loc[:, told.nunique() > 1].astype(float)
     print("columns of the table that vary:", *told.columns)
     features["table"] = told.fillna(-1).to_numpy()
-    features |= drawn_of(cohort, table["patient_id"].tolist())
+    drawn = [drawn_of(cohort, labels_of(cohort)["patient_id"].tolist()) for cohort in cohorts]
+    features |= {what: np.concatenate([one[what] for one in drawn]) for what in drawn[0]}
     labels = table[list(FINDINGS)].to_numpy(dtype=float)
-    return Patients(cohort, list(cohort), table["patient_id"].to_numpy(), table, labels, codes, lesions, features)
+    return Patients(places, table["patient_id"].to_numpy(), table, labels, codes, lesions, features)
 
 
 def features_of(hu: np.ndarray) -> dict[str, np.ndarray]:
@@ -276,8 +290,10 @@ class Net(nn.Module):
         level, width = torch.tensor(WINDOWS, dtype=torch.float32).T
         hu = torch.tensor(LEVELS_HU, dtype=torch.float32) + shift[:, None]
         shown = ((hu[..., None] - level + width / 2) / width).clamp(0, 1) - 0.3
-        image = torch.stack([F.embedding(c.int(), table) for c, table in zip(codes, shown.bfloat16(), strict=True)])
-        with torch.autocast("cpu", torch.bfloat16):
+        machine = choose("auto", "cpu")  # without units for them, half precision is many times slower
+        shown = shown.bfloat16() if machine.precision == "bf16" else shown
+        image = torch.stack([F.embedding(c.int(), table) for c, table in zip(codes, shown, strict=True)])
+        with machine.arithmetic():
             fine = self.stem(image.movedim(-1, 1))
             middle = self.middle(fine)
             middle = middle + F.interpolate(self.place, size=middle.shape[2:], mode="trilinear")
@@ -410,8 +426,9 @@ def show_network(patients: Patients, net: Net, seen: np.ndarray, test: np.ndarra
 
 def show_severity(table: pd.DataFrame, truth: np.ndarray, scores: np.ndarray) -> None:
     """(b), of the rows of `table`."""
-    measures = {name: f"{name}_visible_ml" for name in LESIONS} | {"hydrocephalus": "ventricles_ml"}
-    measures |= dict.fromkeys(("midline_shift", "mass_effect"), "midline_shift_mm")
+    measures = {name: f"{name}_visible_ml" for name in LESIONS}
+    measures |= {name: f"{name}_ml" for name in ("hydrocephalus", "dementia")}
+    measures |= {name: f"{name}_mm" for name in ("midline_shift", "mass_effect")}
     rows = []
     for name, measure in measures.items():
         column = FINDINGS.index(name)
@@ -473,15 +490,16 @@ def show_blanked(patients: Patients, net: Net, strict: Net, test: np.ndarray, rn
 def main() -> None:
     """Print one table after the other."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("cohort", type=Path)
+    parser.add_argument("cohorts", type=Path, nargs="+")
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--blanked-steps", type=int, default=600, help="of training on blanked lesions")
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     threadpool_limits(options.threads)
-    patients, rng = load(options.cohort), np.random.default_rng(0)
-    print(f"{len(patients.scan_ids)} scans of {len(set(patients.groups))} patients, {time.process_time():.0f} s")
+    patients, rng = load(options.cohorts), np.random.default_rng(0)
+    said = f"{len(patients.places)} scans of {len(set(patients.groups))} patients"
+    print(f"{said}, {time.process_time():.0f} s; networks on {choose('auto', 'cpu')}")
     show_nuisances(patients)
     people = rng.permutation(np.unique(patients.groups))
     tested = np.isin(patients.groups, people[: len(people) // 4])

@@ -30,7 +30,6 @@ from monai.losses import DiceCELoss
 from monai.networks.nets import BasicUNet
 from realism import auroc, show  # which lie beside this file
 from soundness import (
-    CODE_OF,
     LEVELS_HU,
     SHAPE,
     SKULL,
@@ -38,7 +37,9 @@ from soundness import (
     Net,
     Patients,
     between,
+    codes_of,
     descend,
+    labels_of,
     measured,
     passed,
     plain_batches,
@@ -48,6 +49,7 @@ from threadpoolctl import threadpool_limits
 from torch import nn
 
 from headct import Cohort
+from headct.embedding.machine import choose
 from headct.virtual.job import CLASSES, VOLUMES
 from headct.virtual.labels import FINDINGS
 
@@ -60,13 +62,14 @@ HIGHEST = 30
 def load(path: Path, finding: str) -> Patients:
     """A cohort of 2 mm in memory, whose labels are those of one finding."""
     cohort = Cohort(path)
-    table = pd.read_csv(path / "labels.csv").set_index("scan_id").loc[list(cohort)].reset_index()
+    table = labels_of(cohort)
     codes = torch.empty((len(cohort), *SHAPE), dtype=torch.uint8)
     for row, scan_id in enumerate(cohort):
-        codes[row] = torch.from_numpy(CODE_OF[cohort.array(scan_id).clip(-1024, 3071).astype(np.int32) + 1024])
+        codes[row] = codes_of(cohort.array(scan_id))
     labels = np.full((len(table), len(FINDINGS)), np.nan)
     labels[:, FINDINGS.index(finding)] = table[finding]
-    return Patients(cohort, list(cohort), table["patient_id"].to_numpy(), table, labels, codes, [], {})
+    places = [(path, scan_id) for scan_id in cohort]
+    return Patients(places, table["patient_id"].to_numpy(), table, labels, codes, [], {})
 
 
 def show_pairs(twins: Patients, scores: np.ndarray, finding: str) -> None:
@@ -108,12 +111,12 @@ class Where(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         torch.manual_seed(0)
-        self.net = BasicUNet(3, len(WINDOWS), 1, features=(16, 16, 32, 32, 32, 16))
+        self.net = BasicUNet(3, len(WINDOWS), 1, features=(8, 16, 32, 32, 32, 8))
 
     def forward(self, codes: torch.Tensor) -> torch.Tensor:
         level, width = torch.tensor(WINDOWS, dtype=torch.float32).T
         shown = ((torch.tensor(LEVELS_HU, dtype=torch.float32)[:, None] - level + width / 2) / width).clamp(0, 1) - 0.3
-        with torch.autocast("cpu", torch.bfloat16):
+        with choose("auto", "cpu").arithmetic():
             logits: torch.Tensor = self.net(shown[codes.int()].movedim(-1, 1))
         return logits.float()
 

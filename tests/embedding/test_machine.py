@@ -25,6 +25,8 @@ def test_auto_takes_what_the_machine_has_units_for(
     assert chosen.precision == precision
     assert str(chosen) == f"cpu in {precision} (the CPU has {'' if units else 'no '}bf16 units)"
     assert choose("fp32", "cpu").precision == "fp32"
+    assert str(choose("fp32", "cpu")) == "cpu in fp32 (as set)"
+    assert ("fp32 is many times faster" in str(choose("bf16", "cpu"))) is not units
 
 
 def test_bf16_stays_near_and_is_recorded(model: PretrainedEncoder) -> None:

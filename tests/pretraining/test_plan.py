@@ -148,3 +148,16 @@ def test_a_plan_counts_tokens_and_operations() -> None:
 )
 def test_durations_have_fitting_units(seconds: float, words: str) -> None:
     assert duration(seconds) == words
+
+
+@pytest.mark.parametrize("units", [True, False])
+def test_bf16_without_units_for_it_is_said_to_be_slow(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, units: bool
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": units})
+    half = replace(SMALL, batch=2, steps=1, precision="bf16")
+    said: list[str] = []
+    pretrain([cohort()], tmp_path / "run", half, progress=said.append)
+    planned = "\n".join(plan_of([cohort()], half).lines())
+    for text in ("\n".join(said), planned):
+        assert ("no bf16 units: fp32 is many times faster" in text) is not units

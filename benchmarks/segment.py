@@ -91,6 +91,8 @@ def curve(options: argparse.Namespace) -> None:
                     begun_s = time.monotonic()
                     how = dataclasses.replace(plain, shots=shots, seed=draw, **settings)
                     fitted = fit(train, model, machine, how)
+                    if options.out:
+                        fitted.save(options.out / f"{draw}-{shots}-{name.replace(' ', '-')}")
                     found = judge_segmenter(test, fitted.segmenter, machine).agreement
                     all_ = found.estimates()["all"]["dice"]
                     line = f"draw {draw}, {shots:3d} patients, {told(f'{name:24s} Dice', all_)}"
@@ -160,6 +162,7 @@ def main() -> None:
     part.add_argument("--beside", action="store_true")
     part.add_argument("--each", action="store_true")
     part.add_argument("--only", nargs="+", metavar="WAY", help="some of the ways by their names, for longer trainings")
+    part.add_argument("--out", type=Path, help="keep the segmenters in this folder")
     part.set_defaults(do=curve)
     part = parts.add_parser("memory")
     part.add_argument("segmenter")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -17,6 +18,7 @@ from headct.cli.app import run
 from headct.cohort import Cohort
 from headct.cohort.labels import read_labels
 from headct.detection import AdaptSettings, adapt
+from headct.detection.job import PREDICTIONS
 from headct.detection.reasons import VIRTUAL
 from headct.embedding.machine import choose
 from headct.preparing import recipes
@@ -58,13 +60,18 @@ def test_a_cohort_becomes_a_table(place: Path, tmp_path: Path, capsys: pytest.Ca
 
 def test_files_and_json(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A scan through the front door: its header says what training did not have, and a letter is rejected."""
-    write_dicom(Phantom(1).scan(slices=26, gap_mm=7.0, rows=96, cols=96, pixel_mm=2.4), tmp_path / "in" / "patient")
+    scan = Phantom(1).scan(slices=26, gap_mm=7.0, rows=96, cols=96, pixel_mm=2.4)
+    scan = replace(scan, header=replace(scan.header, patient_id="0042"))
+    write_dicom(scan, tmp_path / "in" / "patient")
     (tmp_path / "in" / "letter.txt").write_text("dear colleague")
     assert run([*line(place, tmp_path / "p.parquet", tmp_path / "in"), "--keep-ids", "--json"]) == 0
     said = capsys.readouterr()
     rows = json.loads(said.out)
     assert [row["finding"] for row in rows] == ["ich", "sdh"]
-    assert rows[0].keys() == {"scan_id", "finding", "probability", "low", "high", "ood", "reasons"}
+    assert list(rows[0]) == PREDICTIONS.names
+    assert rows[0]["patient_id"] == "0042"
+    assert {Path(file).parent for file in rows[0]["files"]} == {Path("in/patient")}  # from where the input lies
+    assert len(rows[0]["files"]) == 26
     assert "slices of 7 mm; training had up to 5 mm" in rows[0]["reasons"]
     assert "unknown-format" in said.err
     assert f"what was seen in the others: {tmp_path / 'p.rejections.parquet'}" in said.err

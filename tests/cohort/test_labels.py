@@ -5,7 +5,6 @@ Oracle: the truth that the tables were written from, and rules that are worked o
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from types import SimpleNamespace
@@ -307,28 +306,47 @@ def test_every_kind_of_file_gives_the_same(cohort: Cohort, tmp_path: Path) -> No
     assert read[0].account.counts["ich"] == (4, 3, 1)
 
 
-def test_excel_without_its_reader_says_what_to_install(
-    cohort: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "openpyxl", None)
-    monkeypatch.setattr("headct.evaluation.cells.find_spec", lambda name: None)
-    with pytest.raises(Misuse, match="pip install openpyxl"):
+def test_a_sheet_gives_the_labels_of_the_same_table_as_text(cohort: Cohort, tmp_path: Path) -> None:
+    """Cells of a workbook have types: numbers, truth values, nothing."""
+    table = pd.DataFrame(
+        {"patient_id": ["p000", "p001", "p002", "p003"], "ich": [1, 0, None, 1], "sah": [True, False] * 2}
+    )
+    with pd.ExcelWriter(tmp_path / "labels.xlsx") as book:
+        table.to_excel(book, sheet_name="labels", index=False)
+        pd.DataFrame().to_excel(book, sheet_name="empty", index=False)
+    table.to_csv(tmp_path / "labels.csv", index=False)
+    of_book, of_text = (read_labels(tmp_path / name, [cohort]) for name in ("labels.xlsx", "labels.csv"))
+    pd.testing.assert_frame_equal(of_book.values, of_text.values)
+    assert of_book.account.counts == of_text.account.counts
+    assert set(of_book.account.counts) == {"ich", "sah"}
+
+
+def test_a_workbook_of_which_no_sheet_can_be_told_to_be_meant_is_refused(cohort: Cohort, tmp_path: Path) -> None:
+    sheet = pd.DataFrame({"patient_id": ["p000"], "ich": [1]})
+    with pd.ExcelWriter(tmp_path / "labels.xlsx") as book:
+        for name in ("2019", "2020"):
+            sheet.to_excel(book, sheet_name=name, index=False)
+    with pytest.raises(Misuse, match="has 2 sheets: 2019, 2020"):
         read_labels(tmp_path / "labels.xlsx", [cohort])
+    pd.DataFrame().to_excel(tmp_path / "empty.xlsx", index=False)
+    with pytest.raises(Misuse, match="has no rows"):
+        read_labels(tmp_path / "empty.xlsx", [cohort])
 
 
-def test_a_sheet_is_read_as_text_with_its_names(
-    cohort: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("labels.xls", b"\xd0\xcf\x11\xe0", "before 2007"),
+        ("labels.xlsx", b"a sheet", "is no table"),
+        ("labels.xlsx", b"PK\x03\x04 cut off", "is no table"),
+    ],
+)
+def test_a_workbook_that_cannot_be_read_is_said(
+    cohort: Cohort, tmp_path: Path, name: str, content: bytes, said: str
 ) -> None:
-    """Where the package that opens Excel files is not here to be asked, what it would give stands for it."""
-    (tmp_path / "labels.xlsx").write_bytes(b"a sheet")
-
-    def cells(path: Path, *, header: None, dtype: type, keep_default_na: bool) -> pd.DataFrame:
-        return pd.DataFrame([["patient_id", "ich"], ["p000", "1"], ["p001", ""]])
-
-    monkeypatch.setattr("headct.evaluation.cells.find_spec", lambda name: name)
-    monkeypatch.setattr(pd, "read_excel", cells)
-    labels = read_labels(tmp_path / "labels.xlsx", [cohort])
-    assert labels.account.counts == {"ich": (2, 0, 6)}
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(Misuse, match=said):
+        read_labels(tmp_path / name, [cohort])
 
 
 @pytest.mark.parametrize("content", [b"\x00\x01\x02", b"\xff\xfe\x00"])

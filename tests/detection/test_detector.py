@@ -57,8 +57,11 @@ def test_the_card_of_a_baseline_does_not_credit_the_encoder(folder: Path) -> Non
 
 def test_predictions_are_in_the_order_of_the_input_and_have_its_columns(folder: Path, cohort: Cohort) -> None:
     table = Detector.load(folder).predict(cohort, batch_size=5)
-    assert table.columns.tolist() == ["scan_id", "finding", "probability", "low", "high", "ood", "reasons"]
-    assert table["scan_id"].tolist() == np.repeat(cohort.scans["scan_id"].to_numpy(), 2).tolist()
+    scores = ["scan_id", "finding", "probability", "low", "high", "ood", "reasons"]
+    ids = ["patient_id", "study_id", "series_id"]
+    assert table.columns.tolist() == [*scores, *ids, "files"]
+    for name in ("scan_id", *ids):
+        assert table[name].tolist() == np.repeat(cohort.scans[name].to_numpy(), 2).tolist()
     assert table[["probability", "low", "high", "ood"]].to_numpy().min() >= 0
     assert table[["probability", "low", "high", "ood"]].to_numpy().max() <= 1
 

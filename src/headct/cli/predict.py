@@ -66,7 +66,7 @@ def predict(
     """
     from headct.cli.rejected import expect_something, nothing, reasons
     from headct.detection import Detector
-    from headct.detection.job import check, predict_into
+    from headct.detection.job import SCORES, check, predict_into
     from headct.embedding.embeddings import rejections_path
     from headct.embedding.inputs import Reading
     from headct.embedding.machine import choose
@@ -102,7 +102,8 @@ def predict(
     if as_json:
         talk.json(done.rows)
     else:
-        talk.table([{**row, "reasons": "; ".join(row["reasons"])} for row in done.rows[:SHOWN]])
+        shown = [{name: row[name] for name in SCORES.names} for row in done.rows[:SHOWN]]
+        talk.table([{**row, "reasons": "; ".join(row["reasons"])} for row in shown])
         if len(done.rows) > SHOWN:
             talk.say(f"and {len(done.rows) - SHOWN:,} more rows")
     doubted = sum(bool(row["reasons"]) for row in done.rows)

@@ -36,7 +36,7 @@ from headct.detection.methods import METHODS, entry, fitted
 from headct.detection.ood import Familiar
 from headct.detection.reasons import Met, undecided, unfamiliar
 from headct.detection.scans import Held
-from headct.embedding.inputs import Inputs, Reading
+from headct.embedding.inputs import IDS, Inputs, Reading
 from headct.embedding.machine import Machine, choose
 from headct.embedding.vectors import Looked, look
 from headct.failure import Failure, Misuse
@@ -47,7 +47,9 @@ HEAD = "head.safetensors"
 TOLERANCE = 1e-3
 """Largest difference in the self-test, as a share of the largest score: machines differ by less."""
 PLAIN = Machine(torch.device("cpu"), "fp32", "for the self-test")
-COLUMNS = ("scan_id", "finding", "probability", "low", "high", "ood", "reasons")
+COLUMNS = (
+    "scan_id", "finding", "probability", "low", "high", "ood", "reasons", "patient_id", "study_id", "series_id", "files"
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -112,13 +114,14 @@ class Detector:
         keep_ids: bool = False,
         progress: Progress = quiet,
     ) -> pd.DataFrame:
-        """A row for each scan and finding: scan_id, finding, probability, low, high, ood, reasons.
+        """A row for each scan and finding: scan_id, finding, probability, low, high, ood, reasons, and whose it is.
 
-        `low` to `high` is the 95 % interval of calibration (`headct.detection.calibration`); `ood` the share of
-        validation scans that are more like the training scans; `reasons` to doubt are sentences, mostly none. Inputs
-        and options are those of `headct.embed`. What cannot be looked at is in `.attrs["rejections"]`, a list of
-        mappings with code, sentence, remedy and files, and a warning says how many. Raises Misuse where a cohort has
-        another recipe, Failure where nothing could be looked at.
+        Whose: patient_id, study_id, series_id and files (none for a scan of a cohort). `low` to `high` is the 95 %
+        interval of calibration (`headct.detection.calibration`); `ood` the share of validation scans that are more
+        like the training scans; `reasons` to doubt are sentences, mostly none. Inputs and options are those of
+        `headct.embed`. What cannot be looked at is in `.attrs["rejections"]`, a list of mappings with code, sentence,
+        remedy and files, and a warning says how many. Raises Misuse where a cohort has another recipe, Failure where
+        nothing could be looked at.
         """
         machine = choose(precision, device, graph=self.encoder.runtime)
         reading = Reading(recipe=self.encoder.recipe, criteria=criteria or Criteria(), key=key, keep_ids=keep_ids)
@@ -182,6 +185,8 @@ class Detector:
                     "reasons": undecided(
                         low[row, column], high[row, column], self.points[column].get("balanced")
                     ) + doubts,
+                    **{name: ready.ids[name] for name in IDS if name != "scan_id"},
+                    "files": list(ready.files),
                 }
                 for column, finding in enumerate(self.findings)
             ]  # fmt: skip

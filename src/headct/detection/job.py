@@ -20,12 +20,12 @@ from headct.cohort.journal import Journal, expect_writable, only_writer
 from headct.detection.detector import Detector, Judged
 from headct.detection.method import Progress, quiet
 from headct.embedding.embeddings import REJECTIONS, model_of, partial_of, rejections_path, writing
-from headct.embedding.inputs import Inputs, Reading, chosen_by, digest
+from headct.embedding.inputs import IDS, Inputs, Reading, chosen_by, digest
 from headct.embedding.machine import Machine
 from headct.embedding.vectors import about
 from headct.failure import Misuse
 
-PREDICTIONS = pa.schema(
+SCORES = pa.schema(
     [
         ("scan_id", pa.string()),
         ("finding", pa.string()),
@@ -36,6 +36,9 @@ PREDICTIONS = pa.schema(
         ("reasons", pa.list_(pa.string())),
     ]
 )
+WHOSE = pa.schema([*((name, pa.string()) for name in IDS if name != "scan_id"), ("files", pa.list_(pa.string()))])
+"""Whom a scan is of, and the files that it was read from; none for one of a cohort, whose `files` say."""
+PREDICTIONS = pa.schema([*SCORES, *WHOSE])
 PART_INPUTS, PART_S = 256, 20.0
 """A part is kept when it has so many inputs or is so old: a kill costs no more."""
 

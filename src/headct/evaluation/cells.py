@@ -9,9 +9,9 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
+from zipfile import BadZipFile
 
 import numpy as np
 import pandas as pd
@@ -38,14 +38,11 @@ def read_table(path: Path) -> pd.DataFrame:
 def opened(path: Path) -> pd.DataFrame:
     """The same with the cells of a Parquet file in their own types, which are quicker where there are millions."""
     kind = path.suffix.lower()
-    if kind in {".xlsx", ".xlsm"} and find_spec("openpyxl") is None:
-        raise Misuse(
-            f"{path} is an Excel file, which needs the package openpyxl",
-            do="run `pip install openpyxl`, or save the sheet as CSV",
-        )
+    if kind == ".xls":
+        raise Misuse(f"{path} is of an Excel before 2007", do="save it as .xlsx or as CSV")
     try:
         if kind in {".xlsx", ".xlsm"}:
-            table = _with_names(pd.read_excel(path, header=None, dtype=str, keep_default_na=False))
+            table = _with_names(_sheet(path))
         elif kind == ".parquet":
             table = pd.read_parquet(path)
         else:
@@ -55,7 +52,7 @@ def opened(path: Path) -> pd.DataFrame:
             table = _with_names(lines)
     except FileNotFoundError:
         raise Misuse(f"there is no table {path}", do="check the path") from None
-    except (OSError, ValueError, pa.ArrowException, pd.errors.ParserError) as error:
+    except (OSError, ValueError, KeyError, BadZipFile, pa.ArrowException, pd.errors.ParserError) as error:
         why = str(error).partition("\n")[0]
         raise Misuse(f"{path} is no table", why=why, do="give a CSV, Parquet or Excel file") from error
     table.columns = [str(name).strip() for name in table.columns]
@@ -65,6 +62,16 @@ def opened(path: Path) -> pd.DataFrame:
     if table.empty:
         raise Misuse(f"{path} has no rows", do="give a table with a row for each scan")
     return table
+
+
+def _sheet(path: Path) -> pd.DataFrame:
+    """The only sheet of a workbook with anything in it. Raises Misuse where there are several: one is not guessed."""
+    sheets = pd.read_excel(path, sheet_name=None, header=None, dtype=str, keep_default_na=False)
+    filled = {name: lines for name, lines in sheets.items() if len(lines)}
+    if len(filled) > 1:
+        names = ", ".join(str(name) for name in filled)
+        raise Misuse(f"{path} has {len(filled)} sheets: {names}", do="save the one that is meant as CSV, or by itself")
+    return next(iter(filled.values()), pd.DataFrame([[]]))
 
 
 def _with_names(lines: pd.DataFrame) -> pd.DataFrame:

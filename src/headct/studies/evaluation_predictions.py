@@ -20,7 +20,7 @@ from headct import __version__
 from headct.checkpoints import PretrainedEncoder
 from headct.cohort import Cohort
 from headct.cohort.journal import refused
-from headct.detection.job import PREDICTIONS
+from headct.detection.job import SCORES
 from headct.detection.linear import Linear
 from headct.detection.method import Progress, Scans, Task, quiet
 from headct.detection.reasons import undecided, unfamiliar
@@ -33,7 +33,7 @@ from headct.preparing.recipe import Frame
 from headct.studies.baselines import histograms, random_encoder, seen_by
 from headct.studies.evaluation_scans import Entry, Labelled
 
-SCHEMA = pa.schema([*PREDICTIONS, ("split", pa.string())])
+SCHEMA = pa.schema([*SCORES, ("split", pa.string())])
 HISTOGRAM, RANDOM = "histogram probe", "random encoder"
 POINT = "balanced"
 REGIONS = 3

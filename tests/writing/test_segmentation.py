@@ -235,4 +235,4 @@ def test_without_highdicom_it_says_what_to_install(monkeypatch: pytest.MonkeyPat
     monkeypatch.setitem(sys.modules, "highdicom", None)  # as where it is not installed
     with pytest.raises(Failure, match="highdicom is not installed") as caught:
         runpy.run_path(segmentation.__file__)
-    assert caught.value.do == "pip install 'headct[virtual]'"
+    assert caught.value.do == "pip install highdicom"

@@ -167,7 +167,7 @@ def runtime_module(name: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise Misuse(f"{name} is not installed", why=str(error), do="pip install 'headct[export]'") from error
+        raise Misuse(f"{name} is not installed", why=str(error), do=f"pip install {name}") from error
 
 
 def cosine(one: np.ndarray, other: np.ndarray) -> float:

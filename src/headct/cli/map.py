@@ -27,7 +27,7 @@ def map_cohort(
         typer.Option("--findings", metavar="NAMES", help="Columns to show, with commas between; all if not given."),
     ] = None,
     method: Annotated[
-        str, typer.Option("--method", metavar="NAME", help="pca, or umap (pip install 'headct[map]').")
+        str, typer.Option("--method", metavar="NAME", help="pca, or umap (pip install umap-learn).")
     ] = "pca",
     place_scans: Annotated[
         int, typer.Option("--place-scans", min=0, metavar="N", help="Scans whose places are mapped too; 0 for none.")

@@ -73,7 +73,7 @@ def build(
 ) -> None:
     """Make an index of a cohort, or of vectors that are there. An exact one misses nothing and needs no FAISS.
 
-    An approximate one (pip install 'headct[retrieval]') looks at a part of the vectors: the share of the ten nearest
+    An approximate one (pip install faiss-cpu) looks at a part of the vectors: the share of the ten nearest
     that it finds is measured while it is built, and said. A table needs --cohort for conditions and pictures.
 
     Examples:

@@ -110,7 +110,7 @@ class Trackers:
     def __init__(self, run: Path, service: str | None, settings: Mapping[str, str], start: int, say: Say) -> None:
         self._say, self._open = say, dict[str, Tracker]()
         if importlib.util.find_spec("tensorboard") is None:
-            say("TensorBoard is not installed, so its files are not written; pip install 'headct[tensorboard]'")
+            say("TensorBoard is not installed, so its files are not written; pip install tensorboard")
         else:
             self._begin("TensorBoard", lambda: TensorBoard(run, start))
         if service is not None:

@@ -34,7 +34,7 @@ try:
         SegmentDescription,
     )
 except ImportError as error:
-    raise Misuse("highdicom is not installed", why=str(error), do="pip install 'headct[virtual]'") from error
+    raise Misuse("highdicom is not installed", why=str(error), do="pip install highdicom") from error
 
 OWN_SCHEME = "99HEADCT"
 """Coding scheme of our own; designators that begin with 99 are free for that (PS3.16 8.2)."""

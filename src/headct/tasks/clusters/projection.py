@@ -62,7 +62,7 @@ def project(vectors: np.ndarray, method: Method = "pca", *, seed: int = 0) -> Pr
 def _umap(vectors: np.ndarray, seed: int) -> np.ndarray:
     if find_spec("umap") is None:
         raise Misuse(
-            "a UMAP needs the package umap-learn", do="run `pip install 'headct[map]'`, or take principal components"
+            "a UMAP needs the package umap-learn", do="run `pip install umap-learn`, or take principal components"
         )
     with warnings.catch_warnings():  # it tells everyone that a part of it, which needs TensorFlow, is not there
         warnings.simplefilter("ignore", ImportWarning)

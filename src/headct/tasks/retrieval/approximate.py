@@ -77,7 +77,7 @@ def library() -> Any:
     if not is_installed():
         raise Misuse(
             "an approximate search needs the package faiss-cpu",
-            do="run `pip install 'headct[retrieval]'`, or search exactly, which needs nothing (--search exact)",
+            do="run `pip install faiss-cpu`, or search exactly, which needs nothing (--search exact)",
         )
     with warnings.catch_warnings():  # of its wrapper, on import, about types without a module
         warnings.simplefilter("ignore", DeprecationWarning)

@@ -118,3 +118,15 @@ def test_what_cannot_be_written_is_refused(tmp_path: Path) -> None:
         image.save_as(source)
     with pytest.raises(ValueError, match="Frame Of Reference UID"):
         write_class_map(numbers(), NAMES, sources, path, description="drawn")
+
+
+def test_a_name_that_is_none_is_kept_without_a_word(tmp_path: Path) -> None:
+    """Warnings are errors in these tests."""
+    sources = series(tmp_path / "ct")
+    for source in sources:
+        image = pydicom.dcmread(source)
+        image.PatientName = "ANON"
+        image.save_as(source)
+    path, segments = write_class_map(numbers(), NAMES, sources, tmp_path / "seg.dcm", description="drawn")
+    report = write_measurements(dict.fromkeys(segments, 1.0), path, segments, sources, tmp_path / "sr.dcm")
+    assert str(pydicom.dcmread(report).PatientName) == "ANON"

@@ -25,6 +25,7 @@ from headct.writing.segmentation import (
     date_and_time,
     forget_the_moment,
     headers,
+    names_as_they_are,
     segment_named,
 )
 
@@ -68,16 +69,17 @@ def write_measurements(
         procedure_reported=codes.SCT.ComputedTomographyOfHead,
         imaging_measurements=groups,
     )
-    document = sr.Comprehensive3DSR(
-        evidence=[drawn, *images],
-        content=report,
-        series_instance_uid=generate_uid(entropy_srcs=["report series", known]),
-        series_number=int(images[0].get("SeriesNumber") or 0) + 2 * SERIES_OFFSET,
-        sop_instance_uid=generate_uid(entropy_srcs=["report", known]),
-        instance_number=1,
-        manufacturer="headct",
-        series_description="Volumes drawn by headct, research software",
-    )
+    with names_as_they_are():
+        document = sr.Comprehensive3DSR(
+            evidence=[drawn, *images],
+            content=report,
+            series_instance_uid=generate_uid(entropy_srcs=["report series", known]),
+            series_number=int(images[0].get("SeriesNumber") or 0) + 2 * SERIES_OFFSET,
+            sop_instance_uid=generate_uid(entropy_srcs=["report", known]),
+            instance_number=1,
+            manufacturer="headct",
+            series_description="Volumes drawn by headct, research software",
+        )
     document["ContentDate"].value, document["ContentTime"].value = date_and_time(images[0])
     forget_the_moment(document)
     path = Path(path)

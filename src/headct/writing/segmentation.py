@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -243,32 +245,41 @@ def _segmentation(
     """Segmentation IOD (PS3.3 A.51) of segments that are not empty: masks (..., segment), or their numbers."""
     first = images[0]
     date, time = date_and_time(first)
-    segmentation = Segmentation(
-        source_images=images,
-        pixel_array=pixels,
-        segmentation_type=SegmentationTypeValues.BINARY,
-        segment_descriptions=described,
-        series_instance_uid=_uid("series", content),
-        series_number=int(first.get("SeriesNumber") or 0) + SERIES_OFFSET,
-        sop_instance_uid=_uid("image", content),
-        instance_number=1,
-        manufacturer="headct",
-        manufacturer_model_name="headct",
-        software_versions=__version__,
-        device_serial_number="none",  # may not be empty (PS3.3 C.7.5.2), and software has none
-        content_label="FINDINGS",
-        content_description=description,
-        series_description=description,
-        content_date=date,
-        content_time=time,
-        transfer_syntax_uid=ExplicitVRLittleEndian,
-        coding_schemes=[CodingSchemeIdentificationItem(OWN_SCHEME, name="Findings of headct, research software")],
-    )
+    with names_as_they_are():
+        segmentation = Segmentation(
+            source_images=images,
+            pixel_array=pixels,
+            segmentation_type=SegmentationTypeValues.BINARY,
+            segment_descriptions=described,
+            series_instance_uid=_uid("series", content),
+            series_number=int(first.get("SeriesNumber") or 0) + SERIES_OFFSET,
+            sop_instance_uid=_uid("image", content),
+            instance_number=1,
+            manufacturer="headct",
+            manufacturer_model_name="headct",
+            software_versions=__version__,
+            device_serial_number="none",  # may not be empty (PS3.3 C.7.5.2), and software has none
+            content_label="FINDINGS",
+            content_description=description,
+            series_description=description,
+            content_date=date,
+            content_time=time,
+            transfer_syntax_uid=ExplicitVRLittleEndian,
+            coding_schemes=[CodingSchemeIdentificationItem(OWN_SCHEME, name="Findings of headct, research software")],
+        )
     forget_the_moment(segmentation)
     organization = _uid("dimensions", content)
     for item in (*segmentation.DimensionOrganizationSequence, *segmentation.DimensionIndexSequence):
         item.DimensionOrganizationUID = organization
     return segmentation
+
+
+@contextmanager
+def names_as_they_are() -> Iterator[None]:
+    """Patients keep the name that the scanner wrote: that it may be none ("ANON") is not for a segmenter to judge."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The string .* is unlikely to represent the intended person name")
+        yield
 
 
 def _describe(number: int, segment: Segment, by: Code) -> SegmentDescription:

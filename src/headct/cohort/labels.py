@@ -120,7 +120,13 @@ class Account:
         alike: dict[str, list[str]] = defaultdict(list)
         for column, why in self.left_out.items():
             alike[why].append(column)
-        return lines + [f"no finding ({why}): {', '.join(columns)}" for why, columns in alike.items()]
+        return lines + [f"no finding ({why}): {_some(columns)}" for why, columns in alike.items()]
+
+
+def _some(names: Sequence[str]) -> str:
+    """The first few; `Account.left_out` has them all."""
+    more = len(names) - SHOWN
+    return ", ".join(names[:SHOWN]) + (f" and {more:,} more" if more > 0 else "")
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from detection import made
@@ -184,3 +185,26 @@ def test_detectors_on_a_cohort_as_it_is_typed(tmp_path: Path, capsys: pytest.Cap
     assert run(again) == 0
     tables = json.loads((tmp_path / "again" / "metrics.json").read_text())
     assert tables["findings"]["ich"]["auroc"] == tree["findings"]["ich"]["auroc"]
+
+
+def test_one_series_of_each_study_is_learned_from_and_tested(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cohort = made.make(tmp_path / "night", 40, scans_each=2)
+    made.truth(cohort).to_csv(tmp_path / "l.csv", index=False)
+    torch.manual_seed(0)
+    save(tmp_path / "model", encoders.build("conv-tiny"), Card(recipe=recipes["head"], windows=WINDOWS))
+    both = ["--labels", str(tmp_path / "l.csv"), "--precision", "fp32", "--device", "cpu", "--preferred"]
+    learn = ["--model", str(tmp_path / "model"), "--method", "linear", "--test", "0.4", "--out", str(tmp_path / "d")]
+    assert run(["adapt", str(tmp_path / "night"), *both, *learn]) == 0
+    said = "of each study its preferred series alone; left out: 40 labelled scans"
+    assert said in capsys.readouterr().err
+    splits = pd.read_csv(tmp_path / "d" / "splits.csv")
+    assert len(splits) == splits["patient_id"].nunique() == 40
+    judge = ["--detector", str(tmp_path / "d"), "--cohort", str(tmp_path / "night"), "--draws", "100", "--no-baselines"]
+    assert run(["evaluate", *judge, *both, "--out", str(tmp_path / "out")]) == 0
+    assert said in capsys.readouterr().err
+    counts = json.loads((tmp_path / "out" / "metrics.json").read_text())["counts"]
+    assert counts["scans"] == counts["patients"] == (splits["split"] == "test").sum()
+    assert run(["evaluate", "--predictions", "p.parquet", *both, "--out", str(tmp_path / "none")]) == 2
+    assert "--preferred chooses series of a cohort" in capsys.readouterr().err

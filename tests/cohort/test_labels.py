@@ -78,7 +78,7 @@ def test_a_folder_names_its_scans_and_a_name_of_several_files_none(cohort: Cohor
 def known_by(paths: Sequence[str]) -> _Known:
     """What a cohort with a scan in each of these files knows."""
     ids = [f"s{number}" for number in range(len(paths))]
-    scans = pd.DataFrame({"scan_id": ids, "series_id": "", "study_id": "", "patient_id": ids})
+    scans = pd.DataFrame({"scan_id": ids, "series_id": "", "study_id": "", "patient_id": ids, "preferred": True})
     files = pd.DataFrame({"path": list(paths), "outcome": ids})
     return _Known([cast(Cohort, SimpleNamespace(about={}, scans=scans, files=files, path=Path("c")))], None)
 
@@ -121,6 +121,21 @@ def test_a_name_that_all_files_share_costs_no_more_than_others() -> None:
         parts = PurePosixPath(f"data/sub{number}/ct.nii.gz").parts
         assert known._nodes_of(tuple(map(Counted, parts))) == [(f"sub{number}", "ct.nii.gz")]
     assert Counted.compared < 20 * 20
+
+
+def test_of_each_study_the_preferred_series_alone(cohort: Cohort, tmp_path: Path) -> None:
+    """Of the two series of each study the first is preferred."""
+    content = "study_id,ich\nst000,1\nst001,0\nst002,\n"
+    everything, alone = read(content, cohort, tmp_path), read(content, cohort, tmp_path, preferred=True)
+    assert everything.values["ich"].tolist() == [1, 1, 0, 0]
+    assert alone.values["ich"].to_dict() == {"0000000000000000": 1.0, "0000000000000002": 0.0}
+    assert alone.patients.tolist() == ["p000", "p001"]
+    assert (alone.account.labelled, alone.account.alternates) == (2, 2)
+    said = "of each study its preferred series alone; left out: 2 labelled scans"
+    assert said in alone.account.sentences()
+    assert said not in everything.account.sentences()
+    with pytest.raises(Misuse, match="labels no series that is the preferred one"):
+        read("series_id,ich\nse000-1,1\n", cohort, tmp_path, preferred=True)
 
 
 def test_scans_that_the_table_gives_to_one_patient_are_of_one(cohort: Cohort, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from headct.cli.options import Batch, Device, Json, Key, Model, Precision, Threads
+from headct.cli.options import Batch, Device, Json, Key, Model, Precision, Preferred, Threads
 from headct.cli.progress import progress_of
 from headct.cli.talk import Talk
 
@@ -59,6 +59,7 @@ def adapt(
     readers: Annotated[
         str, typer.Option("--readers", metavar="RULE", help="Of one column a reader: majority, or any.")
     ] = "majority",
+    preferred: Preferred = False,
     key: Key = None,
     cache: Annotated[
         Path | None, typer.Option("--cache", metavar="DIR", help="Where vectors are kept; beside DETECTOR.")
@@ -103,6 +104,7 @@ def adapt(
         findings=wanted,
         readers=readers_rule(readers),
         key=user_key(key) if pseudonymous else None,
+        preferred=preferred,
     )
     for sentence in labelled.account.sentences():
         talk.say(sentence)

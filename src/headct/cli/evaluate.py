@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from headct.cli.options import Batch, Device, Json, Key, Precision, Threads
+from headct.cli.options import Batch, Device, Json, Key, Precision, Preferred, Threads
 from headct.cli.progress import progress_of
 from headct.cli.talk import Talk
 from headct.failure import Misuse
@@ -106,6 +106,7 @@ def evaluate(
     readers: Annotated[
         str, typer.Option("--readers", metavar="RULE", help="One label of several readers: majority or any.")
     ] = "majority",
+    preferred: Preferred = False,
     key: Key = None,
     cache: Annotated[
         Path | None,
@@ -144,6 +145,7 @@ def evaluate(
         _expect(not detector and not cohort, "--predictions stand instead of --detector and --cohort")
         _expect(len(labels) == 1, "with --predictions there is one table of labels")
         _expect(not curve, "--curve learns from a cohort: name --detector and --cohort")
+        _expect(not preferred, "--preferred chooses series of a cohort: name --detector and --cohort")
         _of_tables(talk, predictions, labels[0], out, settings, against, measured, readers, as_json=as_json)
         return
     _expect(bool(detector) and bool(cohort), "evaluate needs --detector and --cohort, or --predictions")
@@ -154,8 +156,9 @@ def evaluate(
         settings = replace(settings, target=own_target(settings))
     _of_detectors(
         talk, detector or [], cohort or [], labels, out, settings,
-        measured=measured, beside=baselines, curves=curve or [], model=model, readers=readers, key=key, cache=cache,
-        precision=precision, device=device, batch=batch, workers=workers, as_json=as_json,
+        measured=measured, beside=baselines, curves=curve or [], model=model, readers=readers,
+        preferred=preferred, key=key, cache=cache, precision=precision, device=device, batch=batch, workers=workers,
+        as_json=as_json,
     )  # fmt: skip
 
 
@@ -223,6 +226,7 @@ def _of_detectors(
     curves: list[str],
     model: str | None,
     readers: str,
+    preferred: bool,
     key: Path | None,
     cache: Path | None,
     precision: str,
@@ -258,7 +262,7 @@ def _of_detectors(
     pseudonymous = made_by.union(*(entry.pseudonyms for entry in entries)) != {"none"}
     labelled = labelled_scans(
         entries, opened, labels,
-        readers=readers_rule(readers), key=user_key(key) if pseudonymous else None,
+        readers=readers_rule(readers), key=user_key(key) if pseudonymous else None, preferred=preferred,
     )  # fmt: skip
     for sentence in (sentence for account in labelled.accounts for sentence in account.sentences()):
         talk.say(sentence)

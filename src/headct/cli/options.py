@@ -40,6 +40,9 @@ Precision = Annotated[
 Device = Annotated[str | None, typer.Option("--device", metavar="NAME", help="cpu or cuda; a GPU if there is one.")]
 Batch = Annotated[int, typer.Option("--batch", min=1, metavar="N", help="Scans that are looked at together.")]
 Threads = Annotated[int, typer.Option("--workers", min=1, metavar="N", help="Threads that prepare scans meanwhile.")]
+Preferred = Annotated[
+    bool, typer.Option("--preferred", help="Of each study the preferred series alone, else all that are labelled.")
+]
 KeepIds = Annotated[bool, typer.Option("--keep-ids", help="Keep identifiers instead of pseudonyms.")]
 
 

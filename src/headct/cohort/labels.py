@@ -65,6 +65,7 @@ class Account:
     unmatched: tuple[str, ...]  # `row 7 (CQ500-12): why`
     scans: int  # of the cohorts
     labelled: int  # of these
+    alternates: int | None  # labelled scans that are not the preferred one of their study; None where these are wanted
     spread_rows: int  # that gave their label to more than one scan
     keyed: bool  # whether a key was given
     pseudonyms: tuple[str, ...]  # fingerprints of the keys that the cohorts were made with; `none` for original ids
@@ -92,6 +93,10 @@ class Account:
             measured = ", its measurements to none" if MEASUREMENT in self.left_out.values() else ""
             lines.append(
                 f"{count(self.spread_rows, 'row')} gave the label of a {unit} to several scans of it{measured}"
+            )
+        if self.alternates is not None:
+            lines.append(
+                f"of each study its preferred series alone; left out: {count(self.alternates, 'labelled scan')}"
             )
         by_cohorts, joined = self.patients
         if joined < by_cohorts:
@@ -158,12 +163,14 @@ def read_labels(
     findings: Sequence[str] = (),
     readers: Readers = "majority",
     key: bytes | None = None,
+    preferred: bool = False,
 ) -> Labels:
     """The labels of the cohorts' scans in a table; of `findings`, or of all columns that hold nothing but labels.
 
     The column that names scans is found by trying: one called like an identifier goes first, then the one that
     matches most rows. Where the cohorts hold pseudonyms, `key` is what they were made with, and original identifiers
-    match too. A row that names a study or patient labels all of its scans. Scans are of one patient where the cohorts
+    match too. A row that names a study or patient labels all of its scans, of which with `preferred` those are taken
+    that the cohort prefers, one a study. Scans are of one patient where the cohorts
     say so or a column of `PATIENTS` does. Rows that match nothing are listed in the account, never an error unless all
     do.
 
@@ -188,6 +195,13 @@ def read_labels(
             why=f"empty, and {', '.join(sorted(UNKNOWN - {''}))}, mean unknown",
             do="write 1 where a finding is there and 0 where it is not",
         )
+    alternate = labels.index.isin(found.known.alternates) & preferred
+    if alternate.all():
+        raise Misuse(
+            f"{path.name} labels no series that is the preferred one of its study",
+            do="leave out --preferred, or name studies instead of series",
+        )
+    labels = labels[~alternate]
     of_cohorts = found.known.patient_of
     labels = labels.loc[[scan_id for scan_id in of_cohorts if scan_id in labels.index]]
     patient_column = _patient_column(table, found)
@@ -208,6 +222,7 @@ def read_labels(
         unmatched=found.unmatched,
         scans=len(of_cohorts),
         labelled=len(labels),
+        alternates=int(alternate.sum()) if preferred else None,
         spread_rows=sum(len(ids) > 1 for ids in found.scans),
         keyed=key is not None,
         pseudonyms=found.known.made_by,
@@ -261,12 +276,14 @@ class _Known:
         fits = key is not None and self.made_by == (fingerprint(key),)
         self.pseudonyms = Pseudonyms(key) if fits else None
         self.patient_of: dict[str, str] = {}
+        self.alternates: set[str] = set()  # scans that are not the preferred one of their study
         self._by_end: dict[int, dict[tuple[str, ...], list[tuple[str, ...]]]] = {}  # how many parts: these: paths
         self._ids: dict[str, dict[str, list[str]]] = {name: defaultdict(list) for name in KINDS}
         for cohort in cohorts:
             rows = cohort.scans[list(KINDS)].fillna("").astype(str)
             for row in rows.to_dict("records"):
                 self._take(cast(dict[str, str], row))
+            self.alternates.update(cohort.scans.loc[~cohort.scans["preferred"], "scan_id"])
         if not self.patient_of:
             raise Misuse(
                 f"the cohort {', '.join(str(cohort.path) for cohort in cohorts)} has no scans",

@@ -91,15 +91,16 @@ def labelled_scans(
     *,
     readers: Readers = "majority",
     key: bytes | None = None,
+    preferred: bool = False,
 ) -> Labelled:
-    """The labelled scans of the cohorts, and which of them may be tested.
+    """The labelled scans of the cohorts, and which of them may be tested; of each study one series if `preferred`.
 
     Each table is matched to all cohorts as `headct adapt` does it. `key` is what pseudonyms were made with: by it a
     patient is known again where a detector has pseudonyms and a cohort has ids, or the other way round. Raises Misuse
     where a table does not fit, two of them label a scan, or none has a finding of the detectors; Failure where no scan
     is left to test.
     """
-    read = [read_labels(table, cohorts, readers=readers, key=key) for table in tables]
+    read = [read_labels(table, cohorts, readers=readers, key=key, preferred=preferred) for table in tables]
     values = pd.concat([one.values for one in read])
     twice = values.index[values.index.duplicated()]
     if len(twice):

@@ -6,14 +6,17 @@
     python benchmarks/twins.py often twins --finding fracture --masks [--also COHORT]
 
 For findings that are too rare in the cohort of `soundness.py` to say whether its network, which is the one here, could
-learn them. Twins are the same patient with and without the finding, all else equal to the voxel, a swollen scalp over
-it too; so a score that differs can rest on the finding alone. Told are the AUROC over all scans of the twins, the share
-of pairs in which the one with the finding scores higher, with 95 % intervals by bootstrap over patients, and the same
-for thirds by visible volume.
+learn them. Twins are the same patient with and without the finding, all else equal to the voxel, so a score that
+differs rests on the finding or on what it brings with it: two thirds of fractures bring a swollen scalp. Told are the
+AUROC over all scans of the twins, the share of pairs in which the one with the finding scores higher (ties count half),
+with 95 % intervals by bootstrap over patients, and the same for thirds by visible volume, and for pairs whose scalps
+are alike.
 
 With `--masks` the network is told where the finding is, not only that it is somewhere: a U-Net (MONAI's) on pieces of
-64 mm, half of them with the finding in their middle and half around bone of patients without it. A scan's score is the
-mean of its `HIGHEST` most suspicious voxels. `--also` names cohorts of other patients with findings as common as usual.
+64 mm, half of them with the finding in their middle and half around bone of patients without it. A scan has two scores:
+the mean of its `HIGHEST` most suspicious voxels, and the volume that the network draws, which is what all voxels'
+probabilities add up to. `--also` names cohorts of other patients with findings as common as usual, `--out` keeps the
+network's weights.
 """
 
 from __future__ import annotations
@@ -55,6 +58,8 @@ from headct.virtual.labels import FINDINGS
 
 PIECE, PIECES = 32, 8
 """Voxels of 2 mm along a piece, and pieces in a step."""
+AIR_BELOW_HU, SWELLING_HU = -500.0, 300.0
+"""What is air, and by how much it changes where a scalp swells."""
 HIGHEST = 30
 """Voxels that a scan is scored by: 0.24 ml."""
 
@@ -72,17 +77,18 @@ def load(path: Path, finding: str) -> Patients:
     return Patients(places, table["patient_id"].to_numpy(), table, labels, codes, [], {})
 
 
-def show_pairs(twins: Patients, scores: np.ndarray, finding: str) -> None:
+def show_pairs(twins: Patients, scores: np.ndarray, title: str, finding: str) -> None:
     """Pairs whose finding is labelled, all and by thirds of its size."""
-    told = twins.table.assign(score=scores).sort_values("scan_id")
+    told = twins.table.assign(score=scores, row=np.arange(len(scores))).sort_values("scan_id")
     sick = told[told[finding] == 1].groupby("patient_id").first()
     well = told[told[finding] == 0].groupby("patient_id").first()
     pairs = sick.merge(well, left_index=True, right_index=True, suffixes=("", "_without"))
     measure = f"{finding}_visible_ml" if finding in VOLUMES else "ventricles_ml"
     third = pd.qcut(pairs[measure], 3, labels=["small", "middle", "large"]).astype(str)
+    alike = [scalps_alike(twins, *both) for both in zip(pairs["row"], pairs["row_without"], strict=True)]
+    parts = {"all": pairs} | {name: pairs[third == name] for name in ("small", "middle", "large")}
     rows = []
-    for name in ("all", "small", "middle", "large"):
-        some = pairs[(third == name) | (name == "all")]
+    for name, some in (parts | {"scalps alike": pairs[alike]}).items():
         high, low = some["score"].to_numpy(), some["score_without"].to_numpy()
 
         def area(rows: np.ndarray, high: np.ndarray = high, low: np.ndarray = low) -> float:
@@ -90,7 +96,7 @@ def show_pairs(twins: Patients, scores: np.ndarray, finding: str) -> None:
             return auroc(np.concatenate([high[rows], low[rows]]), of)
 
         def higher(rows: np.ndarray, high: np.ndarray = high, low: np.ndarray = low) -> float:
-            return float((high[rows] > low[rows]).mean())
+            return float((high[rows] > low[rows]).mean() + (high[rows] == low[rows]).mean() / 2)
 
         size = some[measure]
         rows.append(
@@ -102,7 +108,15 @@ def show_pairs(twins: Patients, scores: np.ndarray, finding: str) -> None:
                 "the one with it scores higher": between(higher, len(some)),
             }
         )
-    show(f"{finding}, on twins", rows, f"{len(told) // 2 - len(pairs)} pairs are left out: too little to be seen")
+    show(f"{title}, on twins", rows, f"{len(told) // 2 - len(pairs)} pairs are left out: too little to be seen")
+
+
+def scalps_alike(twins: Patients, one: int, other: int) -> bool:
+    """Whether two scans differ nowhere by more than the noise of air where either has air."""
+    hu = torch.tensor(LEVELS_HU, dtype=torch.float32)
+    first, second = (hu[twins.codes[row].int()] for row in (one, other))
+    air = torch.minimum(first, second) < AIR_BELOW_HU
+    return bool(((first - second).abs()[air] < SWELLING_HU).all())
 
 
 class Where(nn.Module):
@@ -155,9 +169,13 @@ def train_where(often: Patients, finding: str, steps: int, rng: np.random.Genera
 
 
 @torch.no_grad()
-def scores_where(net: Where, patients: Patients) -> np.ndarray:
-    """One score a scan (n,): of its most suspicious voxels."""
-    return np.array([float(net(codes[None]).flatten().topk(HIGHEST).values.mean()) for codes in patients.codes])
+def scores_where(net: Where, patients: Patients) -> dict[str, np.ndarray]:
+    """Two scores of each scan (n,): of its most suspicious voxels, and the logarithm of the volume that is drawn."""
+    logits = [net(codes[None]).flatten() for codes in patients.codes]
+    return {
+        f"{HIGHEST} highest voxels": np.array([float(one.topk(HIGHEST).values.mean()) for one in logits]),
+        "volume": np.array([float(one.sigmoid().sum().log()) for one in logits]),
+    }
 
 
 def main() -> None:
@@ -169,6 +187,7 @@ def main() -> None:
     parser.add_argument("--masks", action="store_true", help="tell the network where the finding is")
     parser.add_argument("--steps", type=int, default=1000, help="with --masks")
     parser.add_argument("--also", type=Path, nargs="*", default=[], help="with --masks, cohorts of other patients")
+    parser.add_argument("--out", type=Path, help="with --masks, a file for the weights")
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -176,19 +195,23 @@ def main() -> None:
     often, rng, column = load(options.often, options.finding), np.random.default_rng(0), FINDINGS.index(options.finding)
     if options.masks:
         where = train_where(often, options.finding, options.steps, rng)
+        if options.out:
+            torch.save(where.state_dict(), options.out)
         twins = load(options.twins, options.finding)
-        show_pairs(twins, scores_where(where, twins), options.finding)
+        for name, scores in scores_where(where, twins).items():
+            show_pairs(twins, scores, f"{options.finding}, by {name}", options.finding)
         for path in options.also:
             others = load(path, options.finding)
-            said = measured(scores_where(where, others), others.labels[:, column])
-            print(f"{path.name}: AUROC {said}, {int(np.nansum(others.labels[:, column]))} have it")
+            for name, scores in scores_where(where, others).items():
+                said = measured(scores, others.labels[:, column])
+                print(f"{path.name}, by {name}: AUROC {said}, {int(np.nansum(others.labels[:, column]))} have it")
     else:
         known = np.flatnonzero(np.isfinite(often.labels[:, column]))
         print(f"learned from {len(known)} patients, {int(np.nansum(often.labels[:, column]))} of them with it")
         steps = options.epochs * (len(known) // 12)
         net = train(Net(), plain_batches(often, known, options.epochs, rng), steps, 3e-3, rng)
         twins = load(options.twins, options.finding)
-        show_pairs(twins, passed(net, twins.codes)[:, column], options.finding)
+        show_pairs(twins, passed(net, twins.codes)[:, column], options.finding, options.finding)
     print(f"{time.process_time():.0f} s of the processor")
 
 

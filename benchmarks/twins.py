@@ -88,7 +88,8 @@ def show_pairs(twins: Patients, scores: np.ndarray, title: str, finding: str) ->
     alike = [scalps_alike(twins, *both) for both in zip(pairs["row"], pairs["row_without"], strict=True)]
     parts = {"all": pairs} | {name: pairs[third == name] for name in ("small", "middle", "large")}
     rows = []
-    for name, some in (parts | {"scalps alike": pairs[alike]}).items():
+    parts |= {"scalps alike": pairs[alike]} if any(alike) else {}
+    for name, some in parts.items():
         high, low = some["score"].to_numpy(), some["score_without"].to_numpy()
 
         def area(rows: np.ndarray, high: np.ndarray = high, low: np.ndarray = low) -> float:
@@ -112,7 +113,7 @@ def show_pairs(twins: Patients, scores: np.ndarray, title: str, finding: str) ->
 
 
 def scalps_alike(twins: Patients, one: int, other: int) -> bool:
-    """Whether two scans differ nowhere by more than the noise of air where either has air."""
+    """Whether two scans differ nowhere by `SWELLING_HU` where either has air: by some 0.6 mm of swelling and more."""
     hu = torch.tensor(LEVELS_HU, dtype=torch.float32)
     first, second = (hu[twins.codes[row].int()] for row in (one, other))
     air = torch.minimum(first, second) < AIR_BELOW_HU
@@ -190,6 +191,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="with --masks, a file for the weights")
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
+    if (options.out or options.also) and not options.masks:
+        parser.error("--out and --also go with --masks")
     torch.set_num_threads(options.threads)
     threadpool_limits(options.threads)
     often, rng, column = load(options.often, options.finding), np.random.default_rng(0), FINDINGS.index(options.finding)

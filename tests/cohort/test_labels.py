@@ -134,8 +134,23 @@ def test_of_each_study_the_preferred_series_alone(cohort: Cohort, tmp_path: Path
     said = "of each study its preferred series alone; left out: 2 labelled scans"
     assert said in alone.account.sentences()
     assert said not in everything.account.sentences()
+    measured = read("study_id,ich,ich_ml\nst000,1,2.5\n", cohort, tmp_path, preferred=True)
+    assert measured.account.spread_rows == 0
+    assert measured.measured["ich_ml"].tolist() == ["2.5"]
     with pytest.raises(Misuse, match="labels no series that is the preferred one"):
         read("series_id,ich\nse000-1,1\n", cohort, tmp_path, preferred=True)
+
+
+def test_of_several_cohorts_the_first_says_which_series_of_a_study_is_preferred() -> None:
+    """Both hold a and b, and prefer different ones; c is a further series of the study, d of a study of its own."""
+
+    def holding(scan_ids: str, preferred: str) -> Cohort:
+        rows = [(one, one, "other" if one == "d" else "study", "p", one in preferred) for one in scan_ids]
+        scans = pd.DataFrame(rows, columns=["scan_id", "series_id", "study_id", "patient_id", "preferred"])
+        return cast(Cohort, SimpleNamespace(scans=scans, about={}, path=Path()))
+
+    both = [holding("ab", "b"), holding("abcd", "acd")]
+    assert _Known(both, None).preferred_of == {"study": "b", "other": "d"}
 
 
 def test_scans_that_the_table_gives_to_one_patient_are_of_one(cohort: Cohort, tmp_path: Path) -> None:
@@ -329,6 +344,8 @@ def test_a_sheet_gives_the_labels_of_the_same_table_as_text(cohort: Cohort, tmp_
     with pd.ExcelWriter(tmp_path / "labels.xlsx") as book:
         table.to_excel(book, sheet_name="labels", index=False)
         pd.DataFrame().to_excel(book, sheet_name="empty", index=False)
+        table.head(1).to_excel(book, sheet_name="choices", index=False)
+        book.sheets["choices"].sheet_state = "hidden"
     table.to_csv(tmp_path / "labels.csv", index=False)
     of_book, of_text = (read_labels(tmp_path / name, [cohort]) for name in ("labels.xlsx", "labels.csv"))
     pd.testing.assert_frame_equal(of_book.values, of_text.values)
@@ -343,6 +360,9 @@ def test_a_workbook_of_which_no_sheet_can_be_told_to_be_meant_is_refused(cohort:
             sheet.to_excel(book, sheet_name=name, index=False)
     with pytest.raises(Misuse, match="has 2 sheets: 2019, 2020"):
         read_labels(tmp_path / "labels.xlsx", [cohort])
+    pd.DataFrame({"patient_id": ["p000", "p001"], "ich": [1, "#N/A"]}).to_excel(tmp_path / "failed.xlsx", index=False)
+    with pytest.raises(Misuse, match="row 3: a cell shows an error"):
+        read_labels(tmp_path / "failed.xlsx", [cohort])
     pd.DataFrame().to_excel(tmp_path / "empty.xlsx", index=False)
     with pytest.raises(Misuse, match="has no rows"):
         read_labels(tmp_path / "empty.xlsx", [cohort])
@@ -353,6 +373,7 @@ def test_a_workbook_of_which_no_sheet_can_be_told_to_be_meant_is_refused(cohort:
     [
         ("labels.xls", b"\xd0\xcf\x11\xe0", "before 2007"),
         ("labels.xlsx", b"a sheet", "is no table"),
+        ("labels.xlsx", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1 behind a password", "is no table"),
         ("labels.xlsx", b"PK\x03\x04 cut off", "is no table"),
     ],
 )

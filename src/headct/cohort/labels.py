@@ -169,13 +169,12 @@ def read_labels(
 
     The column that names scans is found by trying: one called like an identifier goes first, then the one that
     matches most rows. Where the cohorts hold pseudonyms, `key` is what they were made with, and original identifiers
-    match too. A row that names a study or patient labels all of its scans, of which with `preferred` those are taken
-    that the cohort prefers, one a study. Scans are of one patient where the cohorts
-    say so or a column of `PATIENTS` does. Rows that match nothing are listed in the account, never an error unless all
-    do.
+    match too. A row that names a study or patient labels all of its scans; with `preferred` one of each study is
+    taken, which its cohort prefers, of several cohorts the first. Scans are of one patient where the cohorts say so or
+    a column of `PATIENTS` does. Rows that match nothing are listed in the account, never an error unless all do.
 
     Raises Misuse, naming the rows, for a value that is no label, for two rows about the same thing, and where nothing
-    matches or nothing is labelled.
+    matches, nothing is labelled, or nothing that is preferred.
     """
     table = read_table(path)
     found = _match(table, _Known(cohorts, key), path)
@@ -183,25 +182,26 @@ def read_labels(
     groups, of_readers = by_reader(columns)
     values = {name: combined([columns[one] for one in ones], readers) for name, ones in groups.items()}
     _expect_once(found, pd.DataFrame(values), path)
+    whole, told_of = found, pd.DataFrame(values).notna().any(axis=1)
+    found = found.preferred() if preferred else found
+    alternates = sum(len(whole.scans[row]) - len(found.scans[row]) for row in np.flatnonzero(told_of))
     scans = [scan_id for ids in found.scans for scan_id in ids]
     rows = np.repeat(np.arange(len(found.scans)), [len(ids) for ids in found.scans])
     labels = pd.DataFrame(
         {name: column[rows] for name, column in values.items()}, index=pd.Index(scans, name="scan_id")
     )
     labels = labels[labels.notna().any(axis=1)]
+    if labels.empty and alternates:
+        raise Misuse(
+            f"{path.name} labels no series that is the preferred one of its study",
+            do="leave out --preferred, or name studies instead of series",
+        )
     if labels.empty:
         raise Misuse(
             f"{path.name} labels no scan of the cohort: all values of {', '.join(values)} are unknown",
             why=f"empty, and {', '.join(sorted(UNKNOWN - {''}))}, mean unknown",
             do="write 1 where a finding is there and 0 where it is not",
         )
-    alternate = labels.index.isin(found.known.alternates) & preferred
-    if alternate.all():
-        raise Misuse(
-            f"{path.name} labels no series that is the preferred one of its study",
-            do="leave out --preferred, or name studies instead of series",
-        )
-    labels = labels[~alternate]
     of_cohorts = found.known.patient_of
     labels = labels.loc[[scan_id for scan_id in of_cohorts if scan_id in labels.index]]
     patient_column = _patient_column(table, found)
@@ -218,11 +218,11 @@ def read_labels(
         column=found.column,
         matched_as=found.matched_as,
         pseudonymised=found.pseudonymised,
-        matched_rows=found.matched,
-        unmatched=found.unmatched,
+        matched_rows=whole.matched,
+        unmatched=whole.unmatched,
         scans=len(of_cohorts),
         labelled=len(labels),
-        alternates=int(alternate.sum()) if preferred else None,
+        alternates=alternates if preferred else None,
         spread_rows=sum(len(ids) > 1 for ids in found.scans),
         keyed=key is not None,
         pseudonyms=found.known.made_by,
@@ -252,6 +252,11 @@ class _Found:
     known: _Known
     why: list[str] | None = None  # of each row that matches nothing, where more is known than that
 
+    def preferred(self) -> _Found:
+        """The same with the preferred scan of each study alone."""
+        wanted = set(self.known.preferred_of.values())
+        return replace(self, scans=[tuple(one for one in ids if one in wanted) for ids in self.scans])
+
     @property
     def matched(self) -> int:
         """Rows that name a scan."""
@@ -276,25 +281,26 @@ class _Known:
         fits = key is not None and self.made_by == (fingerprint(key),)
         self.pseudonyms = Pseudonyms(key) if fits else None
         self.patient_of: dict[str, str] = {}
-        self.alternates: set[str] = set()  # scans that are not the preferred one of their study
+        self.preferred_of: dict[str, str] = {}  # study: the scan to take when one is taken
         self._by_end: dict[int, dict[tuple[str, ...], list[tuple[str, ...]]]] = {}  # how many parts: these: paths
         self._ids: dict[str, dict[str, list[str]]] = {name: defaultdict(list) for name in KINDS}
         for cohort in cohorts:
             rows = cohort.scans[list(KINDS)].fillna("").astype(str)
-            for row in rows.to_dict("records"):
-                self._take(cast(dict[str, str], row))
-            self.alternates.update(cohort.scans.loc[~cohort.scans["preferred"], "scan_id"])
+            for row, preferred in zip(rows.to_dict("records"), cohort.scans["preferred"], strict=True):
+                self._take(cast(dict[str, str], row), preferred=bool(preferred))
         if not self.patient_of:
             raise Misuse(
                 f"the cohort {', '.join(str(cohort.path) for cohort in cohorts)} has no scans",
                 do="see its rejections.parquet for the reasons, or name another cohort",
             )
 
-    def _take(self, row: Mapping[str, str]) -> None:
+    def _take(self, row: Mapping[str, str], *, preferred: bool) -> None:
         scan_id = row["scan_id"]
         if scan_id in self.patient_of:  # another cohort holds it too; the first is taken, as in embedding
             return
         self.patient_of[scan_id] = row["patient_id"] or row["study_id"] or scan_id
+        if preferred:
+            self.preferred_of.setdefault(row["study_id"] or scan_id, scan_id)
         for name in KINDS:
             if row[name]:
                 self._ids[name][row[name]].append(scan_id)

@@ -47,9 +47,8 @@ HEAD = "head.safetensors"
 TOLERANCE = 1e-3
 """Largest difference in the self-test, as a share of the largest score: machines differ by less."""
 PLAIN = Machine(torch.device("cpu"), "fp32", "for the self-test")
-COLUMNS = (
-    "scan_id", "finding", "probability", "low", "high", "ood", "reasons", "patient_id", "study_id", "series_id", "files"
-)  # fmt: skip
+WHOSE = tuple(name for name in IDS if name != "scan_id")
+COLUMNS = ("scan_id", "finding", "probability", "low", "high", "ood", "reasons", *WHOSE, "files")
 
 
 @dataclass(frozen=True)
@@ -173,6 +172,7 @@ class Detector:
         middle, low, high = self.probabilities(logits)
         found: dict[str, list[dict[str, Any]]] = {}
         for row, (job, ready) in enumerate(batch.ready):
+            whose = {name: ready.ids[name] for name in WHOSE} | {"files": list(ready.files)}
             doubts = unfamiliar(far[row], len(self.familiar.validation)) + self.met.doubts(ready.traits)
             found[job.name] = [
                 {
@@ -185,8 +185,7 @@ class Detector:
                     "reasons": undecided(
                         low[row, column], high[row, column], self.points[column].get("balanced")
                     ) + doubts,
-                    **{name: ready.ids[name] for name in IDS if name != "scan_id"},
-                    "files": list(ready.files),
+                    **whose,
                 }
                 for column, finding in enumerate(self.findings)
             ]  # fmt: skip

@@ -96,7 +96,9 @@ def predict_into(
     }
     home = out.with_name(f".{out.name}.predicting")
     with only_writer(home, out):
-        parts = _Parts(Journal(home / "journal"), {**terms, "inputs": digest(inputs)}, out)
+        parts = _Parts(
+            Journal(home / "journal"), {**terms, "inputs": digest(inputs), "columns": " ".join(PREDICTIONS.names)}, out
+        )
         met: Counter[str] = Counter()
         for batch in detector.on(machine).judge(
             inputs, reading, machine, batch_size=batch_size, workers=workers, done=parts.done, progress=progress

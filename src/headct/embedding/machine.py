@@ -47,12 +47,12 @@ def choose(precision: str | None = "auto", device: str | None = None, *, graph: 
     if precision not in PRECISIONS:
         raise Misuse(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
     place = _device(device)
-    fast = multiplies_bf16(place)
+    fast = _multiplies_bf16(place)
     found = f"the {NAMES[place.type]} {'has' if fast else 'has no'} bf16 units"
     if precision == "auto":
         return Machine(place, "bf16" if fast else "fp32", found)
-    slow = precision == "bf16" and not fast
-    return Machine(place, precision, f"as set; {found}, so fp32 is many times faster" if slow else "as set")
+    slow = slow_in(precision, place)
+    return Machine(place, precision, f"as set; {slow}" if slow else "as set")
 
 
 def _of_graph(graph: Runtime, precision: str | None, device: str | None) -> Machine:
@@ -85,8 +85,18 @@ def _device(name: str | None) -> torch.device:
     return place
 
 
-def multiplies_bf16(place: torch.device) -> bool:
-    """Whether it does so in hardware. Without, a convolution takes ten and more times as long as in fp32."""
+def slow_in(precision: str, place: torch.device) -> str:
+    """That a processor is known to lack units for a precision, in words; empty where it has them, or who knows.
+
+    Without them a convolution in bf16 takes ten and more times as long as in fp32.
+    """
+    known = place.type == "cpu" and "avx512_bf16" in torch.cpu.get_capabilities()
+    if precision != "bf16" or not known or _multiplies_bf16(place):
+        return ""
+    return "the CPU has no bf16 units, so fp32 is many times faster"
+
+
+def _multiplies_bf16(place: torch.device) -> bool:
     if place.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     found = torch.cpu.get_capabilities()

@@ -7,6 +7,7 @@ theirs, in columns such as `ich_r1`, a rule makes one of them.
 from __future__ import annotations
 
 import re
+import warnings
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -65,13 +66,25 @@ def opened(path: Path) -> pd.DataFrame:
 
 
 def _sheet(path: Path) -> pd.DataFrame:
-    """The only sheet of a workbook with anything in it. Raises Misuse where there are several: one is not guessed."""
-    sheets = pd.read_excel(path, sheet_name=None, header=None, dtype=str, keep_default_na=False)
+    """The only sheet of a workbook that is shown and has anything in it.
+
+    Raises Misuse where there are several, for one is not guessed, or where a cell shows an error (#N/A, #REF!).
+    """
+    with warnings.catch_warnings(), pd.ExcelFile(path, engine="openpyxl") as book:
+        warnings.filterwarnings("ignore", category=UserWarning, module="openpyxl")  # of what is not a cell
+        shown = [sheet.title for sheet in book.book.worksheets if sheet.sheet_state == "visible"]
+        sheets = pd.read_excel(book, sheet_name=shown, header=None, dtype=str, keep_default_na=False)
     filled = {name: lines for name, lines in sheets.items() if len(lines)}
     if len(filled) > 1:
-        names = ", ".join(str(name) for name in filled)
+        names = ", ".join(map(str, filled))
         raise Misuse(f"{path} has {len(filled)} sheets: {names}", do="save the one that is meant as CSV, or by itself")
-    return next(iter(filled.values()), pd.DataFrame([[]]))
+    lines = next(iter(filled.values()), pd.DataFrame([[]]))
+    if len(wrong := np.flatnonzero(lines.isna().any(axis=1))):
+        raise Misuse(
+            f"{path}, row {wrong[0] + 1}: a cell shows an error, such as #N/A",
+            do="mend its formula, or leave the cell empty where it is unknown",
+        )
+    return lines
 
 
 def _with_names(lines: pd.DataFrame) -> pd.DataFrame:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from headct import checkpoints, encoders
-from headct.embedding.machine import multiplies_bf16
+from headct.embedding.machine import slow_in
 from headct.failure import Misuse
 from headct.pretraining import auto
 from headct.pretraining.feed import Order
@@ -114,8 +114,8 @@ def _pretrain(scans: Scans, run: RunFolder, settings: PretrainSettings, processe
     if processes.first:
         run.keep_history_before(start)
     say(_begins(settings, objective, scans, processes, start))
-    if settings.precision == "bf16" and not multiplies_bf16(torch.device(processes.device)):
-        say("this machine has no bf16 units: fp32 is many times faster here (--precision fp32, in a new run)")
+    if slow := slow_in(settings.precision, torch.device(processes.device)):
+        say(f"{slow} (--precision fp32, in a new run)")
     if processes.ranks > 1 and not processes.device.startswith("cuda") and _has_batch_norm(objective):
         say("BatchNorm takes its statistics from the scans of each process: losses are not those of one process alone")
     if flops is None and start < steps:

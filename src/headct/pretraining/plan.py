@@ -13,7 +13,7 @@ from itertools import islice
 import torch
 from torch import Tensor, nn
 
-from headct.embedding.machine import multiplies_bf16
+from headct.embedding.machine import slow_in
 from headct.encoders import Encoder, Features, build
 from headct.encoders.anatomy import AnatomyEncoder
 from headct.failure import Misuse
@@ -79,8 +79,8 @@ class Plan:
             lines.append("shard changes nothing in one process: plan it under torchrun, as the run will be started")
         if on_gpu:
             lines.append(f"{self.seconds * self.processes / 3600:.1f} GPU-hours")
-        if settings.precision == "bf16" and not multiplies_bf16(torch.device(self.device)):
-            lines.append("this machine has no bf16 units: fp32 is many times faster here")
+        if slow := slow_in(settings.precision, torch.device(self.device)):
+            lines.append(slow)
         if (peak := peak_of(self.device, settings.precision)) is not None:
             share = self.flops / self.processes / self.step_s / peak
             lines.append(f"{share:.0%} of the device's peak in {settings.precision}")

@@ -219,7 +219,7 @@ def _disadvantage(entry: Entry, learned: int) -> str:
         return ""
     return (
         f"baselines learned from {learned:,} of the {own:,} scans that {entry.name} learned from, as the others are "
-        "not in the cohorts that were named: they are at a disadvantage"
+        "not in the cohorts that were named, or left out by --preferred: they are at a disadvantage"
     )
 
 

@@ -1,7 +1,7 @@
 """Volumes of segments as a DICOM structured report: Comprehensive 3D SR by template TID 1500 (PS3.16).
 
 Each measurement names the segment that it was taken of, so a viewer finds the one by the other. Needs highdicom, from
-`headct[virtual]`.
+`pip install highdicom`.
 """
 
 from __future__ import annotations

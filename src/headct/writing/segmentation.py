@@ -1,7 +1,7 @@
 """Findings drawn on a CT series as one DICOM segmentation, the format that viewers overlay (PS3.3 A.51).
 
 For virtual patients, whose findings are known by construction, and for what a segmenter has drawn. Needs highdicom,
-from `headct[virtual]`.
+`pip install highdicom`.
 """
 
 from __future__ import annotations

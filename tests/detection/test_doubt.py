@@ -76,6 +76,7 @@ def test_nothing_is_said_of_a_scan_like_those_of_training() -> None:
         ({"manufacturer": "Other"}, "scanner of Other, which training hardly had"),
         ({"contrast": True}, "contrast agent, which training hardly had"),
         ({"flags": ["metal", "tilt"]}, "metal: values above 3071 HU"),
+        ({"flags": ["not-a-number"]}, "not-a-number: voxels without a number were set to air"),
     ],
 )
 def test_what_training_did_not_have_is_said(traits: dict[str, object], says: str) -> None:

@@ -120,6 +120,11 @@ def test_metal_is_kept_and_flagged(head):
     assert (repairs, flags) == (set(), {"metal"})
 
 
+@pytest.mark.parametrize("trusted", [True, False])
+def test_a_volume_without_any_number_is_said_to_be_one(trusted):
+    assert to_hounsfield(np.full((4, 8, 8), np.nan, np.float32), trusted=trusted) == "no voxel holds a number"
+
+
 def test_floats_holes_and_overflow(head):
     values = head.astype(np.float64) + 0.25
     values[0, 0, 0], values[0, 0, 1], values[0, 0, 2] = np.nan, 1e9, np.inf

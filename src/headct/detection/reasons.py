@@ -16,7 +16,7 @@ RARE = 0.05
 TELLING = frozenset(
     {
         *("uneven", "gap-filled", "skipped-tissue", "mixed-thickness", "mixed-settings", "file-dropped"),
-        *("hu-unverified", "inverted", "lossy", "metal", "guessed-orientation"),
+        *("hu-unverified", "inverted", "not-a-number", "clipped", "lossy", "metal", "guessed-orientation"),
     }
 )
 """Flags that may change what a network sees."""

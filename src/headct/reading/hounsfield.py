@@ -71,6 +71,8 @@ def to_hounsfield(
     `scale_of` where the caller has it already. An int16 array that can be written is changed in place.
     """
     hu, flags = _as_int16(values)
+    if "not-a-number" in flags and np.isnan(values).all():
+        return "no voxel holds a number"
     if "clipped" in flags and not trusted and (too_high := np.count_nonzero(hu == INT16.max) / hu.size) > CLIPPED_SHARE:
         return f"{100 * too_high:.0f} % of the voxels are above {INT16.max}"
     scale = scale or scale_of(hu)

@@ -121,7 +121,7 @@ def test_what_cannot_be_written_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_name_that_is_none_is_kept_without_a_word(tmp_path: Path) -> None:
-    """Warnings are errors in these tests."""
+    """In the segmentation and in its report; warnings are errors in these tests."""
     sources = series(tmp_path / "ct")
     for source in sources:
         image = pydicom.dcmread(source)
@@ -129,4 +129,4 @@ def test_a_name_that_is_none_is_kept_without_a_word(tmp_path: Path) -> None:
         image.save_as(source)
     path, segments = write_class_map(numbers(), NAMES, sources, tmp_path / "seg.dcm", description="drawn")
     report = write_measurements(dict.fromkeys(segments, 1.0), path, segments, sources, tmp_path / "sr.dcm")
-    assert str(pydicom.dcmread(report).PatientName) == "ANON"
+    assert [str(pydicom.dcmread(one).PatientName) for one in (path, report)] == ["ANON", "ANON"]

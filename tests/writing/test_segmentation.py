@@ -236,14 +236,3 @@ def test_without_highdicom_it_says_what_to_install(monkeypatch: pytest.MonkeyPat
     with pytest.raises(Failure, match="highdicom is not installed") as caught:
         runpy.run_path(segmentation.__file__)
     assert caught.value.do == "pip install highdicom"
-
-
-def test_a_name_that_is_none_is_kept_without_a_word(tmp_path: Path) -> None:
-    """Warnings are errors in these tests."""
-    sources = series(tmp_path / "ct")
-    for source in sources:
-        image = pydicom.dcmread(source)
-        image.PatientName = "REMOVED"
-        image.save_as(source)
-    path = write_segmentation(masks_for(sources), sources, tmp_path / "seg.dcm")
-    assert str(pydicom.dcmread(path).PatientName) == "REMOVED"

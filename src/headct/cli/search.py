@@ -103,7 +103,9 @@ def search(
     talk.table(rows if as_json else rows[:SHOWN], as_json=as_json)  # type: ignore[arg-type]
     if len(rows) > SHOWN and not as_json:
         talk.say(f"and {len(rows) - SHOWN:,} more rows")
-    talk.say(f"{count(len(rows), 'scan')}, cells of {cells} mm; best agreement first")
+    talk.say(
+        f"{count(len(rows), 'scan')}, cells of {cells} mm; best agreement first, which does not say how sure a place is"
+    )
     talk.say("research software, not a medical device")
 
 

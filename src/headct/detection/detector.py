@@ -48,6 +48,7 @@ TOLERANCE = 1e-3
 """Largest difference in the self-test, as a share of the largest score: machines differ by less."""
 PLAIN = Machine(torch.device("cpu"), "fp32", "for the self-test")
 WHOSE = tuple(name for name in IDS if name != "scan_id")
+"""Ids of whom a scan is of."""
 COLUMNS = ("scan_id", "finding", "probability", "low", "high", "ood", "reasons", *WHOSE, "files")
 
 

@@ -17,10 +17,10 @@ import pyarrow.parquet as pq
 
 from headct import __version__
 from headct.cohort.journal import Journal, expect_writable, only_writer
-from headct.detection.detector import Detector, Judged
+from headct.detection.detector import WHOSE, Detector, Judged
 from headct.detection.method import Progress, quiet
 from headct.embedding.embeddings import REJECTIONS, model_of, partial_of, rejections_path, writing
-from headct.embedding.inputs import IDS, Inputs, Reading, chosen_by, digest
+from headct.embedding.inputs import Inputs, Reading, chosen_by, digest
 from headct.embedding.machine import Machine
 from headct.embedding.vectors import about
 from headct.failure import Misuse
@@ -36,9 +36,8 @@ SCORES = pa.schema(
         ("reasons", pa.list_(pa.string())),
     ]
 )
-WHOSE = pa.schema([*((name, pa.string()) for name in IDS if name != "scan_id"), ("files", pa.list_(pa.string()))])
-"""Whom a scan is of, and the files that it was read from; none for one of a cohort, whose `files` say."""
-PREDICTIONS = pa.schema([*SCORES, *WHOSE])
+PREDICTIONS = pa.schema([*SCORES, *((name, pa.string()) for name in WHOSE), ("files", pa.list_(pa.string()))])
+"""With whose scan it is, and the files that it was read from; none for one of a cohort, whose `files` say."""
 PART_INPUTS, PART_S = 256, 20.0
 """A part is kept when it has so many inputs or is so old: a kill costs no more."""
 

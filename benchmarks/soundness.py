@@ -124,10 +124,11 @@ def load(paths: Sequence[Path]) -> Patients:
             columns[name].append(values)
     features = {name: np.array(rows) for name, rows in columns.items()}
     scans = pd.concat([cohort.scans for cohort in cohorts], ignore_index=True)
-    told = scans.drop(columns=["scan_id", "patient_id", "study_id", "series_id", "affine", "flags", "shard", "index",
-                               "crc32"])  # fmt: skip
-    origin = np.array(scans["affine"].tolist())[:, [3, 7, 11]]
-    told = pd.get_dummies(told, dtype=float).assign(x_mm=origin[:, 0], y_mm=origin[:, 1], z_mm=origin[:, 2])
+    told = scans.drop(columns=["scan_id", "patient_id", "study_id", "series_id", "affine", "slice_normal", "flags",
+                               "shard", "index", "crc32"])  # fmt: skip
+    told = pd.get_dummies(told, dtype=float)
+    told[["x_mm", "y_mm", "z_mm"]] = np.array(scans["affine"].tolist())[:, [3, 7, 11]]
+    told[["normal_x", "normal_y", "normal_z"]] = scans["slice_normal"].tolist()
     told = told.loc[:, told.nunique() > 1].astype(float)
     print("columns of the table that vary:", *told.columns)
     features["table"] = told.fillna(-1).to_numpy()

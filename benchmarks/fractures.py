@@ -1,19 +1,19 @@
 """Whether fractures are seen where the skull is unfolded: its vault as one picture, read by a network told where.
 
-    headct simulate --patients 800 --seed 77 --prevalence fracture=0.5 --masks --out often
-    headct simulate --patients 120 --seed 78 --twin fracture --out twins
+    headct simulate --patients 700 --seed 77 --prevalence fracture=0.5 --masks --out often
+    headct simulate --patients 110 --seed 78 --twin fracture --out twins
     python benchmarks/fractures.py often twins [--also COHORT] [--picture FILE.png]
 
-In voxels of 2 mm a fracture is a line of some dozen voxels in a head of a million, and a network of volumes learns it
-slowly or not at all (`soundness.py`, `twins.py`). Seen from the middle of the head each direction meets the vault once:
-rays are laid out on a disc of equal area (Lambert's azimuthal projection, the vertex in its middle), and what lies
-beneath the outer table at `DEPTHS_MM` is the picture. Nothing above the bone is in it, so no swollen scalp; and nothing
-of the base, so no fracture of it: the share of masks that the picture holds is told.
+In voxels of 2 mm a fracture is some hundred voxels in an array of a million, and a network of volumes learns it slowly
+or not at all (`soundness.py`, `twins.py`). Seen from the middle of the head each direction meets the vault once: rays
+are laid out on a disc of equal area (Lambert's azimuthal projection, the vertex in its middle), and what lies beneath
+the outer table at `DEPTHS_MM` is the picture. Nothing above the bone is in it, so no swollen scalp. Of the base it
+holds the rim: by kind, the share of fractures of which any pixel is in it is told.
 
-A quarter of the patients of `often` is held out. Told are the AUROC on them, on twins as in `twins.py`, and on cohorts
-of `--also`, by two scores: the mean of the `HIGHEST` most suspicious pixels, and the area that the network draws. All
-intervals are 95 % by bootstrap over patients. `--picture` shows the largest to the smallest fractures of the twins that
-can be seen, and below each the same head without it.
+A quarter of the patients of `often` is held out; whose label is empty is in neither part. Told are the AUROC on those
+held out, on twins as in `twins.py` and by kind, and on cohorts of `--also`, by two scores: the mean of the `HIGHEST`
+most suspicious pixels, and the area that the network draws. Intervals are 95 % by bootstrap over patients. `--picture`
+shows the largest to the smallest fractures of the twins that count as seen, and below each the same head without it.
 """
 
 from __future__ import annotations
@@ -34,17 +34,26 @@ from threadpoolctl import threadpool_limits
 from torch import nn
 from twins import load, show_pairs
 
+from headct import Cohort
+from headct.virtual.findings.bone import Fracture
 from headct.virtual.job import CLASSES
 from headct.virtual.labels import FINDINGS
+from headct.virtual.simulated import Simulation
 
 FINDING = "fracture"
 VOXEL_MM, PIXELS, REACH = 2.0, 160, np.deg2rad(112)
 """Of the arrays; of the picture's edge; and how far from the vertex it looks down."""
 DEPTHS_MM = (0.0, 2.0, 4.0, 6.0, 8.0, 11.0)
-RADII_MM = np.arange(40.0, 130.0)
+RADII_MM, THROUGH_MM = np.arange(40.0, 130.0), np.arange(-2.0, 20.0)
+"""Where the outer table is looked for, and how deep beneath it a mask."""
 BONE_HU, DENSE_HU, BELOW_VERTEX_MM = 350.0, 450.0, 80.0
-SMOOTHED = 13
-"""Pixels over which the outer table is taken as even, so that a gap in it is not its shape."""
+"""Of any bone; of what is no thin edge of it; and of the point from which the vault is looked at."""
+SMOOTHED = 7
+"""Pairs of pixels over which the outer table is taken as even, so that a gap in it is not its shape."""
+FILLED = 0.3
+"""Of a voxel, as in the masks of the cohort."""
+MOVED = 4
+"""Pixels by which pictures are moved in training; the disc ends so far from the edge."""
 HELD, PICTURES, HIGHEST, SHOWN = 4, 10, 30, 6
 """One of so many patients is held out; pictures in a step; pixels of a score, 100 mm2; heads in the picture."""
 
@@ -56,7 +65,7 @@ def directions() -> tuple[np.ndarray, np.ndarray]:
     chord = np.hypot(x, y) * 2 * np.sin(REACH / 2)
     down, around = 2 * np.arcsin(np.clip(chord / 2, 0, 1)), np.arctan2(y, x)
     rays = np.stack([np.sin(down) * np.cos(around), np.sin(down) * np.sin(around), np.cos(down)], axis=-1)
-    return rays, np.hypot(x, y) <= 1
+    return rays, np.hypot(x, y) <= 1 - 2 * MOVED / PIXELS
 
 
 RAYS, DISC = directions()
@@ -74,32 +83,33 @@ def middle_of(hu: np.ndarray) -> np.ndarray:
     return np.array([x, y, top - BELOW_VERTEX_MM / VOXEL_MM])
 
 
-def sampled(volume: np.ndarray, middle: np.ndarray, radii_mm: np.ndarray) -> np.ndarray:
-    """Values (PIXELS, PIXELS, n) at so many radii of each ray; outside of the array is air."""
-    places = middle[:, None, None, None] + np.moveaxis(RAYS, -1, 0)[..., None] * radii_mm / VOXEL_MM
+def sampled(volume: np.ndarray, middle: np.ndarray, rays: np.ndarray, radii_mm: np.ndarray) -> np.ndarray:
+    """Values (nx, ny, n) at n radii of each ray (nx, ny, 3); outside of the array is air."""
+    places = middle[:, None, None, None] + np.moveaxis(rays, -1, 0)[..., None] * radii_mm / VOXEL_MM
     found: np.ndarray = ndimage.map_coordinates(volume, places, order=1, cval=-1000.0)
     return found
 
 
 def outer_table_mm(hu: np.ndarray, middle: np.ndarray) -> np.ndarray:
-    """Its radius (PIXELS, PIXELS), smooth."""
-    dense = sampled(hu, middle, RADII_MM) > DENSE_HU
+    """Its radius (PIXELS, PIXELS), smooth, from every second ray each way."""
+    dense = sampled(hu, middle, RAYS[::2, ::2], RADII_MM) > DENSE_HU
     last = np.where(dense.any(axis=-1), RADII_MM[len(RADII_MM) - 1 - dense[..., ::-1].argmax(axis=-1)], np.nan)
     last = np.where(np.isnan(last), np.nanmedian(last), last)
-    smooth: np.ndarray = ndimage.gaussian_filter(ndimage.median_filter(last, SMOOTHED), 1.0)
+    doubled = ndimage.median_filter(last, SMOOTHED).repeat(2, axis=0).repeat(2, axis=1)
+    smooth: np.ndarray = ndimage.gaussian_filter(doubled, 1.5)
     return smooth
 
 
 def unfolded(hu: np.ndarray, mask: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """The picture (depths, PIXELS, PIXELS) in HU, and where a mask lies in it."""
+    """The picture (depths, PIXELS, PIXELS) in HU, 0 outside of the disc, and where a mask lies in it."""
     hu = hu.astype(np.float32)
     middle = middle_of(hu)
     table_mm = outer_table_mm(hu, middle)[..., None]
-    picture = np.moveaxis(sampled(hu, middle, table_mm - np.array(DEPTHS_MM)), -1, 0)
+    picture = np.moveaxis(sampled(hu, middle, RAYS, table_mm - np.array(DEPTHS_MM)), -1, 0) * DISC
     if mask is None:
         return picture, np.zeros((PIXELS, PIXELS), dtype=bool)
-    through = table_mm - np.arange(-2.0, 20.0)
-    return picture, (sampled(mask.astype(np.float32), middle, through).max(axis=-1) > 0.3) & DISC
+    through = sampled(mask.astype(np.float32), middle, RAYS, table_mm - THROUGH_MM)
+    return picture, (through.max(axis=-1) > FILLED) & DISC
 
 
 def pictures_of(patients: Patients, masked: bool) -> tuple[torch.Tensor, torch.Tensor]:
@@ -113,7 +123,26 @@ def pictures_of(patients: Patients, masked: bool) -> tuple[torch.Tensor, torch.T
     return torch.stack(pictures), torch.stack(masks)
 
 
-def train(
+def kinds_of(path: Path, patients: Patients) -> np.ndarray:
+    """Of each scan (n,) the kind of fracture that was drawn for its patient, or nothing."""
+    about = Cohort(path).about["simulated"]["simulation"]
+    simulation = Simulation(**{name: about[name] for name in ("seed", "site", "prevalence", "twin")})
+    kinds = []
+    for name in patients.groups:
+        drawn = next(simulation.scans(int(name.rsplit("-", 1)[1]) - 1)).patient.findings
+        kinds.append(next((one.kind for one in drawn if isinstance(one, Fracture)), ""))
+    return np.array(kinds)
+
+
+def known_of(patients: Patients, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows whose label is known: of patients who are held out, and of the others."""
+    people = np.random.default_rng(seed).permutation(np.unique(patients.groups))
+    known = np.isfinite(patients.labels[:, FINDINGS.index(FINDING)])
+    held = np.isin(patients.groups, people[: len(people) // HELD])
+    return np.flatnonzero(known & held), np.flatnonzero(known & ~held)
+
+
+def train_on(
     pictures: torch.Tensor, masks: torch.Tensor, labels: np.ndarray, rows: np.ndarray, steps: int, seed: int
 ) -> nn.Module:
     """From masks: half of each step are pictures with a fracture."""
@@ -122,7 +151,7 @@ def train(
     net = BasicUNet(2, len(DEPTHS_MM), 1, features=(12, 24, 48, 64, 64, 12))
     loss_of = DiceCELoss(sigmoid=True, batch=True)
     sick, well = (rows[labels[rows] == wanted] for wanted in (1, 0))
-    print(f"learned from {len(sick)} patients with the mask of one and {len(well)} without")
+    print(f"learned from {len(sick)} scans with a fracture that counts as seen and {len(well)} without")
 
     def losses() -> Iterator[torch.Tensor]:
         for _ in range(steps):
@@ -130,7 +159,7 @@ def train(
             picture, mask = pictures[drawn].float(), masks[drawn].float()[:, None]
             if rng.uniform() < 0.5:
                 picture, mask = picture.flip(2), mask.flip(2)  # x: left and right
-            by = tuple(int(v) for v in rng.integers(-4, 5, 2))
+            by = tuple(int(v) for v in rng.integers(-MOVED, MOVED + 1, 2))
             picture, mask = picture.roll(by, (2, 3)), mask.roll(by, (2, 3))
             denser, brighter = torch.from_numpy(rng.normal(0, 1, (2, len(drawn), 1, 1, 1))).float()
             yield loss_of(net(picture * (1 + 0.1 * denser) + 0.03 * brighter), mask)
@@ -150,6 +179,16 @@ def scores_of(net: nn.Module, pictures: torch.Tensor) -> dict[str, np.ndarray]:
     }
 
 
+def show_scores(title: str, scores: dict[str, np.ndarray], labels: np.ndarray) -> None:
+    """AUROC by each score."""
+    for name, score in scores.items():
+        print(
+            f"{title}, by {name}: AUROC {measured(score, labels)}, {np.nansum(labels):.0f} of "
+            f"{np.isfinite(labels).sum()} have it",
+            flush=True,
+        )
+
+
 def show_picture(twins: Patients, pictures: torch.Tensor, out: Path) -> None:
     """Fractures that can be seen, from the largest to the smallest, above the same heads without them."""
     table = twins.table.assign(row=np.arange(len(twins.table)))
@@ -159,7 +198,7 @@ def show_picture(twins: Patients, pictures: torch.Tensor, out: Path) -> None:
     columns = []
     for patient, row in zip(sick["patient_id"], sick["row"], strict=True):
         pair = pictures[[row, well[patient]]][:, 1:4].float().mean(dim=1)  # 2 to 6 mm: the diploe and what cuts it
-        shown = (pair / 1.5).clamp(0, 1).mul(255).byte().numpy() * DISC
+        shown = (pair / 1.5).clamp(0, 1).mul(255).byte().numpy()
         columns.append(np.vstack([one.T[::-1] for one in shown]))  # from above, forehead up
     Image.fromarray(np.hstack(columns)).save(out)
 
@@ -169,7 +208,7 @@ def main() -> None:
     parser.add_argument("often", type=Path)
     parser.add_argument("twins", type=Path)
     parser.add_argument("--also", type=Path, nargs="*", default=[], help="cohorts of other patients")
-    parser.add_argument("--steps", type=int, default=900)
+    parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--seed", type=int, default=0, help="of who is held out and of the training")
     parser.add_argument("--picture", type=Path, help="a PNG of unfolded twins")
     parser.add_argument("--threads", type=int, default=1)
@@ -178,24 +217,24 @@ def main() -> None:
     threadpool_limits(options.threads)
     column = FINDINGS.index(FINDING)
     twins = load(options.twins, FINDING)
-    seen_twins, _ = pictures_of(twins, masked=False)
+    of_twins, _ = pictures_of(twins, masked=False)
     if options.picture:
-        show_picture(twins, seen_twins, options.picture)
+        show_picture(twins, of_twins, options.picture)
     often = load(options.often, FINDING)
     labels, (pictures, masks) = often.labels[:, column], pictures_of(often, masked=True)
-    known = np.random.default_rng(options.seed).permutation(np.flatnonzero(np.isfinite(labels)))
-    held, rows = np.split(known, [len(known) // HELD])
-    print(f"the picture holds some of {masks[labels == 1].flatten(1).any(dim=1).float().mean():.0%} of the fractures")
-    net = train(pictures, masks, labels, rows, options.steps, options.seed).eval()
-    for name, scores in scores_of(net, pictures[held]).items():
-        print(f"held out, by {name}: AUROC {measured(scores, labels[held])}, {int(labels[held].sum())} have it")
-    for name, scores in scores_of(net, seen_twins).items():
-        show_pairs(twins, scores, f"{FINDING}, by {name}", FINDING)
+    kinds, some = kinds_of(options.often, often), masks.flatten(1).any(dim=1).numpy()
+    for kind in np.unique(kinds[labels == 1]):
+        print(
+            f"{kind}: {some[(kinds == kind) & (labels == 1)].mean():.0%} of those that count as seen are in the picture"
+        )
+    held, rows = known_of(often, options.seed)
+    net = train_on(pictures, masks, labels, rows, options.steps, options.seed)
+    show_scores("held out", scores_of(net, pictures[held]), labels[held])
+    for name, scores in scores_of(net, of_twins).items():
+        show_pairs(twins, scores, f"{FINDING}, by {name}", FINDING, kinds_of(options.twins, twins))
     for path in options.also:
         others = load(path, FINDING)
-        told = int(np.nansum(others.labels[:, column]))
-        for name, scores in scores_of(net, pictures_of(others, masked=False)[0]).items():
-            print(f"{path.name}, by {name}: AUROC {measured(scores, others.labels[:, column])}, {told} have it")
+        show_scores(path.name, scores_of(net, pictures_of(others, masked=False)[0]), others.labels[:, column])
     print(f"{time.process_time():.0f} s of the processor")
 
 

@@ -124,11 +124,12 @@ def load(paths: Sequence[Path]) -> Patients:
             columns[name].append(values)
     features = {name: np.array(rows) for name, rows in columns.items()}
     scans = pd.concat([cohort.scans for cohort in cohorts], ignore_index=True)
-    told = scans.drop(columns=["scan_id", "patient_id", "study_id", "series_id", "affine", "slice_normal", "flags",
+    told = scans.drop(columns=["scan_id", "patient_id", "study_id", "series_id", "affine", "flags",
                                "shard", "index", "crc32"])  # fmt: skip
-    told = pd.get_dummies(told, dtype=float)
+    told = pd.get_dummies(told.drop(columns="slice_normal", errors="ignore"), dtype=float)
     told[["x_mm", "y_mm", "z_mm"]] = np.array(scans["affine"].tolist())[:, [3, 7, 11]]
-    told[["normal_x", "normal_y", "normal_z"]] = scans["slice_normal"].tolist()
+    if "slice_normal" in scans:  # cohorts of earlier versions do not have it
+        told[["normal_x", "normal_y", "normal_z"]] = scans["slice_normal"].tolist()
     told = told.loc[:, told.nunique() > 1].astype(float)
     print("columns of the table that vary:", *told.columns)
     features["table"] = told.fillna(-1).to_numpy()

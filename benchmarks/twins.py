@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -77,9 +77,12 @@ def load(path: Path, finding: str) -> Patients:
     return Patients(places, table["patient_id"].to_numpy(), table, labels, codes, [], {})
 
 
-def show_pairs(twins: Patients, scores: np.ndarray, title: str, finding: str) -> None:
-    """Pairs whose finding is labelled, all and by thirds of its size."""
-    told = twins.table.assign(score=scores, row=np.arange(len(scores))).sort_values("scan_id")
+def show_pairs(
+    twins: Patients, scores: np.ndarray, title: str, finding: str, kinds: Sequence[str] | np.ndarray = ()
+) -> None:
+    """Pairs whose finding is labelled: all, by thirds of its size, and by its kind if `kinds` has one a scan."""
+    told = twins.table.assign(score=scores, row=np.arange(len(scores)), kind=kinds if len(kinds) else "")
+    told = told.sort_values("scan_id")
     sick = told[told[finding] == 1].groupby("patient_id").first()
     well = told[told[finding] == 0].groupby("patient_id").first()
     pairs = sick.merge(well, left_index=True, right_index=True, suffixes=("", "_without"))
@@ -88,6 +91,7 @@ def show_pairs(twins: Patients, scores: np.ndarray, title: str, finding: str) ->
     alike = [scalps_alike(twins, *both) for both in zip(pairs["row"], pairs["row_without"], strict=True)]
     parts = {"all": pairs} | {name: pairs[third == name] for name in ("small", "middle", "large")}
     rows = []
+    parts |= {name: pairs[pairs["kind"] == name] for name in pairs["kind"].unique() if name}
     parts |= {"scalps alike": pairs[alike]} if any(alike) else {}
     for name, some in parts.items():
         high, low = some["score"].to_numpy(), some["score_without"].to_numpy()

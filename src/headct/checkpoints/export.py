@@ -135,7 +135,7 @@ def _convert(graph: _Graph, to: str, precision: str, inputs: Sequence[Tensor], o
             model_type=nncf.ModelType.TRANSFORMER,
             subset_size=len(inputs),
             fast_bias_correction=True,
-            # Weights of 7 bits: on processors without VNNI the sums of products of 8 bits overflow, silently
+            # Weights of 7 bits: without VNNI, sums of two products of 8 bits saturate, silently
             advanced_parameters=nncf.AdvancedQuantizationParameters(overflow_fix=nncf.OverflowFix.ENABLE),
         )
     openvino.save_model(converted, str(out / GRAPHS["openvino"][0]), compress_to_fp16=False)

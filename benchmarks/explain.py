@@ -3,8 +3,9 @@
     headct simulate --patients 60 --masks --recipe RECIPE --out COHORT
     python benchmarks/explain.py DETECTOR COHORT [--scans 6] [--box 32] [--findings iph,sdh]
 
-For each finding of the detector the first scans of the cohort that have it, and a mask of it. By method: how much
-sooner than at random the score falls (deletion) and returns (insertion), as a share of what there is to lose; the
+For each finding of the detector: in how many scans of the cohort that have it (one of each patient) the score falls
+when the whole head is evened out, so that there is something to explain, and maps of the first of those. By method: how
+much sooner than at random the score falls (deletion) and returns (insertion), as a share of what there is to lose; the
 pointing game and the overlap beside what a map without sense would have; likeness to maps of random weights; and how
 many maps pass. Intervals are 95 %, Student's, Wilson's for shares, over patients. A look takes what an embedding takes;
 a scan takes about 1,000 of them.
@@ -24,15 +25,18 @@ import pandas as pd
 
 from headct.cohort import Cohort
 from headct.detection import Detector
-from headct.embedding.inputs import Reading, one_scan
-from headct.embedding.machine import choose
+from headct.embedding.inputs import Reading, Ready, one_scan
+from headct.embedding.machine import Machine, choose
 from headct.evaluation.intervals import Estimate, Share, mean_of
 from headct.reading import Criteria
 from headct.tasks.explanation import Explained, Settings, explain, read_mask
+from headct.tasks.explanation.evening import evened_head
+from headct.tasks.explanation.job import LEAST_FALL
+from headct.tasks.explanation.judging import judged
 from headct.virtual.job import CLASSES
 
 
-def positives(cohort: Cohort, finding: str, number: int) -> Iterator[tuple[str, np.ndarray]]:
+def positives(cohort: Cohort, finding: str) -> Iterator[tuple[str, np.ndarray]]:
     """Scans, one of each patient, with the finding, and where it is."""
     labels = pd.read_csv(cohort.path / "labels.csv").drop_duplicates("patient_id")
     for scan_id in labels.loc[labels[finding] == 1, "scan_id"]:
@@ -40,9 +44,16 @@ def positives(cohort: Cohort, finding: str, number: int) -> Iterator[tuple[str, 
         value = {finding: (CLASSES.index(finding) + 1,)}
         place = cohort.path / "masks" / f"{scan_id}.nii.gz"
         mask = read_mask(place, cohort.affine(scan_id), (x, y, z), value)[finding]
-        if mask.any() and number:
-            number -= 1
+        if mask.any():
             yield scan_id, mask
+
+
+def falls(ready: Ready, detector: Detector, finding: str, machine: Machine) -> bool:
+    """Whether the score of a scan falls when its head is evened out, for which two looks are enough."""
+    spacing_mm = ready.spacing_mm.tolist()
+    heads = [ready.array, evened_head(ready.array, spacing_mm)]
+    whole, even = judged(detector, heads, spacing_mm, machine)[:, detector.findings.index(finding)]
+    return bool(whole - even > LEAST_FALL)
 
 
 def sooner(one: Explained) -> tuple[float, float]:
@@ -64,12 +75,9 @@ def share(hits: Sequence[bool]) -> Estimate:
     return Share.of(hits, np.ones(len(hits))).estimate(positives=sum(hits))
 
 
-def show(finding: str, method: str, maps: Sequence[Explained]) -> None:
-    """A line for a method and a finding, of the scans in which there is something to explain."""
-    asked = [one for one in maps if one.has_something]
-    print(f"{finding:14s}{method:11s}n = {len(asked)} of {len(maps)} with something to explain", flush=True)
-    if not asked:
-        return
+def show(finding: str, method: str, asked: Sequence[Explained]) -> None:
+    """A line for a method and a finding, of scans in which there is something to explain."""
+    print(f"{finding:14s}{method:11s}maps of n = {len(asked)}", flush=True)
     deletion, insertion = zip(*map(sooner, asked), strict=True)
     n = len(asked)
     places = [one.place for one in asked if one.place is not None]
@@ -95,7 +103,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("detector", type=Path)
     parser.add_argument("cohort", type=Path)
-    parser.add_argument("--scans", type=int, default=6)
+    parser.add_argument("--scans", type=int, default=6, help="of each finding of which maps are drawn")
     parser.add_argument("--box", type=float, default=Settings.box_mm)
     parser.add_argument("--findings", default="")
     options = parser.parse_args()
@@ -107,11 +115,17 @@ def main() -> None:
         settings = Settings(box_mm=options.box, findings=(finding,))
         maps: dict[str, list[Explained]] = {}
         left_out: dict[str, str] = {}
-        for scan_id, mask in positives(cohort, finding, options.scans):
-            found = explain(one_scan(scan_id, reading, cohort), detector, machine, settings, {finding: mask})
+        asked: list[bool] = []
+        for scan_id, mask in positives(cohort, finding):
+            ready = one_scan(scan_id, reading, cohort)
+            asked.append(falls(ready, detector, finding, machine))
+            if not asked[-1] or sum(asked) > options.scans:
+                continue
+            found = explain(ready, detector, machine, settings, {finding: mask})
             left_out |= found.left_out
             for one in found.explained:
                 maps.setdefault(one.map.method, []).append(one)
+        print(f"{finding:14s}{told('something to explain', share(asked))}, in {sum(asked)} of {len(asked)}", flush=True)
         for method, ones in maps.items():
             show(finding, method, ones)
         for method, reason in left_out.items():

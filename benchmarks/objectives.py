@@ -6,15 +6,17 @@
     headct simulate --recipe head-coarse --patients 200 --seed 13 --site site-c --out OUTSIDE
     python benchmarks/objectives.py PRETRAIN --pairs PAIRS --inside INSIDE --outside OUTSIDE [--budget 240]
 
-Every run has the same budget of seconds of one core, told by the processor's clock: a few steps are timed, then as
-many are made as fit, and a run that took a sixth more or less is made again with as many as would have fitted. Views
-are those of each objective at the 4 mm of the recipe: whole heads of 48 x 48 x 48 voxels, local ones of 32 x 32 x 32,
-and the same windows. Who is learned from and who is tested is as in `few_labels.py` (`headct.studies.few_labels`): K
-positives and K negatives of a finding, drawn several times among patients of INSIDE; tested on others of INSIDE, and
-on OUTSIDE, whose scanners no probe has seen. Two probes on the same vectors: logistic regression, and the 10 nearest
-by cosine. Macro AUROC with its interval over test patients and draws. Rows are kept in `--runs`, so a killed command
-goes on with the next one; other cohorts need another folder. All patients are virtual: nothing here says anything
-about real ones.
+Every run has the same budget of seconds of one core, told by the processor's clock: a few steps are timed, then as many
+are made as fit, and a run that took a sixth more or less is made again with as many as would have fitted. Views are
+those of each objective at the 4 mm of the recipe: whole heads of 48 x 48 x 48 voxels, local ones of 32 x 32 x 32, and
+the same windows. Who is learned from and who is tested is as in `few_labels.py` (`headct.studies.few_labels`): K
+positives and K negatives of a finding, drawn several times among patients of INSIDE; tested on others of INSIDE, and on
+OUTSIDE, whose scanners no probe has seen. Two probes on the same vectors: logistic regression, and the 10 nearest by
+cosine. Macro AUROC with its interval over test patients and draws. Rows are kept in `--runs`, so a killed command goes
+on with the next one; other cohorts need another folder. `--only fm-hct ct-fm dense-insert --encoders conv-tiny
+anatomy-conv` compares the published recipes (`benchmarks/published`) with ours on one small network in equal time, and
+`few_labels.py --beside NAME=RUNS/OBJECTIVE-ENCODER` takes the runs from there to each K and site. All patients are
+virtual: nothing here says anything about real ones.
 """
 
 from __future__ import annotations
@@ -40,7 +42,7 @@ from headct.cohort.journal import write_atomically
 from headct.detection.knn import Knn
 from headct.embedding.machine import Machine, choose
 from headct.failure import Failure
-from headct.pretraining import PretrainSettings, objective_settings
+from headct.pretraining import PretrainSettings, objective_settings, read_settings
 from headct.pretraining.loop import Run
 from headct.pretraining.step import new_objective
 from headct.studies import baselines, demo
@@ -105,7 +107,13 @@ PLANS = (
     ("insert", "anatomy-conv"),
     ("dense-insert", "anatomy-conv"),
     ("dense-insert", "anatomy-vit"),
+    ("fm-hct", "conv-tiny"),
+    ("ct-fm", "conv-tiny"),
 )
+PUBLISHED = {name: Path(__file__).parent / "published" / f"{name}.toml" for name in ("fm-hct", "ct-fm")}
+"""Recipes by name, on whatever encoder is asked for."""
+PRECISION = choose("auto", "cpu").precision
+"""bf16 where the processor has units for it; without them it is many times slower."""
 LIKE = "virtual-coarse"
 """A checkpoint whose recipe and windows are those of the runs."""
 PROBES = ("linear", "knn")
@@ -113,7 +121,19 @@ PLACES = ("inside", "outside")
 
 
 def settings(objective: str, encoder: str, steps: int, seed: int) -> PretrainSettings:
-    """Objectives of anatomy with batch, views and learning rate of the demo, the others with their defaults."""
+    """Published recipes as they are, objectives of anatomy as in the demo, the others with their defaults."""
+    if objective in PUBLISHED:
+        return read_settings(
+            PUBLISHED[objective],
+            encoder=encoder,
+            encoder_settings=MODELS[encoder],
+            steps=steps,
+            seed=seed,
+            precision=PRECISION,
+            device="cpu",
+            workers=1,
+            save_every=10_000,
+        )
     told = objective_settings(objective)
     if encoder in ANATOMY:
         return replace(
@@ -124,7 +144,7 @@ def settings(objective: str, encoder: str, steps: int, seed: int) -> PretrainSet
             budget_s=None,
             steps=steps,
             seed=seed,
-            precision="bf16",
+            precision=PRECISION,
             device="cpu",
             workers=1,
             save_every=10_000,
@@ -137,7 +157,7 @@ def settings(objective: str, encoder: str, steps: int, seed: int) -> PretrainSet
         steps=steps,
         batch=8,
         seed=seed,
-        precision="bf16",
+        precision=PRECISION,
         device="cpu",
         workers=1,
         save_every=10_000,
@@ -214,10 +234,11 @@ def rows_of(
         found = partial(baselines.histograms, like.scans, parts)
         yield kept(place / f"histogram-{parts}.json", partial(beside, name, "", found))
     for model in MODELS:
-        found = partial(untrained, model, study, like, machine, options.seed)
-        yield kept(place / f"random-{model}.json", partial(beside, "random weights", model, found))
+        if not options.encoders or model in options.encoders:
+            found = partial(untrained, model, study, like, machine, options.seed)
+            yield kept(place / f"random-{model}.json", partial(beside, "random weights", model, found))
     for objective, model in PLANS:
-        if not options.only or objective in options.only:
+        if all(not some or name in some for name, some in ((objective, options.only), (model, options.encoders))):
             make = partial(pretrained, objective, model, study, cohorts, options, machine)
             yield kept(place / f"{objective}-{model}.json", make)
 
@@ -259,7 +280,7 @@ def pretrained(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("pretrain", type=Path)
-    parser.add_argument("--pairs", type=Path, required=True)
+    parser.add_argument("--pairs", type=Path, help="what rescan and twin learn from")
     parser.add_argument("--inside", type=Path, required=True)
     parser.add_argument("--outside", type=Path, required=True)
     parser.add_argument("--runs", type=Path, default=Path("runs-of-objectives"), help="where runs are kept")
@@ -268,8 +289,11 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=5)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", nargs="*", help="objectives; all by default")
+    parser.add_argument("--encoders", nargs="*", help="all by default")
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
+    if options.pairs is None and (not options.only or {"rescan", "twin"} & set(options.only)):
+        parser.error("rescan and twin need --pairs")
     torch.set_num_threads(options.threads)
     threadpool_limits(options.threads)
     paths = {"inside": options.inside, "outside": options.outside}

@@ -38,8 +38,8 @@ from headct.virtual.job import CLASSES
 
 def positives(cohort: Cohort, finding: str) -> Iterator[tuple[str, np.ndarray]]:
     """Scans, one of each patient, with the finding, and where it is."""
-    labels = pd.read_csv(cohort.path / "labels.csv").drop_duplicates("patient_id")
-    for scan_id in labels.loc[labels[finding] == 1, "scan_id"]:
+    labels = pd.read_csv(cohort.path / "labels.csv")
+    for scan_id in labels[labels[finding] == 1].drop_duplicates("patient_id")["scan_id"]:
         x, y, z = cohort.array(scan_id).shape
         value = {finding: (CLASSES.index(finding) + 1,)}
         place = cohort.path / "masks" / f"{scan_id}.nii.gz"
@@ -80,12 +80,13 @@ def show(finding: str, method: str, asked: Sequence[Explained]) -> None:
     print(f"{finding:14s}{method:11s}maps of n = {len(asked)}", flush=True)
     deletion, insertion = zip(*map(sooner, asked), strict=True)
     n = len(asked)
+    alike = [one.alike for one in asked if one.alike is not None]
     places = [one.place for one in asked if one.place is not None]
     lines = [
         (
             told("deletion gains", mean_of(deletion, positives=n)),
             told("insertion gains", mean_of(insertion, positives=n)),
-            told("like random weights", mean_of([one.alike or 0.0 for one in asked], positives=n)),
+            *(told("like random weights", mean_of(alike, positives=len(alike))) for _ in range(bool(alike))),
         ),
         (
             told("peak in lesion", share([place.hit for place in places])),
@@ -125,6 +126,9 @@ def main() -> None:
             left_out |= found.left_out
             for one in found.explained:
                 maps.setdefault(one.map.method, []).append(one)
+        if not asked:
+            print(f"{finding:14s}no patient has it", flush=True)
+            continue
         print(f"{finding:14s}{told('something to explain', share(asked))}, in {sum(asked)} of {len(asked)}", flush=True)
         for method, ones in maps.items():
             show(finding, method, ones)

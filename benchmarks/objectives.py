@@ -15,7 +15,7 @@ OUTSIDE, whose scanners no probe has seen. Two probes on the same vectors: logis
 cosine. Macro AUROC with its interval over test patients and draws. Rows are kept in `--runs`, so a killed command goes
 on with the next one; other cohorts need another folder. `--only fm-hct ct-fm dense-insert --encoders conv-tiny
 anatomy-conv` compares the published recipes (`benchmarks/published`) with ours on one small network in equal time, and
-`few_labels.py --beside NAME=RUNS/OBJECTIVE-ENCODER` takes the runs from there to each K and site. All patients are
+`few_labels.py --beside NAME=RUN` takes the runs from there to each K and site. All patients are
 virtual: nothing here says anything about real ones.
 """
 
@@ -182,13 +182,16 @@ def steps_within(budget_s: float, told: PretrainSettings, cohorts: Sequence[Path
 
 
 def within(budget_s: float, folder: Path, told: PretrainSettings, cohorts: Sequence[Path]) -> tuple[Run, float]:
-    """A run and its seconds, made again with other steps where it did not take the budget. Raises Failure."""
+    """A run and its seconds, made again with other steps where it did not take the budget. Raises Failure.
+
+    One that a monitor stopped stays as it is: with more steps it would be another run.
+    """
     for trial in range(TRIALS):
         shutil.rmtree(folder, ignore_errors=True)  # of a command that was killed, or of the last trial
         begun_s = time.process_time()
         run = pretraining.pretrain(cohorts, folder, told)
         taken_s = time.process_time() - begun_s
-        if abs(taken_s / budget_s - 1) <= TOLERANCE or trial == TRIALS - 1:
+        if run.stopped or abs(taken_s / budget_s - 1) <= TOLERANCE or trial == TRIALS - 1:
             break
         told = replace(told, steps=max(1, round(told.steps * budget_s / taken_s)))
     return run, taken_s
@@ -239,7 +242,7 @@ def rows_of(
             yield kept(place / f"random-{model}.json", partial(beside, "random weights", model, found))
     for objective, model in PLANS:
         if all(not some or name in some for name, some in ((objective, options.only), (model, options.encoders))):
-            make = partial(pretrained, objective, model, study, cohorts, options, machine)
+            make = partial(pretrained, objective, model, place / "runs", study, cohorts, options, machine)
             yield kept(place / f"{objective}-{model}.json", make)
 
 
@@ -256,6 +259,7 @@ def kept(path: Path, make: Callable[[], dict[str, str]]) -> dict[str, str]:
 def pretrained(
     objective: str,
     model: str,
+    runs: Path,
     study: Study,
     cohorts: Sequence[Cohort],
     options: argparse.Namespace,
@@ -263,12 +267,12 @@ def pretrained(
 ) -> dict[str, str]:
     """The row of one run."""
     trained_on = [options.pairs] if objective in ("rescan", "twin") else [options.pretrain]
-    folder = options.runs / f"{objective}-{model}"
+    folder = runs / f"{objective}-{model}"
     steps = steps_within(options.budget, settings(objective, model, 1, options.seed), trained_on)
     try:
         run, taken_s = within(options.budget, folder, settings(objective, model, steps, options.seed), trained_on)
     except Failure as failure:  # a run that diverges is a result too
-        return {"objective": objective, "encoder": model, "run": str(failure)}
+        return {"objective": objective, "encoder": model, "run": failure.what}
     said = f"{len(run.history)} steps, {taken_s:.0f} s"
     encoder = checkpoints.load(run.checkpoint)
     one = of_encoder(objective, encoder, study, cohorts, machine, options.runs / "vectors")

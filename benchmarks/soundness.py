@@ -46,6 +46,7 @@ from torch import nn
 
 from headct import Cohort
 from headct.embedding.machine import choose
+from headct.encoders.settling import settling
 from headct.virtual.findings.bone import Bruise, Surgery
 from headct.virtual.job import CLASSES, VOLUMES
 from headct.virtual.labels import FINDINGS
@@ -448,13 +449,11 @@ def passed(run: Callable[[torch.Tensor], torch.Tensor], volumes: Iterable[torch.
 
 def random_features(patients: Patients, seen: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Of every scan, by a network that has learned nothing."""
-    net = Net(seed=1).train()
-    for norm in (part for part in net.modules() if isinstance(part, nn.BatchNorm3d)):
-        norm.momentum = None  # the mean over all batches, so that a random network passes on what it is given
-    with torch.no_grad():
+    net = Net(seed=1)
+    with torch.no_grad(), settling(net):
         for codes, _ in plain_batches(patients, seen[:480], 1, rng):
             net.features(codes)
-    return passed(net.eval().features, patients.codes)
+    return passed(net.features, patients.codes)
 
 
 def show_network(patients: Patients, net: Net, seen: np.ndarray, test: np.ndarray, rng: np.random.Generator) -> None:
@@ -562,6 +561,8 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     threadpool_limits(options.threads)
     patients, rng = load(options.cohorts), np.random.default_rng(0)
+    if len(set(patients.groups)) < len(patients.groups):
+        parser.error("intervals are over scans, so give cohorts with one scan of each patient")
     said = f"{len(patients.places)} scans of {len(set(patients.groups))} patients"
     print(f"{said}, {time.process_time():.0f} s; networks on {choose('auto', 'cpu')}")
     show_nuisances(patients)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -135,6 +136,29 @@ def test_measurements_are_compared_with_the_truth(files: dict[str, Path], tmp_pa
     assert found["bias"]["value"] == pytest.approx(1)
     assert found["bias"]["n"] == 60
     assert "Measurements against the truth" in (files["out"] / "report.html").read_text()
+
+
+def test_measurements_are_judged_where_nothing_was_learned(files: dict[str, Path], tmp_path: Path) -> None:
+    rows, truth = (files[name].read_text().splitlines() for name in ("predictions", "labels"))
+    scans = [int(row.partition(",")[0][1:]) for row in rows[1:]]
+    parts = ["split", *("train" if scan < 20 else "validation" if scan < 40 else "test" for scan in scans)]
+    files["predictions"].write_text("\n".join(map(",".join, zip(rows, parts, strict=True))))
+    shift = ["midline_shift_mm", *(f"{number % 7}" for number in range(80))]
+    files["labels"].write_text("\n".join(map(",".join, zip(truth, shift, strict=True))))
+    told = ["scan_id,midline_shift_mm", *(f"s{number},{number % 7 + 1}" for number in range(80))]
+    (tmp_path / "m.csv").write_text("\n".join(told))
+    assert run(line(files, "--draws", "100", "--quiet", "--measured", str(tmp_path / "m.csv"))) == 0
+    found = json.loads((files["out"] / "metrics.json").read_text())["measurements"]["errors"]["midline_shift_mm"]
+    assert found["bias"]["n"] == 40
+
+
+def test_two_tables_of_one_name_have_two_hashes(files: dict[str, Path], tmp_path: Path) -> None:
+    other = tmp_path / "theirs" / files["predictions"].name
+    other.parent.mkdir()
+    other.write_text(files["predictions"].read_text() + "\n")
+    assert run(line(files, "--draws", "100", "--quiet", "--against", str(other))) == 0
+    html = (files["out"] / "report.html").read_text()
+    assert all(sha256(path.read_bytes()).hexdigest() in html for path in (files["predictions"], other))
 
 
 def test_detectors_on_a_cohort_as_it_is_typed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from headct.cli.app import run
 from headct.cli.pretrain import ENCODERS, OBJECTIVES
 from headct.encoders import ARCHITECTURES
-from headct.pretraining import objectives
+from headct.pretraining import PretrainSettings, objectives
+from headct.pretraining.loop import Run
 
 
 def names(text: str) -> list[str]:
@@ -37,3 +39,17 @@ def test_a_run_that_could_not_be_written_is_not_planned_either(
     (tmp_path / "file").write_text("")
     assert run(["pretrain", "cohort", "--dry-run", "--out", str(tmp_path / "file" / "run")]) == 1
     assert "error: cannot write" in capsys.readouterr().err
+
+
+def test_a_run_that_a_monitor_has_stopped_is_no_success(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The checkpoint is named all the same; how a run is stopped is told in tests/pretraining/test_loop.py."""
+    ended = Run(
+        tmp_path / "run" / "checkpoint", pd.DataFrame(), PretrainSettings(steps=1), stopped="every scan is alike"
+    )
+    monkeypatch.setattr("headct.pretraining.pretrain", lambda *_, **__: ended)
+    assert run(["pretrain", "cohort", "--objective", "dino", "--out", str(tmp_path / "run")]) == 1
+    said = capsys.readouterr()
+    assert said.out.strip() == str(ended.checkpoint)
+    assert "was stopped before its last step\n  why: every scan is alike" in said.err

@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 
 from headct.evaluation import EvaluationSettings, auroc, evaluate
+from headct.evaluation.subgroups import groups_of
 from headct.failure import Failure, Misuse
 
 KEYS = {
@@ -169,9 +170,31 @@ def test_two_models_on_the_same_scans() -> None:
 
 def test_a_model_that_has_seen_the_test_is_no_rival() -> None:
     predictions, labels = tables()
-    seen = predictions.assign(split=np.where(predictions["scan_id"] == "s0", "train", "test"))
-    with pytest.raises(Misuse, match="1 test scans were learned from by the other model: s0"):
+    own = labels["scan_id"][labels["patient_id"] == labels["patient_id"][0]]
+    seen = predictions.assign(split=np.where(predictions["scan_id"].isin(own), "train", "test"))
+    with pytest.raises(
+        Misuse, match=f"{len(own)} test scans are of patients whom the other model has learned from: s0"
+    ):
         evaluate(predictions, labels, QUICK, against=seen)
+
+
+def test_a_model_that_has_seen_tested_patients_in_other_scans_is_no_rival() -> None:
+    predictions, labels = tables()
+    before = labels.assign(scan_id="r" + labels["scan_id"].str[1:])
+    learned = predictions.assign(scan_id="r" + predictions["scan_id"].str[1:], split="train")
+    both = pd.concat([labels, before], ignore_index=True)
+    with pytest.raises(Failure, match="patients are in more than one split"):
+        evaluate(predictions, both, QUICK, against=pd.concat([predictions.assign(split="test"), learned]))
+    with pytest.raises(Misuse, match="239 test scans are of patients whom the other model has learned from"):
+        evaluate(predictions, both, QUICK, against=pd.concat([predictions.assign(split=""), learned]))
+
+
+def test_a_finding_is_a_group_by_its_labels_and_not_by_volumes() -> None:
+    predictions, labels = tables()
+    done = evaluate(predictions, labels.assign(ich_ml="7"), replace(QUICK, groups=("sah", "ich_ml")))
+    of_sah = [each.group for each in done.findings["ich"].subgroups if each.column == "sah"]
+    assert of_sah == ["0", "1"]
+    assert groups_of(pd.Series(["7", "31"], name="ich_ml"), ["ich"]).tolist() == ["5 to < 30", "≥ 30"]
 
 
 def test_a_column_is_of_the_finding_that_it_names_longest() -> None:

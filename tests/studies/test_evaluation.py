@@ -221,6 +221,20 @@ def test_nothing_left_to_test_is_said(place: Place, tmp_path: Path) -> None:
         labelled_scans(open_detectors([place.folder / "linear"]), [place.cohort("night")], [tmp_path / "l.csv"])
 
 
+def test_a_patient_whose_name_looks_like_nothing_is_known(place: Place, tmp_path: Path) -> None:
+    """`NA` is an id, and no empty cell."""
+    for name in ("linear", "model"):
+        shutil.copytree(place.folder / name, tmp_path / name)
+    path = tmp_path / "linear" / "splits.csv"
+    splits = pd.read_csv(path)
+    learned = splits["split"] == "train"
+    called = splits["patient_id"][learned].iloc[0]
+    splits.assign(scan_id="other", patient_id=splits["patient_id"].replace(called, "NA")).to_csv(path, index=False)
+    (entry,) = open_detectors([tmp_path / "linear"])
+    assert entry.splits is not None
+    assert "NA" in set(entry.splits["patient_id"])
+
+
 def test_a_detector_without_splits_fails_a_check(place: Place, tmp_path: Path) -> None:
     study = place.study(tmp_path / "a", ["linear"], ["day"], ["day.csv"], beside=False)
     assert all(check.passed for check in report_of_study(study, files={}, examples=False).checks)

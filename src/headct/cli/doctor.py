@@ -21,7 +21,7 @@ from headct.cli.talk import Talk
 
 GB = 1e9
 WORKER_GB = 2.0  # memory limit of one reading process
-COHORT_GB = 1.0  # 2,500 scans of the default recipe
+COHORT_GB = 1.0  # 1,400 scans of the default recipe
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def _disk() -> Iterator[Finding]:
     for what, place in (("disk here", Path.cwd()), ("temporary files", Path(tempfile.gettempdir()))):
         free = shutil.disk_usage(place).free
         enough = free > COHORT_GB * GB
-        advice = "" if enough else "free some space: a thousand scans of the default recipe take 0.4 GB"
+        advice = "" if enough else "free some space: a thousand scans of the default recipe take 0.7 GB"
         yield Finding(what, enough, f"{free / GB:.1f} GB free in {place}", advice, needed=False)
 
 

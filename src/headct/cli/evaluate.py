@@ -191,7 +191,8 @@ def _of_tables(
     lines = [f"{labels.name}: {line}" for line in (*match(told, truth), *lines)]
     for sentence in lines:
         talk.say(sentence)
-    found = None if measured is None else _measurements(measured, truth)
+    judged = truth[~truth["scan_id"].isin(evaluation.taught(told))]
+    found = None if measured is None else _measurements(measured, judged)
     other = None if against is None else evaluation.read_predictions(against)
     done = evaluation.evaluate(told, truth, settings, other)
     files = {"predictions": predictions, "labels": labels}

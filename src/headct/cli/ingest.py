@@ -44,7 +44,8 @@ def ingest(
     """Read files, folders and archives, and write every usable head CT into a cohort.
 
     Called again with the same line it goes on where it was stopped, or adds what is new. The cohort holds no names,
-    dates or free text; its bytes depend on the input only, not on the number of workers.
+    dates or free text, but for what paths say (--hash-paths); its bytes depend on the input only, not on the number of
+    workers.
 
     \b
     Recipes: head (2 mm), head-axial (finer in the plane), head-fine (1 mm), head-coarse (4 mm);

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from headct.cli.talk import Talk
+from headct.failure import Failure
 
 OBJECTIVES = "dino, dinov2, mae, jepa, hybrid, simclr, rescan, twin, dense, insert or dense-insert"
 """Those of `headct.pretraining.objectives.OBJECTIVES`, which help cannot wait for."""
@@ -106,3 +107,9 @@ def pretrain(
         if (page := out / "report.html").exists():
             talk.say(f"curves and settings: {page}")
         print(run.checkpoint)
+        if run.stopped:
+            raise Failure(
+                f"{out} was stopped before its last step",
+                why=run.stopped,
+                do="look at its curves, and begin another run with other settings; the checkpoint has the last weights",
+            )

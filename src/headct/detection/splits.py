@@ -92,7 +92,7 @@ def read_splits(path: Path, scan_ids: Sequence[str], patients: Sequence[str]) ->
 def check_patients(parts: np.ndarray, patients: Sequence[str], what: str) -> None:
     """Raises Misuse where a patient is in more than one part."""
     told = pd.DataFrame({"patient": list(patients), "part": parts})
-    told = told[told["part"] != ""].drop_duplicates()
+    told = told[told["part"].notna() & (told["part"] != "")].drop_duplicates()
     both = told[told["patient"].duplicated(keep=False)].groupby("patient", sort=True)["part"].agg(sorted)
     if len(both):
         shown = "; ".join(f"{patient} in {' and '.join(where)}" for patient, where in both.head(SHOWN).items())

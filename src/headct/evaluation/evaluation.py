@@ -208,7 +208,8 @@ def evaluate(
     groups = {name: _grouping(labels, name, tuple(cases)) for name in settings.groups}
     rows = np.unique(np.concatenate([case.rows for case in good.values()]))
     if against is not None:
-        _expect_unseen(against, labels["scan_id"].to_numpy()[rows])
+        _expect_apart(against, labels)
+        _expect_unseen(against, labels, rows)
     patients = Patients.of(labels["patient_id"].to_numpy()[rows])
     weights = patients.weights(settings.draws, settings.seed)
     notes += _caution_of_all(good)
@@ -242,6 +243,13 @@ def _expect_apart(predictions: pd.DataFrame, labels: pd.DataFrame) -> None:
         leakage.patients_in_one_split(told["patient_id"], told["split"])
 
 
+def taught(predictions: pd.DataFrame) -> pd.Series:
+    """Scan ids from which the model that made a table has learned, or by which it was validated, once for each row."""
+    if "split" not in predictions:
+        return predictions["scan_id"][:0]
+    return predictions["scan_id"][predictions["split"].isin(("train", VALIDATION))]
+
+
 def _by_split(
     cases: Mapping[str, Case], labels: pd.DataFrame, notes: list[str]
 ) -> tuple[dict[str, Case], dict[str, Case]]:
@@ -266,11 +274,10 @@ def _by_split(
 def _evaluable(cases: Mapping[str, Case]) -> tuple[dict[str, Case], dict[str, str]]:
     good, left_out = {}, {}
     for name, case in cases.items():
-        try:
-            leakage.enough(case.labels, case.patients, f"{name} in {len(case.labels):,} scans of known label")
+        if reason := leakage.too_few(case.labels, case.patients):
+            left_out[name] = f"{name} in {len(case.labels):,} scans of known label: {reason}"
+        else:
             good[name] = case
-        except Failure as failure:
-            left_out[name] = failure.what
     if not good:
         raise Failure(
             "no finding can be evaluated",
@@ -315,8 +322,7 @@ def _grouping(labels: pd.DataFrame, column: str, findings: Sequence[str]) -> pd.
     if column not in labels:
         known = [name for name in labels.columns if name not in ("scan_id", "patient_id")]
         raise Misuse(f"the labels have no column {column}", why=f"they have {', '.join(known)}", do="check the name")
-    of_lesion = column.removesuffix("_ml") in findings
-    groups = subgroups.groups_of(labels[column].rename("volume_ml") if of_lesion else labels[column])
+    groups = subgroups.groups_of(labels[column], findings)
     if not (groups != "").any():
         raise Misuse(
             f"the column {column} gives no groups",
@@ -451,16 +457,15 @@ def _macro(findings: Mapping[str, Finding], precision: Mapping[str, Array]) -> M
     }
 
 
-def _expect_unseen(against: pd.DataFrame, tested: NDArray[Any]) -> None:
-    """Raise Misuse where the other model learned from scans that this one is tested on."""
-    if "split" not in against:
-        return
-    learned = against[against["split"].isin(("train", VALIDATION)) & against["scan_id"].isin(tested)]
-    if len(learned):
-        scan_ids = list(learned["scan_id"].drop_duplicates())
+def _expect_unseen(against: pd.DataFrame, labels: pd.DataFrame, tested: NDArray[np.intp]) -> None:
+    """Raise Misuse where the other model learned from patients whose scans, rows of `labels`, this one is tested on."""
+    learned = labels["patient_id"][labels["scan_id"].isin(taught(against))]
+    known = labels.iloc[tested]
+    seen = known["scan_id"][known["patient_id"].isin(learned)]
+    if len(seen):
         raise Misuse(
-            f"{len(scan_ids):,} test scans were learned from by the other model: {named(scan_ids)}",
-            why="a model is better on scans that it has seen, so the comparison would be unfair",
+            f"{len(seen):,} test scans are of patients whom the other model has learned from: {named(list(seen))}",
+            why="a model is better on patients whom it has seen, so the comparison would be unfair",
             do="compare models that were taught with the same split",
         )
 

@@ -42,8 +42,8 @@ class Pair:
 
 def patients_in_one_split(patient_ids: ArrayLike, splits: ArrayLike) -> None:
     """Raise Failure where scans of one patient are in several splits; one without a split counts for none."""
-    table = pd.DataFrame({"patient": np.asarray(patient_ids), "split": np.asarray(splits)})
-    seen = table[table["split"] != ""].groupby("patient")["split"].unique()
+    table = pd.DataFrame({"patient": np.asarray(patient_ids), "split": np.asarray(splits, dtype=object)})
+    seen = table[table["split"].notna() & (table["split"] != "")].groupby("patient")["split"].unique()
     torn = seen[seen.map(len) > 1]
     if torn.empty:
         return
@@ -55,25 +55,18 @@ def patients_in_one_split(patient_ids: ArrayLike, splits: ArrayLike) -> None:
     )
 
 
-def enough(labels: ArrayLike, patients: Patients, what: str) -> None:
-    """Raise Failure where labels (n,) are unknown, all the same, or of too few patients; `what` names them."""
+def too_few(labels: ArrayLike, patients: Patients) -> str:
+    """Why labels (n,) give no number: they are unknown, all the same, or of too few patients; nothing if they do."""
     kinds = np.asarray(labels, dtype=float)
     known = np.isfinite(kinds)
     if not known.any():
-        raise Failure(f"{what}: every label is unknown", do="fill in 1 or 0 where it is known")
+        return "every label is unknown"
     if len(np.unique(kinds[known])) == 1:
-        raise Failure(
-            f"{what}: all {int(known.sum()):,} known labels are {int(kinds[known][0])}",
-            why="what is true of every scan can neither be learned nor be missed",
-            do="add scans of the other kind",
-        )
+        return f"all {int(known.sum()):,} known labels are {int(kinds[known][0])}"
     with_it, without = (patients.having(known & (kinds == kind)) for kind in (1, 0))
     if min(with_it, without) < LEAST_PATIENTS:
-        raise Failure(
-            f"{what}: {with_it:,} patients with the finding, {without:,} without",
-            why=f"below {LEAST_PATIENTS} of either kind a number says nothing",
-            do="add patients",
-        )
+        return f"{with_it:,} patients with the finding, {without:,} without"
+    return ""
 
 
 def near_duplicates(vectors: ArrayLike, scan_ids: Sequence[str], alike: float = ALIKE) -> list[Pair]:

@@ -16,7 +16,7 @@ from headct.evaluation.evaluation import EvaluationSettings
 from headct.evaluation.intervals import Area, Patients
 from headct.evaluation.metrics import Ranked
 from headct.evaluation.tables import labels_of
-from headct.failure import Failure, Misuse
+from headct.failure import Misuse
 
 DRAWS_A_TEST = 60
 """B draws tell no p value below about 2 / B; with so many for each of n tests Holm makes that n * 2 / B = 0.033."""
@@ -91,9 +91,7 @@ def _pair(
     truth = labels_of(labels, finding)[rows]
     known = np.isfinite(truth)
     truth, patients = truth[known], Patients.of(labels["patient_id"].to_numpy()[rows[known]])
-    try:
-        leakage.enough(truth, patients, finding)
-    except Failure:
+    if leakage.too_few(truth, patients):
         return None
     mine, theirs = (of_both[name].to_numpy(dtype=float)[known] for name in (first, second))
     weights = patients.weights(settings.draws, settings.seed)

@@ -6,7 +6,7 @@ scans are in several groups is one patient in all of them, and the interval know
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from types import MappingProxyType
@@ -19,10 +19,9 @@ from scipy.special import ndtr
 from headct.evaluation.cells import UNKNOWN
 from headct.evaluation.comparison import Difference, corrected
 from headct.evaluation.intervals import Area, Estimate, Patients, correlation, of_difference
-from headct.evaluation.leakage import enough
+from headct.evaluation.leakage import too_few
 from headct.evaluation.metrics import checked
 from headct.evaluation.tables import stripped
-from headct.failure import Failure
 
 EDGES: Mapping[str, tuple[float, ...]] = MappingProxyType(
     {
@@ -50,16 +49,17 @@ class Subgroup:
     reason: str = ""
 
 
-def groups_of(values: pd.Series) -> pd.Series:
+def groups_of(values: pd.Series, findings: Collection[str] = ()) -> pd.Series:
     """A column as names of groups, empty where nothing is known: numbers are cut into ranges, texts stay.
 
-    The column's name finds its cuts in `EDGES`; `left_volume_ml` has those of `volume_ml`. An empty result means that
-    the column has too many different texts.
+    The column's name finds its cuts in `EDGES`; `left_volume_ml` has those of `volume_ml`, and so has `iph_ml`, if
+    `iph` is one of the `findings`. An empty result means that the column has too many different texts.
     """
     text = stripped(values)
     text = text.where(~text.str.lower().isin(UNKNOWN), "")
     numbers = pd.to_numeric(text.where(text != ""), errors="coerce")
     name = str(values.name)
+    name = "volume_ml" if name in {f"{finding}_ml" for finding in findings} else name
     edges = next((cuts for known, cuts in EDGES.items() if name == known or name.endswith(f"_{known}")), None)
     distinct = text[text != ""].nunique()
     if numbers.notna().sum() == (text != "").sum() and (edges is not None or distinct > MOST_GROUPS):
@@ -116,19 +116,15 @@ def _subgroup(
     others: np.ndarray,
     patients: Patients,
 ) -> Subgroup:
-    number = int(inside.sum())
-    try:
-        enough(is_positive[inside], patients.only(inside), f"{column} {group}")
-    except Failure as failure:
-        return Subgroup(column=column, group=group, scans=number, area=None, difference=None, reason=failure.what)
+    alone = Subgroup(column=column, group=group, scans=int(inside.sum()), area=None, difference=None)
+    if reason := too_few(is_positive[inside], patients.only(inside)):
+        return replace(alone, reason=f"{column} {group}: {reason}")
     area = Area.of(is_positive[inside], values[inside], patients.only(inside))
-    try:
-        enough(is_positive[others], patients.only(others), f"{column} other than {group}")
-    except Failure as failure:
-        reason = failure.what
-        return Subgroup(column=column, group=group, scans=number, area=area.estimate(), difference=None, reason=reason)
+    alone = replace(alone, area=area.estimate())
+    if reason := too_few(is_positive[others], patients.only(others)):
+        return replace(alone, reason=f"{column} other than {group}: {reason}")
     rest = Area.of(is_positive[others], values[others], patients.only(others))
-    return Subgroup(column=column, group=group, scans=number, area=area.estimate(), difference=unpaired(area, rest))
+    return replace(alone, difference=unpaired(area, rest))
 
 
 def unpaired(first: Area, second: Area, *, shared: bool = True) -> Difference:

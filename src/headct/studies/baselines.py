@@ -14,7 +14,6 @@ from dataclasses import asdict, replace
 import numpy as np
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from headct import encoders
 from headct.checkpoints import PretrainedEncoder
@@ -23,6 +22,7 @@ from headct.detection.method import Scans
 from headct.detection.training.network import parts
 from headct.embedding.machine import Machine
 from headct.encoders import Encoder, Window, as_input
+from headct.encoders.settling import settling
 from headct.pretraining.step import kept_random
 
 BATCH = 8
@@ -101,17 +101,10 @@ def settle(
 
     Arrays that differ in shape are looked at one by one (`together` 1). The encoder is left in evaluation mode.
     """
-    norms = [module for module in encoder.modules() if isinstance(module, _BatchNorm)]
-    usual = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.momentum = None  # a plain mean over all that is seen
-    encoder.train()
-    for rows in parts(train[:SETTLED_ON], together) if norms else ():
-        if len(rows) == together or len(rows) > 1:  # one scan that is left over has no statistics
-            _features(encoder, windows, scans, rows, machine)
-    for norm, momentum in zip(norms, usual, strict=True):
-        norm.momentum = momentum
-    encoder.eval()
+    with settling(encoder) as any_norms:
+        for rows in parts(train[:SETTLED_ON], together) if any_norms else ():
+            if len(rows) == together or len(rows) > 1:  # one scan that is left over has no statistics
+                _features(encoder, windows, scans, rows, machine)
 
 
 def _sha256(encoder: nn.Module) -> str:

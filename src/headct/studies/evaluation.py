@@ -21,7 +21,7 @@ from headct.detection.calibration import POINTS, TARGET
 from headct.detection.method import Progress, quiet
 from headct.embedding.machine import Machine
 from headct.evaluation import Area, Evaluation, EvaluationSettings, Patients, evaluate
-from headct.evaluation.leakage import enough, no_duplicates
+from headct.evaluation.leakage import no_duplicates, too_few
 from headct.evaluation.measurements import Measurements, compare_tables, side_named
 from headct.evaluation.operating import OperatingPoint, Rule
 from headct.evaluation.pairs import Pair, compare_all
@@ -290,9 +290,7 @@ def _area(table: pd.DataFrame, labels: pd.DataFrame, finding: str) -> Area | Non
     scores = of_finding.reindex(labels["scan_id"]).to_numpy(dtype=float)
     known = np.isfinite(truth) & np.isfinite(scores)
     patients = Patients.of(labels["patient_id"].to_numpy()).only(known)
-    try:
-        enough(truth[known], patients, finding)
-    except Failure:
+    if too_few(truth[known], patients):
         return None
     return Area.of(truth[known], scores[known], patients)
 

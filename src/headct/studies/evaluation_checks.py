@@ -16,9 +16,8 @@ from scipy.stats import t as student
 
 from headct.detection.method import Method, Progress, quiet
 from headct.evaluation.intervals import LEVEL, Patients
-from headct.evaluation.leakage import SHUFFLED, enough
+from headct.evaluation.leakage import SHUFFLED, too_few
 from headct.evaluation.metrics import auroc
-from headct.failure import Failure
 from headct.studies.evaluation_predictions import Taught
 from headct.studies.few_labels import PROBE
 
@@ -69,7 +68,10 @@ def unlearned(
     learned from.
     """
     task, patients = known.task, Patients.of(known.task.patients.astype(str))
-    testable = [column for column, name in enumerate(task.findings) if _testable(known, patients, column, name)]
+    of_tested = patients.only(known.tested)
+    testable = [
+        column for column in range(len(task.findings)) if not too_few(task.labels[known.tested, column], of_tested)
+    ]
     areas = []
     for number in range(shuffles):
         progress(number, shuffles)
@@ -95,14 +97,6 @@ def shuffled_by_patient(labels: np.ndarray, patients: np.ndarray, rng: np.random
     for mine, other in zip(rows, rng.permutation(len(rows)), strict=True):
         found[mine] = labels[np.resize(rows[other], len(mine))]
     return found
-
-
-def _testable(known: Taught, patients: Patients, column: int, name: str) -> bool:
-    try:
-        enough(known.task.labels[known.tested, column], patients.only(known.tested), name)
-    except Failure:
-        return False
-    return True
 
 
 def _area(truth: np.ndarray, told: np.ndarray) -> float:

@@ -77,7 +77,7 @@ def report_of_tables(
         record=_record(evaluation),
         provenance=Provenance(
             settings=_settings(evaluation),
-            hashes={path.name: _sha256(path) for path in files.values()},
+            hashes={f"{role}: {path.name}": _sha256(path) for role, path in files.items()},
             versions=software_versions(*VERSIONS),
         ),
     )

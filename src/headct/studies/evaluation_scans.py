@@ -14,7 +14,7 @@ from headct.cohort.ingest import fingerprint, ids_of, pseudonyms_of
 from headct.cohort.labels import Account, joined_patients, read_labels
 from headct.detection import Detector
 from headct.evaluation import subgroups
-from headct.evaluation.cells import Readers
+from headct.evaluation.cells import Readers, read_table
 from headct.evaluation.tables import named
 from headct.failure import Failure, Misuse
 from headct.reading.pseudonyms import Pseudonyms
@@ -77,7 +77,7 @@ def open_detectors(folders: Sequence[Path], model: str | None = None) -> list[En
     for folder in folders:
         place = folder.resolve()
         name = f"{place.parent.name}/{place.name}" if alike else place.name
-        tables = [pd.read_csv(place / one, dtype=str) if (place / one).is_file() else None for one in (SPLITS, SHOTS)]
+        tables = [read_table(place / one) if (place / one).is_file() else None for one in (SPLITS, SHOTS)]
         entries.append(Entry(name, Detector.load(folder, model=model), *tables))
     if len({entry.name for entry in entries}) < len(entries):
         raise Misuse("a detector is named twice", do="name each folder once")
@@ -134,7 +134,7 @@ def labelled_scans(
             why="a detector knows its own patients, and the numbers would tell how well",
             do="keep patients out of it (`headct adapt --test 0.2`), or name a cohort that it has not seen",
         )
-    groups = tuple(_telling(table[parts == "test"], (*GROUPS, *(f"{name}_ml" for name in findings))))
+    groups = tuple(_telling(table[parts == "test"], findings))
     return Labelled(table, findings, groups, parts, [one.account for one in read], tuple(notes))
 
 
@@ -238,7 +238,8 @@ def _names(splits: pd.DataFrame) -> pd.DataFrame:
     own = splits[["patient_id", "split"]]
     if "told_patient" not in splits:  # of a detector that was made from tables without one
         return own
-    return pd.concat([own, splits[["told_patient", "split"]].set_axis(["patient_id", "split"], axis=1)])
+    told = splits[["told_patient", "split"]].set_axis(["patient_id", "split"], axis=1)
+    return pd.concat([own, told[told["patient_id"] != ""]])
 
 
 def _part_of(splits: pd.DataFrame, column: str) -> dict[str, str]:
@@ -249,12 +250,11 @@ def _part_of(splits: pd.DataFrame, column: str) -> dict[str, str]:
     return found
 
 
-def _telling(tested: pd.DataFrame, columns: Iterable[str]) -> Iterable[str]:
+def _telling(tested: pd.DataFrame, findings: Sequence[str]) -> Iterable[str]:
     """The columns that divide the tested scans into at least two groups."""
-    for name in columns:
+    for name in (*GROUPS, *(f"{finding}_ml" for finding in findings)):
         if name in tested:
-            column = tested[name].rename("volume_ml") if name.endswith("_ml") else tested[name]
-            groups = subgroups.groups_of(column)
+            groups = subgroups.groups_of(tested[name], findings)
             if groups[groups != ""].nunique() > 1:
                 yield name
 

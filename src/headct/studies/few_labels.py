@@ -37,7 +37,7 @@ from headct.detection.training.finetune import scratch
 from headct.embedding.machine import Machine
 from headct.evaluation import Area, Estimate, Patients
 from headct.evaluation.comparison import Difference
-from headct.evaluation.leakage import LEAST_PATIENTS
+from headct.evaluation.leakage import too_few
 from headct.evaluation.repeated import Areas, difference_over_draws, macro_over_draws, over_draws
 from headct.failure import Failure, Misuse
 
@@ -84,13 +84,8 @@ class Study:
     def testable(self, site: str) -> tuple[str, ...]:
         """Findings that enough test patients of a site have, and enough have not."""
         rows = self.tested[self.sites[self.tested] == site]
-        enough = []
-        for finding in self.labels:
-            known = self.labels[finding].to_numpy()[rows]
-            patients = [len(np.unique(self.patients[rows][known == value])) for value in (1, 0)]
-            if min(patients) >= LEAST_PATIENTS:
-                enough.append(str(finding))
-        return tuple(enough)
+        labels, patients = self.labels.iloc[rows], Patients.of(self.patients[rows])
+        return tuple(str(finding) for finding in labels if not too_few(labels[finding].to_numpy(float), patients))
 
     def places(self) -> tuple[str, ...]:
         """Names of the sites, the first one first."""

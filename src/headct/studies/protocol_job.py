@@ -39,7 +39,8 @@ from headct.detection.splits import check_patients
 from headct.detection.training.finetune import scratch
 from headct.embedding.machine import Machine
 from headct.evaluation import Area, EvaluationSettings, Patients, evaluate
-from headct.evaluation.leakage import duplicates, enough, pairs_named
+from headct.evaluation.cells import read_table
+from headct.evaluation.leakage import duplicates, pairs_named, too_few
 from headct.evaluation.repeated import Areas
 from headct.evaluation.tables import labels_of, read_labels
 from headct.failure import Failure, Misuse
@@ -270,7 +271,7 @@ def _material(protocol: Protocol, cohort: Cohort, place: Path) -> tuple[_Materia
     Raises Failure where that leaves none.
     """
     table = read_labels(place / protocol.labels)
-    splits = pd.read_csv(place / "splits.csv", dtype=str).set_index("scan_id")["split"]
+    splits = read_table(place / "splits.csv").set_index("scan_id")["split"]
     parts = splits.reindex(table["scan_id"]).to_numpy(dtype=object)
     columns = {name: labels_of(table, name) for name in protocol.findings}
     patients = table["patient_id"].to_numpy(dtype=str)
@@ -308,10 +309,8 @@ def _too_few(columns: Mapping[str, np.ndarray], parts: np.ndarray, patients: np.
         if not with_it or not without:
             reasons[name] = f"{with_it} training scans have it, {without} do not"
             continue
-        try:
-            enough(values[test], Patients.of(patients[test]), "test scans")
-        except Failure as failure:
-            reasons[name] = failure.what
+        if reason := too_few(values[test], Patients.of(patients[test])):
+            reasons[name] = f"test scans: {reason}"
     return reasons
 
 

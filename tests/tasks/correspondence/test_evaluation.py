@@ -71,6 +71,14 @@ def test_misses_are_counted(heads, landmarks) -> None:
     assert np.isinf(asked["error_mm"]).all()
 
 
+def test_where_nothing_can_be_asked_for_all_are_misses(heads, landmarks) -> None:
+    """As where landmarks were written in other axes."""
+    outside = {name: {place: mm + 900 for place, mm in places.items()} for name, places in landmarks.items()}
+    outcome = evaluate(heads, outside, queries=1)
+    assert len(outcome.errors) == 3 * 24 * 4
+    assert np.isinf(outcome.errors["error_mm"]).all()
+
+
 def test_shuffled_features_find_nothing(heads, landmarks) -> None:
     """The evaluation can fail: chance is far below."""
     rng = np.random.default_rng(0)

@@ -44,10 +44,19 @@ def test_a_mask_on_another_grid_lies_in_the_same_place(tmp_path: Path) -> None:
     np.testing.assert_array_equal(found, painted.lesion())
 
 
+def test_a_lesion_smaller_than_a_voxel_keeps_one(tmp_path: Path) -> None:
+    fine = np.zeros((256, 256, 256), np.uint8)
+    fine[100:103, 100:103, 100:103] = 7
+    quarter = painted.AFFINE.copy()
+    quarter[:3, :3] /= 8
+    found = read_mask(written(tmp_path, fine, quarter), painted.AFFINE, painted.SHAPE, {"iph": (7,)})["iph"]
+    assert np.argwhere(found).tolist() == [[13, 13, 13]]  # 101 / 8 lies next to it
+
+
 @pytest.mark.parametrize(
     ("values", "affine", "says"),
     [
-        (np.zeros((4, 4, 4, 2), np.uint8), painted.AFFINE, r"has the shape \(4, 4, 4, 2\)"),
+        (np.zeros((4, 4, 4, 2), np.uint8), painted.AFFINE, "has the shape 4 x 4 x 4 x 2"),
         (np.full((4, 4, 4), np.nan, np.float32), painted.AFFINE, "NaN"),
         (np.full((4, 4, 4), 0.5, np.float32), painted.AFFINE, "between whole numbers"),
         (np.ones((4, 4, 4), np.uint8), np.diag([1.0, 1, 1, 1]) + np.eye(4, k=3) * 5000, "does not meet the head"),

@@ -15,8 +15,9 @@ from tasks.segmentation import drawn
 
 from headct.failure import Misuse
 from headct.preparing import prepare, recipes
+from headct.preparing.masks import on_grid
 from headct.tasks.segmentation.classes import read_classes
-from headct.tasks.segmentation.masks import Masks, gathered, on_grid, same_grid
+from headct.tasks.segmentation.masks import Masks, gathered, same_grid
 from headct.virtual.phantom import Phantom
 
 AFFINE = np.diag([*made.SPACING_MM, 1.0])
@@ -112,7 +113,7 @@ def test_memory_is_bounded_without_another_answer(monkeypatch: pytest.MonkeyPatc
     numbers = np.random.default_rng(1).integers(0, 3, (9, 8, 7)).astype(np.uint8)
     target = np.array([[1.3, 0.2, 0, -0.4], [0, 1.1, 0, 0.6], [0, 0.3, 1.7, 0], [0, 0, 0, 1]])
     whole = on_grid(numbers, np.eye(4), (7, 8, 5), target, 3)
-    monkeypatch.setattr("headct.tasks.segmentation.masks.AT_A_TIME", 3 * 8 * 5)
+    monkeypatch.setattr("headct.preparing.masks.AT_A_TIME", 3 * 8 * 5)
     np.testing.assert_array_equal(on_grid(numbers, np.eye(4), (7, 8, 5), target, 3), whole)
 
 

@@ -35,6 +35,7 @@ from headct.detection.training.loop import (
 from headct.detection.training.network import Network, ProbeHead, copied, inputs, logits, parts
 from headct.embedding.machine import Machine
 from headct.encoders import Encoder
+from headct.encoders.settling import settling
 from headct.failure import Misuse
 from headct.pretraining.step import kept_random
 
@@ -239,9 +240,9 @@ def _settled(encoder: Encoder, given: Given, rows: np.ndarray, batch: int) -> np
 
     Without it the first looks, in evaluation mode, would see statistics of nothing.
     """
-    encoder.train()
-    vectors = [encoder(*given(some)).scan.float().cpu() for some in parts(rows[:SETTLED_ON], batch) if len(some) > 1]
-    encoder.eval()
+    several = [some for some in parts(rows[:SETTLED_ON], max(2, batch)) if len(some) > 1]  # one has no statistics
+    with settling(encoder):
+        vectors = [encoder(*given(some)).scan.float().cpu() for some in several]
     return torch.cat(vectors).numpy()
 
 

@@ -37,7 +37,7 @@ class DinoSettings:
     """Settings of the DINO objective; the published value (FM-HCT) stands beside each default that differs.
 
     The defaults are for tens to thousands of scans and batches of 4 to 32, where the published values end in uniform
-    targets within a hundred steps. While targets are nearly uniform, what two views share grows only if its share of
+    targets within about 150 steps. While targets are nearly uniform, what two views share grows only if its share of
     the variance of scores exceeds teacher over student temperature: hence the low teacher temperature, and views
     (`ViewSettings`) that differ little in scale and pose.
     """

@@ -104,6 +104,8 @@ def similarities(target: FeatureMap, vectors: np.ndarray) -> np.ndarray:
 
 def _found(target: FeatureMap, vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Lattice coordinates (n, 3) where the target is most like vectors (n, F), and the cosines (n,) there."""
+    if not len(vectors):
+        return np.empty((0, 3)), np.empty(0)
     cosines = similarities(target, vectors).reshape(len(vectors), -1)
     best = np.stack(np.unravel_index(cosines.argmax(axis=1), target.grid), axis=1)
     refined = [_refined(target, vector, cell) for vector, cell in zip(_unit(vectors), best, strict=True)]

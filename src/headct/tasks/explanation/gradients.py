@@ -39,8 +39,8 @@ def integrated_gradients(
     columns: Sequence[int],
     machine: Machine,
     *,
-    steps: int = 32,
-    smooth_mm: float = 4.0,
+    steps: int,
+    smooth_mm: float,
     stepped: Callable[[], None] = lambda: None,
 ) -> Gradients:
     """Of the findings `columns` of a detector, for the head `hu` (X, Y, Z) in HU, `even` being the evened-out one.

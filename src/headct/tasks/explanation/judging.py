@@ -23,12 +23,12 @@ from headct.detection.training.lora import FittedLora
 from headct.detection.training.network import Network, ProbeHead, inner
 from headct.embedding.machine import Machine
 from headct.encoders import Encoder
-from headct.failure import Failure
+from headct.failure import Failure, Misuse
 from headct.preparing.recipe import Frame
 
 
-class Unfit(Exception):
-    """A method that a detector does not allow, and in words why not."""
+class Unfit(Misuse):
+    """A method that a detector does not allow, and why not."""
 
 
 def can_look(detector: Detector) -> bool:

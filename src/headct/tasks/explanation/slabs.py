@@ -19,7 +19,7 @@ from headct.tasks.explanation.evening import HEAD_HU, evened_slab
 from headct.tasks.explanation.judging import judged
 
 SLAB_MM = 10.0
-"""A slab without any of the head is not looked at."""
+"""How thick the slabs are; one without any of the head is not looked at."""
 SHOWN = 3
 LEAST_SHARE = 0.1
 """A slab that weighs less is not shown."""

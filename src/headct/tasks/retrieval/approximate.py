@@ -108,7 +108,7 @@ def approximate(stored: np.ndarray, metric: Metric, *, recall: float = RECALL, s
     drawn = rng.choice(number, min(2 * MEASURED_ON, number), replace=False)
     choosing, stating = np.sort(drawn[: len(drawn) // 2]), np.sort(drawn[len(drawn) // 2 :])
     probes, found = FIRST_PROBES, 0.0
-    wanted = _others(*nearest(stored, stored[choosing], RECALL_K + 1, metric), choosing)
+    wanted = _others(nearest(stored, stored[choosing], RECALL_K + 1, metric)[0], choosing)
     while probes < lists:
         before, found = found, _recall(inverted, probes, stored, choosing, wanted, metric)
         if found >= recall + (1 - recall) / 2:  # a little more, for another draw of vectors has another recall
@@ -117,7 +117,7 @@ def approximate(stored: np.ndarray, metric: Metric, *, recall: float = RECALL, s
             break
         probes *= 2
     probes = min(probes, lists)
-    wanted = _others(*nearest(stored, stored[stating], RECALL_K + 1, metric), stating)
+    wanted = _others(nearest(stored, stored[stating], RECALL_K + 1, metric)[0], stating)
     return Approximate(
         inverted, probes, _recall(inverted, probes, stored, stating, wanted, metric), measured_on=len(stating)
     )
@@ -142,11 +142,11 @@ def _recall(
     inverted: Any, probes: int, stored: np.ndarray, chosen: np.ndarray, wanted: list[set[int]], metric: Metric
 ) -> float:
     """The share of the true neighbours `wanted` of the vectors in rows `chosen` that are found."""
-    found = _others(*_search(inverted, probes, stored, stored[chosen], RECALL_K + 1, metric), chosen)
+    found = _others(_search(inverted, probes, stored, stored[chosen], RECALL_K + 1, metric)[0], chosen)
     return float(np.mean([len(true & mine) / len(true) for true, mine in zip(wanted, found, strict=True)]))
 
 
-def _others(rows: np.ndarray, scores: np.ndarray, own: np.ndarray) -> list[set[int]]:
+def _others(rows: np.ndarray, own: np.ndarray) -> list[set[int]]:
     """Each query's ten neighbours without itself, which would always be found."""
     return [
         set([int(row) for row in line if row not in (-1, me)][:RECALL_K]) for line, me in zip(rows, own, strict=True)

@@ -33,6 +33,7 @@ from headct.detection.training.loop import Course
 from headct.detection.training.network import copied, inner
 from headct.embedding.machine import Machine
 from headct.encoders import Encoder, Grid, SegResEncoder
+from headct.encoders.settling import settling
 from headct.failure import Misuse
 from headct.preparing.recipe import Windows
 from headct.pretraining.runs import RunFolder
@@ -471,17 +472,12 @@ def _sided(augmentation: Augmentation, names: Sequence[str]) -> Augmentation:
 @torch.no_grad()
 def _settle(network: SegmentationNetwork, task: Task) -> None:
     """Let the BatchNorms of a random encoder take their statistics from training patches, before it is frozen."""
-    norms = [part for part in network.encoder_part.modules() if isinstance(part, torch.nn.BatchNorm3d)]
     rng = np.random.default_rng((task.seed, SETTLED_ON))
-    network.encoder_part.train()
-    for norm in norms:
-        norm.momentum = None  # the plain mean of all batches
-    if norms:
-        for _ in range(SETTLED_ON):
+    with settling(network.encoder_part) as any_norms:
+        for _ in range(SETTLED_ON if any_norms else 0):
             one = draw(rng, [task.train], task.load, task.augmentation)
             example = task.load(one.scan)
             network(*voxels_and_channels([cut(example, one, task.patch, task.side)[0]], [example], task))
-    network.encoder_part.eval()
 
 
 def _record(

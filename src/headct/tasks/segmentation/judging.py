@@ -18,12 +18,13 @@ from headct.cohort.journal import expect_writable, write_atomically
 from headct.detection.method import Progress, quiet
 from headct.embedding.machine import Machine
 from headct.failure import Misuse
+from headct.preparing.masks import on_grid, read_mask
 from headct.reporting import page
 from headct.reporting.measured import Measured
 from headct.reporting.segmentation import Outlined, Row, segmentation_page
 from headct.tasks.segmentation.classes import Classes, as_learned, definition_in, parts_of, read_classes
 from headct.tasks.segmentation.fitting import example_of
-from headct.tasks.segmentation.masks import Masks, in_folder, on_grid, read_mask, same_grid
+from headct.tasks.segmentation.masks import Masks, in_folder, same_grid
 from headct.tasks.segmentation.measuring import COLUMNS, Agreement, Judging, compared
 from headct.tasks.segmentation.segmenter import Segmenter, hash_of
 

@@ -170,12 +170,17 @@ class Recipe:
         return first.axes if isinstance(first, Orient) else "RAS"
 
     @property
+    def in_hu(self) -> bool:
+        """Whether arrays are Hounsfield units (X, Y, Z), as those of our own recipes; published ones are scaled."""
+        return self.step(Frame) is not None
+
+    @property
     def channels(self) -> int | None:
         """Length of the leading channel axis; None for our own recipes, whose arrays are (X, Y, Z)."""
         windows = self.step(Windows)
         if windows is not None and windows.stacked_along == "channel":
             return len(windows.windows)
-        return None if self.step(Frame) else 1
+        return None if self.in_hu else 1
 
     @property
     def shape(self) -> tuple[int, ...] | None:

@@ -27,6 +27,7 @@ import pandas as pd
 from headct import checkpoints, pretraining
 from headct.cohort import Cohort
 from headct.cohort.ingest import ingest
+from headct.cohort.journal import write_atomically
 from headct.cohort.labels import read_labels
 from headct.cohort.quality import write_page
 from headct.detection import AdaptSettings, Detector, adapt
@@ -209,7 +210,7 @@ def _walk(out: Path, length: Length, longer: str, say: Say) -> Walked:
         say(f"few labels: {one.name}")
         tables[one.name] = kept(out / "few-labels", study, one, machine)
     results = results_of(study, tables)
-    results.table(PRETRAINED).to_csv(out / "results.csv", index=False)
+    write_atomically(out / "results.csv", results.table(PRETRAINED).to_csv(index=False).encode())
     detector = _detector(out, sites[HOME], encoder, length, machine, say)
     return Walked(
         length=length,

@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 from headct.cohort import Cohort
+from headct.cohort.journal import write_atomically
 from headct.detection.calibration import POINTS, TARGET
 from headct.detection.method import Progress, quiet
 from headct.embedding.machine import Machine
@@ -206,11 +207,7 @@ def _place(out: Path, name: str) -> Path:
 
 def _write_labels(table: pd.DataFrame, out: Path) -> None:
     """Beside the predictions, so that `headct evaluate --predictions` finds both."""
-    path = out / LABELS
-    try:
-        path.write_text(table.to_csv(index=False), encoding="utf-8")
-    except OSError as error:
-        raise Failure(f"cannot write {path}", why=str(error), do="choose another place with --out") from error
+    write_atomically(out / LABELS, table.to_csv(index=False).encode())
 
 
 def _of_test(table: pd.DataFrame, labelled: Labelled) -> pd.DataFrame:

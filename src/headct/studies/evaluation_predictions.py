@@ -29,7 +29,6 @@ from headct.embedding.embeddings import model_of, partial_of
 from headct.embedding.inputs import TRAITS
 from headct.embedding.machine import Machine
 from headct.embedding.vectors import about
-from headct.preparing.recipe import Frame
 from headct.studies.baselines import histograms, random_encoder, seen_by
 from headct.studies.evaluation_scans import Entry, Labelled
 
@@ -152,7 +151,7 @@ class Taught:
         """The same scans as histograms of regions, and as the same encoder with random weights, see them."""
         task, found = self.task, dict[str, Scans]()
         encoder = task.encoder
-        if encoder.recipe.step(Frame) is not None:  # else its arrays are no HU on one grid
+        if encoder.recipe.in_hu:
             found[HISTOGRAM] = Held(histograms(task.scans, REGIONS))
         if encoder.runtime is None:
             unlearned = random_encoder(encoder, task.scans, task.train, task.machine, task.seed)

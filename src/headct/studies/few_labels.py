@@ -26,6 +26,7 @@ import pandas as pd
 from headct import __version__
 from headct.checkpoints import PretrainedEncoder
 from headct.cohort import Cohort
+from headct.cohort.journal import write_atomically
 from headct.cohort.labels import joined_patients, read_labels
 from headct.detection.curves import Few, by_fractions, by_shots
 from headct.detection.linear import Linear
@@ -105,10 +106,10 @@ class Study:
 
     def write(self, folder: Path) -> None:
         """The split of the first site and the draws, for others to learn from the same scans and test on the same."""
-        folder.mkdir(parents=True, exist_ok=True)
         home = np.flatnonzero(self.sites == self.home)
         ids = [self.scan_ids[int(row)] for row in home]
-        splits_table(ids, self.patients[home].tolist(), self.parts[home]).to_csv(folder / "splits.csv", index=False)
+        splits = splits_table(ids, self.patients[home].tolist(), self.parts[home])
+        write_atomically(folder / "splits.csv", splits.to_csv(index=False).encode())
         self.drawn.write(folder / "shots.csv")
 
     def few(self, task: Task) -> Iterator[Few]:
@@ -263,10 +264,7 @@ def _once(path: Path, terms: str, make: Callable[[], pd.DataFrame]) -> pd.DataFr
     if not path.exists():
         table = make()
         table.attrs["terms"] = terms
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partly = path.with_suffix(".partial")
-        table.to_parquet(partly)
-        partly.rename(path)
+        write_atomically(path, table.to_parquet())
     table = pd.read_parquet(path)
     if table.attrs.get("terms") != terms:
         raise Misuse(

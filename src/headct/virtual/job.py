@@ -93,7 +93,7 @@ class Job:
         for value, known, what in ((self.format, FORMATS, "format"), (self.profile, PROFILES, "profile")):
             if value not in known:
                 raise Misuse(f"there is no {what} {value!r}", do=f"name one of {', '.join(known)}")
-        if self.format == "cohort" and named(self.recipe).step(Frame) is None:
+        if self.format == "cohort" and not named(self.recipe).in_hu:
             raise Misuse(
                 f"a cohort of virtual patients is not made by the published recipe {self.recipe}",
                 do="simulate --format dicom, then headct ingest with that recipe",

@@ -65,16 +65,14 @@ def places_of(
     """At most `each` places of every scan, drawn among those in the head. Raises Misuse where there is none."""
     rng = np.random.default_rng(seed)
     encoder = encoder.eval().to(machine.device)
-    vectors, positions, scans, anatomy, is_hu = [], [], [], [], True
+    vectors, positions, scans, anatomy = [], [], [], []
     for number, (cohort, scan_id) in enumerate(given):
         array, affine = cohort.array(scan_id), cohort.affine(scan_id)
         tokens = _tokens(encoder, array, affine, machine)
         voxels = _voxels(encoder, array.shape[-3:], len(tokens))
         inside = np.arange(len(tokens))
-        if array.dtype == np.int16:
+        if encoder.recipe.in_hu:
             inside = np.flatnonzero(_share_above_air(array, encoder, voxels) >= INSIDE)
-        else:
-            is_hu = False
         drawn = np.sort(rng.permutation(inside)[:each])
         middle = (np.array(array.shape[-3:]) - 1) / 2
         vectors.append(tokens[drawn])
@@ -83,7 +81,11 @@ def places_of(
         anatomy.append(_anatomy(cohort, scan_id, encoder, voxels[drawn]))
         progress(number + 1, len(given))
     found = Places(
-        np.concatenate(vectors), np.concatenate(positions), np.concatenate(scans), is_hu, np.concatenate(anatomy)
+        np.concatenate(vectors),
+        np.concatenate(positions),
+        np.concatenate(scans),
+        encoder.recipe.in_hu,
+        np.concatenate(anatomy),
     )
     if not len(found):
         raise Misuse("no place of these scans lies in a head", do="look at them: headct qc COHORT --out PAGE.html")

@@ -13,6 +13,7 @@ import pandas as pd
 
 from headct.checkpoints import PretrainedEncoder
 from headct.cohort import Cohort
+from headct.cohort.journal import write_atomically
 from headct.embedding.inputs import Reading
 from headct.embedding.machine import Machine
 from headct.failure import Misuse
@@ -162,7 +163,7 @@ def write(found: Found, cohort: Cohort, encoder: PretrainedEncoder, machine: Mac
     """Write found.csv and page.html into a folder, which is made as needed."""
     check(out)
     out.mkdir(parents=True, exist_ok=True)
-    found.table.to_csv(out / TABLE, index=False)
+    write_atomically(out / TABLE, found.table.to_csv(index=False).encode())
     query, simulated = found.query, "simulated" in cohort.about
     rows = found.table.head(SHOWN).to_dict("records") if query.is_hu else []
     search_page(

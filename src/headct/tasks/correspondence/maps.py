@@ -220,7 +220,7 @@ def one_head(
 def head_of(ready: Ready, encoder: PretrainedEncoder, machine: Machine, settings: MapSettings | None = None) -> Head:
     """A prepared scan with its map. Raises Failure where the features are not finite."""
     settings = settings or MapSettings()
-    is_hu = bool(encoder.card.windows)
+    is_hu = encoder.recipe.in_hu
     encoder = encoder.eval().to(machine.device)
     compared = settings.of(encoder)
     if compared == "patches":

@@ -24,7 +24,6 @@ from headct.detection.training.network import Network, ProbeHead, inner
 from headct.embedding.machine import Machine
 from headct.encoders import Encoder
 from headct.failure import Failure, Misuse
-from headct.preparing.recipe import Frame
 
 
 class Unfit(Misuse):
@@ -33,7 +32,7 @@ class Unfit(Misuse):
 
 def can_look(detector: Detector) -> bool:
     """Whether its arrays are HU (X, Y, Z) in RAS, as our own recipes make them, so that slices can be shown."""
-    return detector.encoder.recipe.step(Frame) is not None
+    return detector.encoder.recipe.in_hu
 
 
 def vectors_of(

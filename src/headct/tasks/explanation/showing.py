@@ -147,8 +147,8 @@ def write(
     for one in found.explained:
         name = ".".join(part for part in (one.map.finding, one.map.method) if part)
         write_nifti(one.map.values, out / MAPS / f"{name}.nii.gz", affine)
-    table_of(found).to_csv(out / TABLE, index=False)
-    curves_of(found).to_csv(out / CURVES, index=False)
+    write_atomically(out / TABLE, table_of(found).to_csv(index=False).encode())
+    write_atomically(out / CURVES, curves_of(found).to_csv(index=False).encode())
     write_atomically(out / METRICS, (json.dumps(metrics(found), indent=1, allow_nan=False) + "\n").encode())
     scan = _scan(found)
     (out / OVERLAYS).mkdir(exist_ok=True)

@@ -213,8 +213,8 @@ def _scan(cohort: Cohort, scan_id: str) -> tuple[str, np.ndarray, np.ndarray]:
 def _perturbed(
     cohort: Cohort, scan_ids: Sequence[str], eye: _Eye, settings: Settings, progress: Progress
 ) -> Iterator[Group]:
-    if not eye.encoder.card.windows:
-        recipe = eye.encoder.recipe
+    recipe = eye.encoder.recipe
+    if not recipe.in_hu:
         raise Misuse(
             f"recipe {recipe.name} ({recipe.id}) gives arrays that are not in HU, which cannot be changed as scans are",
             do="name a cohort with two scans of each patient",
@@ -381,8 +381,8 @@ def write(
     """Write pairs.csv, robustness.csv, metrics.json and page.html into a folder, which is made as needed."""
     check(out)
     out.mkdir(parents=True, exist_ok=True)
-    found.pairs.to_csv(out / PAIRS, index=False)
-    found.table.to_csv(out / TABLE, index=False)
+    write_atomically(out / PAIRS, found.pairs.to_csv(index=False).encode())
+    write_atomically(out / TABLE, found.table.to_csv(index=False).encode())
     write_atomically(out / METRICS, (json.dumps(found.metrics(), indent=1, allow_nan=False) + "\n").encode())
     encoder = by.encoder if isinstance(by, Detector) else by
     robustness_page(

@@ -69,7 +69,7 @@ def test_public_sets_may_call_validation_val(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        ("scan_id,split\na,train\nb,validation\n", "has patients in several splits: p in train and validation"),
+        ("scan_id,split\na,train\nb,validation\n", "has patients in several splits: p \\(train, validation\\)"),
         ("patient_id,split\np,train\np,test\n", "has p in train and in test"),
         ("patient_id,split\np,dev\n", "a split called 'dev'"),
         ("patient_id,split\nq,train\n", "names none of the labelled scans"),

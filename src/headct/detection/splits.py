@@ -9,11 +9,11 @@ import numpy as np
 import pandas as pd
 
 from headct.evaluation.cells import read_table
-from headct.evaluation.tables import SPLITS
+from headct.evaluation.leakage import torn_patients
+from headct.evaluation.tables import SPLITS, named
 from headct.failure import Misuse
 
 PARTS = ("train", "validation", "test")
-SHOWN = 5
 
 
 def split(labels: np.ndarray, patients: Sequence[str], shares: Mapping[str, float], seed: int) -> np.ndarray:
@@ -91,14 +91,11 @@ def read_splits(path: Path, scan_ids: Sequence[str], patients: Sequence[str]) ->
 
 def check_patients(parts: np.ndarray, patients: Sequence[str], what: str) -> None:
     """Raises Misuse where a patient is in more than one part."""
-    told = pd.DataFrame({"patient": list(patients), "part": parts})
-    told = told[told["part"].notna() & (told["part"] != "")].drop_duplicates()
-    both = told[told["patient"].duplicated(keep=False)].groupby("patient", sort=True)["part"].agg(sorted)
-    if len(both):
-        shown = "; ".join(f"{patient} in {' and '.join(where)}" for patient, where in both.head(SHOWN).items())
-        more = f"; and {len(both) - SHOWN} more" if len(both) > SHOWN else ""
+    torn = torn_patients(patients, parts)
+    if torn:
+        told = named([f"{patient} ({', '.join(found)})" for patient, found in torn.items()])
         raise Misuse(
-            f"{what} has patients in several splits: {shown}{more}",
+            f"{what} has patients in several splits: {told}",
             why="what is learned of a patient would be tested on the same patient",
             do="put all scans of a patient into one split",
         )

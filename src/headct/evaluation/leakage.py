@@ -40,16 +40,22 @@ class Pair:
     cosine: float
 
 
+def torn_patients(patient_ids: ArrayLike, parts: ArrayLike) -> dict[str, list[str]]:
+    """Patients whose scans (n,) are in several parts, and in which; a scan in no part (empty, NaN) counts for none."""
+    table = pd.DataFrame({"patient": np.asarray(patient_ids), "part": np.asarray(parts, dtype=object)})
+    seen = table[table["part"].notna() & (table["part"] != "")].groupby("patient")["part"].unique()
+    return {str(patient): sorted(map(str, found)) for patient, found in seen.items() if len(found) > 1}
+
+
 def patients_in_one_split(patient_ids: ArrayLike, splits: ArrayLike) -> None:
     """Raise Failure where scans of one patient are in several splits; one without a split counts for none."""
-    table = pd.DataFrame({"patient": np.asarray(patient_ids), "split": np.asarray(splits, dtype=object)})
-    seen = table[table["split"].notna() & (table["split"] != "")].groupby("patient")["split"].unique()
-    torn = seen[seen.map(len) > 1]
-    if torn.empty:
+    torn = torn_patients(patient_ids, splits)
+    if not torn:
         return
-    names = [f"{patient} ({', '.join(sorted(of_patient))})" for patient, of_patient in torn.items()]
+    patients = len(np.unique(np.asarray(patient_ids).astype(str)))
     raise Failure(
-        f"{len(torn):,} of {len(seen):,} patients are in more than one split: {named(names)}",
+        f"{len(torn):,} of {patients:,} patients are in more than one split: "
+        + named([f"{patient} ({', '.join(found)})" for patient, found in torn.items()]),
         why="a model knows a patient again, and the number tells how well",
         do="split by patient, train again, predict again",
     )

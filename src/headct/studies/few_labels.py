@@ -38,8 +38,9 @@ from headct.detection.training.finetune import scratch
 from headct.embedding.machine import Machine
 from headct.evaluation import Area, Estimate, Patients
 from headct.evaluation.comparison import Difference
-from headct.evaluation.leakage import too_few
+from headct.evaluation.leakage import too_few, torn_patients
 from headct.evaluation.repeated import Areas, difference_over_draws, macro_over_draws, over_draws
+from headct.evaluation.tables import named
 from headct.failure import Failure, Misuse
 
 FINDINGS = ("iph", "ivh", "sah", "sdh", "edh", "infarct", "tumor", "hydrocephalus")
@@ -153,11 +154,10 @@ def study_of(sites: Mapping[str, tuple[Cohort, Path]], settings: StudySettings) 
 
 
 def _expect_apart(patients: np.ndarray, sites: np.ndarray) -> None:
-    both = pd.DataFrame({"patient": patients, "site": sites}).drop_duplicates()
-    twice = both[both["patient"].duplicated()]["patient"].tolist()
+    twice = torn_patients(patients, sites)
     if twice:
         raise Misuse(
-            f"{len(twice)} patients are at two sites: {', '.join(twice[:5])}",
+            f"{len(twice):,} patients are at several sites: {named(list(twice))}",
             why="what is learned of a patient would be tested on the same patient",
             do="keep the scans of a patient at one site",
         )

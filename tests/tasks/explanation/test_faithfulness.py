@@ -81,7 +81,8 @@ def test_likeness_is_the_rank_correlation_of_what_is_shown() -> None:
     assert likeness(first, second) == pytest.approx(max(spearmanr(shown, one).statistic for one in either))
     assert likeness(first, first) == pytest.approx(1)
     assert likeness(first, -first) == pytest.approx(1)  # the sign of random weights is a coin's
-    assert likeness(first, np.zeros_like(first)) == 0
+    assert likeness(np.zeros_like(first), first) == 0
+    assert np.isnan(likeness(first, np.zeros_like(first)))  # a network that sees nothing is no witness
 
 
 def test_random_weights_are_the_same_numbers_elsewhere(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from dataclasses import replace
 from itertools import pairwise
@@ -85,6 +86,21 @@ def test_a_map_without_sense_is_reported_as_failing(detector: Detector, monkeypa
     assert any("random weights draw much the same map" in fault for fault in one.faults)
     assert any("no sooner than at random" in fault for fault in one.faults)
     assert one.map.finding == ""  # it is the same for all
+
+
+def test_random_weights_that_say_the_same_of_everything_prove_nothing(
+    detector: Detector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def silent(*_: object) -> Detector:
+        mute = copy.deepcopy(detector)
+        for tensor in mute.encoder.state_dict().values():
+            tensor.zero_()
+        return mute
+
+    monkeypatch.setattr("headct.tasks.explanation.job.randomised", silent)
+    found = explain(painted.ready(), detector, painted.MACHINE, replace(QUICK, findings=("iph",)))
+    assert [one.alike for one in found.explained] == [None] * len(found.explained)
+    assert {one.verdict for one in found.explained if one.has_something} <= {"unproven", "fails"}
 
 
 def test_files_lie_on_the_scan_in_patient_space(found: Explanation, detector: Detector, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ same. A map that fails says so in its table, on its page and in its picture.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -101,7 +102,10 @@ class Subject:
 
 @dataclass(frozen=True, kw_only=True)
 class Explained:
-    """A map, what it is asked about one finding, and what came of it. `alike` is None where that cannot be asked."""
+    """A map, what it is asked about one finding, and what came of it.
+
+    `alike` is None where that cannot be asked: weights cannot be exchanged, or say the same of everything at random.
+    """
 
     map: Map
     finding: str
@@ -135,7 +139,7 @@ class Explained:
 
     @property
     def verdict(self) -> str:
-        """passes, fails, unproven (weights cannot be exchanged), or nothing to explain."""
+        """passes, fails, unproven (random weights cannot be asked), or nothing to explain."""
         if not self.has_something:
             return "nothing to explain"
         if self.faults:
@@ -238,7 +242,7 @@ class _Drawn:
 
     values: np.ndarray  # (columns or 1, X, Y, Z)
     gaps: np.ndarray | None
-    alike: np.ndarray | None  # (columns or 1,)
+    alike: Sequence[float | None]  # (columns or 1,)
 
 
 class _Maker:
@@ -333,16 +337,16 @@ def _drawn(maker: _Maker, methods: Sequence[str]) -> tuple[dict[str, _Drawn], di
     return drawn, left_out
 
 
-def _alike(maker: _Maker, method: str, values: np.ndarray) -> np.ndarray | None:
-    """The largest likeness of each map to those of random weights; None where weights cannot be exchanged."""
+def _alike(maker: _Maker, method: str, values: np.ndarray) -> list[float | None]:
+    """The largest likeness of each map to those of random weights; None where no random weights can be asked."""
     found = []
     for number in range(maker.settings.randomised):
         try:
             other = randomised(maker.detector, maker.settings.seed + number, maker.machine)
         except Unfit:
-            return None
+            return [None] * len(values)
         found.append(maker.likenesses(method, values, other))
-    return np.max(found, axis=0)
+    return [max((one for one in each if not math.isnan(one)), default=None) for each in zip(*found, strict=True)]
 
 
 def _explained(
@@ -374,7 +378,7 @@ def _explained(
         ),
         deletion=own.deletion[column],
         insertion=own.insertion[column],
-        alike=None if drawn.alike is None else float(drawn.alike[at]),
+        alike=drawn.alike[at],
         gap=None if drawn.gaps is None else float(drawn.gaps[at]),
         place=None
         if mask is None or not (mask & subject.domain).any()

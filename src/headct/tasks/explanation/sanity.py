@@ -13,8 +13,11 @@ def likeness(ours: np.ndarray, others: np.ndarray) -> float:
     """Rank correlation (Spearman) of what a map shows with what one of random weights does, at n places each, (n,).
 
     Shown is the part above 0. Random weights have either sign by chance, so that what speaks against a finding with
-    them would as often have spoken for it: the larger of both correlations counts. 0 where one is the same everywhere.
+    them would as often have spoken for it: the larger of both correlations counts. 0 where ours is the same everywhere;
+    NaN where theirs is, for a network that says the same of everything is no witness.
     """
+    if np.ptp(others) == 0:
+        return float("nan")
     shown = np.clip(ours, 0, None)
     return max(_correlation(shown, np.clip(sign * others, 0, None)) for sign in (1, -1))
 

@@ -82,6 +82,7 @@ def test_likeness_is_the_rank_correlation_of_what_is_shown() -> None:
     assert likeness(first, first) == pytest.approx(1)
     assert likeness(first, -first) == pytest.approx(1)  # the sign of random weights is a coin's
     assert likeness(np.zeros_like(first), first) == 0
+    assert np.isnan(likeness(first, first * 1e-16))
     assert np.isnan(likeness(first, np.zeros_like(first)))  # a network that sees nothing is no witness
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,16 @@ def test_arrays_that_are_not_in_hu_are_refused_before_they_are_looked_at(
     assert "gives arrays that are not in HU" in capsys.readouterr().err
 
 
+def test_a_mask_called_after_another_scan_is_refused(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = next(one for one in Cohort(place / "cohort") if one != second(place))
+    mask = shutil.copy(place / "mask.nii.gz", tmp_path / f"{other}.nii.gz")
+    more = ["--in", str(place / "cohort"), "--finding", "ich", "--mask", str(mask)]
+    assert run(line(place, second(place), tmp_path / "out", *more)) == 2
+    assert "is called after another scan of the cohort" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("scan", "more", "says"),
     [
@@ -109,7 +120,7 @@ def test_arrays_that_are_not_in_hu_are_refused_before_they_are_looked_at(
         ("nowhere.nii.gz", [], "there is no file or folder nowhere.nii.gz"),
         ("PLACE/cohort", [], "is a cohort of several scans"),
         ("SECOND", ["--in", "cohort", "--mask", "mask.nii.gz"], "of which finding"),
-        ("SECOND", ["--in", "cohort", "--finding", "ich", "--mask", "flat.nii.gz"], "a mask has three axes"),
+        ("SECOND", ["--in", "cohort", "--finding", "ich", "--mask", "flat.nii.gz"], "give one 3D label map a scan"),
         ("SECOND", ["--in", "cohort", "--finding", "ich", "--mask", "nan.nii.gz"], "NaN"),
         ("SECOND", ["--in", "cohort", "--mask", "mask.nii.gz", "--truth", "ich"], "is not FINDING=N,N"),
         ("SECOND", ["--in", "cohort", "--mask", "mask.nii.gz", "--truth", "iph=1"], "which is not explained"),

@@ -124,6 +124,10 @@ def test_a_page_for_one_scan_and_an_index_for_several(
         for row in table[table["scan_id"] == scan_id].to_dict("records"):
             assert f"{row['probability']:.3f} ({row['low']:.3f} to {row['high']:.3f})" in page
     assert any("weight 0." in (tmp_path / link).read_text() for link, _ in links)
+    made.make(tmp_path / "two", 2)
+    assert run([*line(place, tmp_path / "q.parquet", tmp_path / "two"), "--page", str(tmp_path / "pages.html")]) == 0
+    assert len(list((tmp_path / "pages").iterdir())) == 2  # and none of the third scan
+    capsys.readouterr()
     write_dicom(Phantom(1).scan(slices=26, gap_mm=7.0, rows=96, cols=96, pixel_mm=2.4), tmp_path / "one")
     assert run([*line(place, tmp_path / "one.parquet", tmp_path / "one"), "--page", str(tmp_path / "one.html")]) == 0
     assert "1 page: " in capsys.readouterr().err

@@ -16,6 +16,7 @@ from headct.cli.app import run
 from headct.cohort import Cohort
 from headct.preparing import recipes
 from headct.preparing.windows import WINDOWS
+from headct.reading.pseudonyms import user_key
 from headct.tasks.retrieval import Index
 from headct.virtual.phantom import Phantom
 from headct.writing import write_dicom
@@ -99,6 +100,7 @@ def test_a_scan_in_files_and_what_is_none(place: Path, tmp_path: Path, capsys: p
     assert run([*line, str(tmp_path / "scan")]) == 2
     assert "nothing is left to find but the query itself" in capsys.readouterr().err
     otherwise = [word for word in line if word != "--keep-ids"]
+    user_key(tmp_path / "key")
     otherwise += ["--key", str(tmp_path / "key"), str(tmp_path / "scan")]
     assert run([*otherwise, "--out", str(tmp_path / "p.html")]) == 0
     said = capsys.readouterr().err

@@ -17,6 +17,7 @@ from headct.cli.app import run
 from headct.cohort import Cohort
 from headct.preparing import recipes
 from headct.preparing.windows import WINDOWS
+from headct.reading.pseudonyms import user_key
 from headct.virtual.phantom import Phantom
 from headct.writing import write_nifti
 
@@ -83,6 +84,7 @@ def test_the_query_of_a_cohort_of_another_key_is_left_out_by_that_key(
         if (
             ids[0] == "--key"
         ):  # of NIfTI files, whose ids are those of their voxels, other ids are told by the key alone
+            user_key(tmp_path / "other")
             assert rows("--key", str(tmp_path / "other")) == 2
         shutil.rmtree(tmp_path / "c")
 
@@ -91,6 +93,14 @@ def test_a_box_and_maps_of_cosines(place: Path, tmp_path: Path, capsys: pytest.C
     assert run(line(place, "--box", "40,60,40,80,120,90", "--heat", "--out", str(tmp_path / "out"))) == 0
     assert "r_low_mm" in capsys.readouterr().out
     assert len(list((tmp_path / "out" / "similarity").iterdir())) == 2
+    assert run(line(place, "--box", "40,60,40,80,120,90", "--out", str(tmp_path / "out"))) == 0
+    assert not list((tmp_path / "out" / "similarity").iterdir())  # they were of another search
+
+
+def test_a_key_that_is_not_there_knows_nobody(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(line(place, "--point", "60,100,80", "--key", str(tmp_path / "no.key"))) == 2
+    assert "there is no key" in capsys.readouterr().err
+    assert not (tmp_path / "no.key").exists()
 
 
 @pytest.mark.parametrize(

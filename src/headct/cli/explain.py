@@ -134,6 +134,13 @@ def _truth(
             return None, {}
         beside = cohort.path / "masks" / f"{scan_id}.nii.gz"
         return (beside, _of_virtual(findings)) if beside.is_file() else (None, {})
+    named = mask.name.removesuffix(".gz").removesuffix(".nii")
+    if cohort is not None and named in cohort and named != scan_id:
+        raise Misuse(
+            f"{mask} is called after another scan of the cohort than {scan_id}",
+            why="the mask of another patient would lie elsewhere",
+            do="name the mask of this scan",
+        )
     if truth:
         return mask, dict(_parted(one, findings) for one in truth)
     if len(findings) > 1:

@@ -52,6 +52,16 @@ def tell_new_key(talk: Talk, key: Path | None) -> None:
         talk.warn(f"there is no file {key}: a new key is made there, whose pseudonyms match those of no other")
 
 
+def expect_key(key: Path | None) -> None:
+    """Raises Misuse where `--key` names no file and is to know patients again: a new key would know none."""
+    if key is not None and not key.exists():
+        raise Misuse(
+            f"there is no key {key}",
+            why="a new one would know nobody of the cohort again",
+            do="name the key that the cohort was ingested with",
+        )
+
+
 def criteria_of(option: str) -> Criteria:
     """The criteria that `--criteria` names. Raises Misuse where there are none, or no file of that name."""
     from headct.reading.criteria import named

@@ -19,7 +19,7 @@ from headct.cli.options import (
     Precision,
     Threads,
     criteria_of,
-    tell_new_key,
+    expect_key,
 )
 from headct.cli.talk import Talk
 
@@ -275,7 +275,7 @@ def _of_files(
     if not name:
         raise Misuse("the index does not say which model made it", do="--model MODEL")
     wanted = criteria_of(criteria)
-    tell_new_key(talk, key)
+    expect_key(key)
     encoder = checkpoints.load(name)
     machine = choose(precision, device, graph=encoder.runtime)
     reading = Reading(

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from headct.cli.options import Device, Json, KeepIds, Key, Model, Precision, Threads, tell_new_key
+from headct.cli.options import Device, Json, KeepIds, Key, Model, Precision, Threads, expect_key
 from headct.cli.talk import Talk
 from headct.failure import Misuse
 
@@ -70,7 +70,7 @@ def search(
     from headct.reading.pseudonyms import user_key
     from headct.reporting.words import count
     from headct.tasks.correspondence import Box, MapSettings, Search, same_place
-    from headct.tasks.correspondence.job import HEAT, PAGE, TABLE, check, write
+    from headct.tasks.correspondence.job import HEAT, PAGE, TABLE, check, clear, write
 
     if heat and out is None:
         raise Misuse("--heat writes files, and there is no place for them", do="give --out DIR too")
@@ -82,13 +82,15 @@ def search(
         box=None if corners is None else Box(corners[:3], corners[3:]),
         maps=MapSettings(patch_mm=patch, compared=compare),  # type: ignore[arg-type]  # checked there
     )
-    tell_new_key(talk, key)
+    expect_key(key)
     cohort = Cohort(within)
     encoder = checkpoints.load(model)
     machine = choose(precision, device, graph=encoder.runtime)
     reading = Reading(
         recipe=encoder.recipe, criteria=Criteria(), key=None if key is None else user_key(key), keep_ids=keep_ids
     )
+    if out is not None:
+        clear(out)
     talk.say(f"comparing {wanted.maps.of(encoder)} of {encoder.architecture} on {machine}")
     with talk.progress("searching") as progress:
         found = same_place(

@@ -105,6 +105,13 @@ def check_place(path: Path) -> None:
         )
 
 
+def clear(folder: Path) -> None:
+    """Remove numbered pages of ours that an earlier call has left in a folder, perhaps of other scans."""
+    for path in folder.glob("[0-9][0-9][0-9][0-9]*.html"):
+        if _is_ours(path):
+            path.unlink()
+
+
 def _is_ours(path: Path) -> bool:
     with path.open("rb") as file:
         return GENERATED in file.read(HEAD_BYTES)

@@ -198,7 +198,7 @@ class JudgedRow:
     finding: str
     queries: int
     gallery: int
-    against_chance: str  # above, below or not above: the mAP, by its interval
+    against_chance: str  # above or not above: the mAP, by the lower end of its interval
     alone: int  # queries without a relevant scan of another patient
     unknown: int  # scans whose label is unknown
     values: Mapping[str, Measured]
@@ -267,19 +267,18 @@ def report(
 
 
 def _against_chance(rows: Sequence[JudgedRow]) -> list[str]:
-    """For which findings likeness is better than a random order, for which not, and for which worse."""
+    """For which findings likeness is better than a random order, and for which that is not shown."""
 
     def named(how: str) -> str:
         chosen = [row for row in rows if row.against_chance == how]
         return ", ".join(f"{called(row.finding)} ({count(row.queries, 'query', 'queries')})" for row in chosen)
 
-    above, below, neither = named("above"), named("below"), named("not above")
+    above, neither = named("above"), named("not above")
     sentences = [
         f"Neighbours share {above} more often than by chance."
         if above
         else "It is not shown that neighbours share any finding more often than by chance."
     ]
-    sentences += [f"They share {below} less often than by chance."] if below else []
     sentences += [f"Not shown to be above chance: {neither}."] if neither else []
     return sentences
 

@@ -21,7 +21,7 @@ from headct.detection.reasons import VIRTUAL
 from headct.embedding.inputs import Reading, Ready, is_cohort, stream
 from headct.embedding.machine import Machine
 from headct.reporting.findings import called
-from headct.reporting.page import Page, Provenance, Section, check_place, software_versions
+from headct.reporting.page import Page, Provenance, Section, check_place, clear, software_versions
 from headct.reporting.result_pictures import Shown
 from headct.reporting.result_scan import Familiarity, Found, PredictedScan, scan_page
 from headct.reporting.tables import Column, table
@@ -57,6 +57,7 @@ def write_pages(
     places = {scan_id: page.with_suffix("") / f"{number:04d}.html" for number, scan_id in enumerate(told, start=1)}
     if len(told) == 1:
         places = dict.fromkeys(told, page)
+    clear(page.with_suffix(""))
     virtual = all(is_cohort(one) and "simulated" in Cohort(one).about for one in inputs)
     doubts = [VIRTUAL] if detector.record.get("virtual") and not virtual else []
     detector, provenance, written = detector.on(machine), _provenance(detector, machine), set()

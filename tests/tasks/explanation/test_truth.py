@@ -26,11 +26,12 @@ def test_a_mask_on_the_grid_of_the_head_is_itself(tmp_path: Path) -> None:
     classes = np.where(painted.lesion(), 7, 0).astype(np.uint8)
     classes[2, 2, 2] = 3
     path = write_nifti(classes, tmp_path / "mask.nii.gz", painted.AFFINE)
-    found = read_mask(path, painted.AFFINE, painted.SHAPE, {"iph": (7,), "ich": (7, 8), "sdh": (9,), "any": ()})
+    found = read_mask(path, painted.AFFINE, painted.SHAPE, {"iph": (7,), "ich": (7, 8), "sdh": (9,)})
     np.testing.assert_array_equal(found["iph"], painted.lesion())
     np.testing.assert_array_equal(found["ich"], painted.lesion())
     assert not found["sdh"].any()
-    np.testing.assert_array_equal(found["any"], classes > 0)
+    with pytest.raises(Misuse, match="holds the values 3, 7"):
+        read_mask(path, painted.AFFINE, painted.SHAPE, {"iph": ()})
 
 
 def test_a_mask_on_another_grid_lies_in_the_same_place(tmp_path: Path) -> None:

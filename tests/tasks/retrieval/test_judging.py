@@ -111,11 +111,11 @@ def test_patients_whose_means_are_the_same_keep_an_open_interval() -> None:
     assert one.low < 0.1
 
 
-def test_what_is_nearer_to_all_others_is_below_chance() -> None:
+def test_what_is_nearer_to_all_others_is_not_above_chance() -> None:
     """Scans with the finding are at right angles to each other, and those without in the middle between them all."""
     vectors = np.concatenate([np.eye(60), np.ones((60, 60))])
     given = Labelled(vectors, np.repeat([1.0, 0.0], 60), np.arange(120).astype(str))
-    assert judge(given).against_chance == "below"
+    assert judge(given).against_chance == "not above"
     assert judge(world(signal=6.0)).against_chance == "above"
 
 

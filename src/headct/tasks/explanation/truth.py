@@ -10,6 +10,9 @@ import numpy as np
 from headct.failure import Misuse
 from headct.preparing import masks
 
+SHOWN = 8
+"""Values of a mask that are named."""
+
 
 def read_mask(
     path: Path, affine: np.ndarray, shape: tuple[int, int, int], values: Mapping[str, tuple[int, ...]]
@@ -18,12 +21,20 @@ def read_mask(
 
     The file may have any grid of its own: a voxel is of the lesion if that fills half of it, and a lesion too small for
     that keeps one. A finding without values is all that is not 0. Raises Misuse where the file is no NIfTI of three
-    axes, holds NaN or values other than whole numbers, or does not meet the head.
+    axes, holds NaN or values other than whole numbers, or does not meet the head, and where a finding is without values
+    and the file has several.
     """
     if not path.is_file():
         raise Misuse(f"there is no mask {path}", do="name a NIfTI file")
     stored, theirs = masks.read_mask(path)
     found = _whole(stored, path)
+    several = np.setdiff1d(found, 0)
+    if len(several) > 1 and not all(values.values()):
+        raise Misuse(
+            f"the mask {path} holds the values {', '.join(map(str, several[:SHOWN].tolist()))}",
+            why="it is not said which of them is the lesion: all together may be the whole head",
+            do="name it, for example --truth iph=7, or all of them, --truth iph=1,2,3",
+        )
     _expect_met(found.shape, theirs, affine, shape, path)
     return {
         name: masks.on_grid((np.isin(found, codes) if codes else found != 0).astype(np.uint8), theirs, shape, affine, 2)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -300,6 +300,13 @@ def _pairs(group: Group, ids: pd.DataFrame, findings: Sequence[str]) -> pd.DataF
     return ids.assign(**told)
 
 
+def _within(estimate: Estimate, least: float, most: float) -> Estimate:
+    """With an interval that stays where the number can lie."""
+    if estimate.low is None or estimate.high is None:
+        return estimate
+    return replace(estimate, low=max(least, estimate.low), high=min(most, estimate.high))
+
+
 def _rows(group: Group, eye: _Eye) -> Iterator[dict[str, Any]]:
     """A row for each measure of a group."""
     chosen, n = group.pairs, int(group.pairs.sum())
@@ -309,7 +316,7 @@ def _rows(group: Group, eye: _Eye) -> Iterator[dict[str, Any]]:
     place = ranks(similarity)[chosen]
     first, second = group.first.vectors[chosen], group.second.vectors[chosen]
     found: dict[str, Estimate] = {
-        "cosine": mean_of(own, positives=n),
+        "cosine": _within(mean_of(own, positives=n), -1.0, 1.0),
         "cosine_of_others": _plain(float(others.mean()), n, "mean over all pairs of different heads"),
         "first_of_all": Share.of(place == 1, np.ones(n)).estimate(positives=int((place == 1).sum())),
         "rank": _plain(float(np.median(place)), n, f"median place of the true pair among {len(similarity):,}"),

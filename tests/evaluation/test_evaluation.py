@@ -183,7 +183,7 @@ def test_a_model_that_has_seen_tested_patients_in_other_scans_is_no_rival() -> N
     before = labels.assign(scan_id="r" + labels["scan_id"].str[1:])
     learned = predictions.assign(scan_id="r" + predictions["scan_id"].str[1:], split="train")
     both = pd.concat([labels, before], ignore_index=True)
-    with pytest.raises(Failure, match="patients are in more than one split"):
+    with pytest.raises(Failure, match="patients of the other model's predictions are in more than one split"):
         evaluate(predictions, both, QUICK, against=pd.concat([predictions.assign(split="test"), learned]))
     with pytest.raises(Misuse, match="239 test scans are of patients whom the other model has learned from"):
         evaluate(predictions, both, QUICK, against=pd.concat([predictions.assign(split=""), learned]))

@@ -191,10 +191,9 @@ def _of_tables(
     lines = [f"{labels.name}: {line}" for line in (*match(told, truth), *lines)]
     for sentence in lines:
         talk.say(sentence)
-    judged = truth[~truth["scan_id"].isin(evaluation.taught(told))]
-    found = None if measured is None else _measurements(measured, judged)
     other = None if against is None else evaluation.read_predictions(against)
     done = evaluation.evaluate(told, truth, settings, other)
+    found = None if measured is None else _measurements(measured, evaluation.untaught(truth, told))
     files = {"predictions": predictions, "labels": labels}
     files |= {name: path for name, path in (("against", against), ("measured", measured)) if path is not None}
     report = report_of_tables(done, told, truth, files=files, measurements=found)

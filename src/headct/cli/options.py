@@ -27,6 +27,14 @@ Key = Annotated[
         help="Secret of the pseudonyms, made if not there; else the user's own.",
     ),
 ]
+KnownKey = Annotated[
+    Path | None,
+    typer.Option(
+        "--key",
+        metavar="FILE",
+        help="Secret that the cohort's pseudonyms were made with, which must be there; else the user's own.",
+    ),
+]
 Workers = Annotated[
     int | None, typer.Option("--workers", min=1, metavar="N", help="Processes; all cores if not given.")
 ]

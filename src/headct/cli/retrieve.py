@@ -15,7 +15,7 @@ from headct.cli.options import (
     Device,
     Json,
     KeepIds,
-    Key,
+    KnownKey,
     Precision,
     Threads,
     criteria_of,
@@ -183,7 +183,7 @@ def query(
     device: Device = None,
     criteria: CriteriaName = "default",
     keep_ids: KeepIds = False,
-    key: Key = None,
+    key: KnownKey = None,
     as_json: Json = False,
 ) -> None:
     """Find the scans that are most like a scan, never of the same patient unless asked.

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from headct.cli.options import Device, Json, KeepIds, Key, Model, Precision, Threads, expect_key
+from headct.cli.options import Device, Json, KeepIds, KnownKey, Model, Precision, Threads, expect_key
 from headct.cli.talk import Talk
 from headct.failure import Misuse
 
@@ -46,7 +46,7 @@ def search(
     device: Device = None,
     workers: Threads = 1,
     keep_ids: KeepIds = False,
-    key: Key = None,
+    key: KnownKey = None,
     as_json: Json = False,
 ) -> None:
     """A point or a box in one scan, and the same place in every scan of a cohort.
@@ -90,7 +90,7 @@ def search(
         recipe=encoder.recipe, criteria=Criteria(), key=None if key is None else user_key(key), keep_ids=keep_ids
     )
     if out is not None:
-        clear(out)
+        clear(out, cohort)
     talk.say(f"comparing {wanted.maps.of(encoder)} of {encoder.architecture} on {machine}")
     with talk.progress("searching") as progress:
         found = same_place(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from headct.evaluation.evaluation import Evaluation, EvaluationSettings, evaluate, taught
+from headct.evaluation.evaluation import Evaluation, EvaluationSettings, evaluate, untaught
 from headct.evaluation.intervals import Area, Estimate, Patients
 from headct.evaluation.metrics import auroc, average_precision
 from headct.evaluation.operating import rule_named
@@ -20,5 +20,5 @@ __all__ = [
     "read_labels",
     "read_predictions",
     "rule_named",
-    "taught",
+    "untaught",
 ]

@@ -208,7 +208,7 @@ def evaluate(
     groups = {name: _grouping(labels, name, tuple(cases)) for name in settings.groups}
     rows = np.unique(np.concatenate([case.rows for case in good.values()]))
     if against is not None:
-        _expect_apart(against, labels)
+        _expect_apart(against, labels, "of the other model's predictions ")
         _expect_unseen(against, labels, rows)
     patients = Patients.of(labels["patient_id"].to_numpy()[rows])
     weights = patients.weights(settings.draws, settings.seed)
@@ -234,20 +234,22 @@ def evaluate(
     )
 
 
-def _expect_apart(predictions: pd.DataFrame, labels: pd.DataFrame) -> None:
+def _expect_apart(predictions: pd.DataFrame, labels: pd.DataFrame, what: str = "") -> None:
     """Raises Failure where patients straddle splits, by scans of unknown label too."""
     if "split" in predictions:
         told = (
             predictions[["scan_id", "split"]].drop_duplicates().merge(labels[["scan_id", "patient_id"]], on="scan_id")
         )
-        leakage.patients_in_one_split(told["patient_id"], told["split"])
+        leakage.patients_in_one_split(told["patient_id"], told["split"], what)
 
 
-def taught(predictions: pd.DataFrame) -> pd.Series:
-    """Scan ids from which the model that made a table has learned, or by which it was validated, once for each row."""
+def untaught(labels: pd.DataFrame, predictions: pd.DataFrame) -> pd.DataFrame:
+    """Labels of patients of whom the model of the predictions knows no scan, neither from training nor validation."""
     if "split" not in predictions:
-        return predictions["scan_id"][:0]
-    return predictions["scan_id"][predictions["split"].isin(("train", VALIDATION))]
+        return labels
+    taught = predictions["scan_id"][predictions["split"].isin(("train", VALIDATION))]
+    known = labels["patient_id"][labels["scan_id"].isin(taught)]
+    return labels[~labels["patient_id"].isin(known)]
 
 
 def _by_split(
@@ -459,9 +461,8 @@ def _macro(findings: Mapping[str, Finding], precision: Mapping[str, Array]) -> M
 
 def _expect_unseen(against: pd.DataFrame, labels: pd.DataFrame, tested: NDArray[np.intp]) -> None:
     """Raise Misuse where the other model learned from patients whose scans, rows of `labels`, this one is tested on."""
-    learned = labels["patient_id"][labels["scan_id"].isin(taught(against))]
-    known = labels.iloc[tested]
-    seen = known["scan_id"][known["patient_id"].isin(learned)]
+    known = labels.iloc[tested]["scan_id"]
+    seen = known[~known.isin(untaught(labels, against)["scan_id"])]
     if len(seen):
         raise Misuse(
             f"{len(seen):,} test scans are of patients whom the other model has learned from: {named(list(seen))}",

@@ -47,14 +47,13 @@ def torn_patients(patient_ids: ArrayLike, parts: ArrayLike) -> dict[str, list[st
     return {str(patient): sorted(map(str, found)) for patient, found in seen.items() if len(found) > 1}
 
 
-def patients_in_one_split(patient_ids: ArrayLike, splits: ArrayLike) -> None:
-    """Raise Failure where scans of one patient are in several splits; one without a split counts for none."""
+def patients_in_one_split(patient_ids: ArrayLike, splits: ArrayLike, what: str = "") -> None:
+    """Raise Failure where scans of one patient are in several splits; `what` says of which table they are."""
     torn = torn_patients(patient_ids, splits)
     if not torn:
         return
-    patients = len(np.unique(np.asarray(patient_ids).astype(str)))
     raise Failure(
-        f"{len(torn):,} of {patients:,} patients are in more than one split: "
+        f"{len(torn):,} patients {what}are in more than one split: "
         + named([f"{patient} ({', '.join(found)})" for patient, found in torn.items()]),
         why="a model knows a patient again, and the number tells how well",
         do="split by patient, train again, predict again",

@@ -1,4 +1,4 @@
-"""A mask from a file, and its classes on another grid: small ones stay, whatever the voxels are."""
+"""A mask from a file, and its classes on another grid, where none vanishes altogether."""
 
 from __future__ import annotations
 

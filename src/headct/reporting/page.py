@@ -105,10 +105,19 @@ def check_place(path: Path) -> None:
         )
 
 
+DIGITS = 4
+"""Of the name of a numbered page."""
+
+
+def numbered(folder: Path, number: int) -> Path:
+    """The place of one of several pages."""
+    return folder / f"{number:0{DIGITS}d}.html"
+
+
 def clear(folder: Path) -> None:
     """Remove numbered pages of ours that an earlier call has left in a folder, perhaps of other scans."""
-    for path in folder.glob("[0-9][0-9][0-9][0-9]*.html"):
-        if _is_ours(path):
+    for path in folder.glob("*.html"):
+        if path.stem.isdecimal() and len(path.stem) == DIGITS and path.is_file() and _is_ours(path):
             path.unlink()
 
 

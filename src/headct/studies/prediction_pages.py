@@ -21,7 +21,7 @@ from headct.detection.reasons import VIRTUAL
 from headct.embedding.inputs import Reading, Ready, is_cohort, stream
 from headct.embedding.machine import Machine
 from headct.reporting.findings import called
-from headct.reporting.page import Page, Provenance, Section, check_place, clear, software_versions
+from headct.reporting.page import Page, Provenance, Section, check_place, clear, numbered, software_versions
 from headct.reporting.result_pictures import Shown
 from headct.reporting.result_scan import Familiarity, Found, PredictedScan, scan_page
 from headct.reporting.tables import Column, table
@@ -54,14 +54,14 @@ def write_pages(
     """
     check_place(page)
     told = {str(scan_id): list(own) for scan_id, own in groupby(rows, key=lambda row: row["scan_id"])}
-    places = {scan_id: page.with_suffix("") / f"{number:04d}.html" for number, scan_id in enumerate(told, start=1)}
+    places = {scan_id: numbered(page.with_suffix(""), number) for number, scan_id in enumerate(told, start=1)}
     if len(told) == 1:
         places = dict.fromkeys(told, page)
-    clear(page.with_suffix(""))
     virtual = all(is_cohort(one) and "simulated" in Cohort(one).about for one in inputs)
     doubts = [VIRTUAL] if detector.record.get("virtual") and not virtual else []
     detector, provenance, written = detector.on(machine), _provenance(detector, machine), set()
     try:
+        clear(page.with_suffix(""))
         for ready in _ready(inputs, reading, workers):
             scan_id = ready.ids["scan_id"]
             if scan_id in told and scan_id not in written:

@@ -119,6 +119,20 @@ def test_what_is_nearer_to_all_others_is_not_above_chance() -> None:
     assert judge(world(signal=6.0)).against_chance == "above"
 
 
+@pytest.mark.parametrize(("patients", "says"), [(4, "not above"), (5, "above")])
+def test_of_fewer_than_five_patients_nothing_is_said(patients: int, says: str) -> None:
+    """Neighbours are perfect, but for one query that has a single miss before its hits."""
+    angles = np.concatenate([np.linspace(0, 0.1, patients), np.linspace(2, 3, 40)])
+    vectors = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    vectors[patients] = vectors[0] * 0.999 + vectors[1] * 0.001
+    labels = np.repeat([1.0, 0.0], [patients, 40])
+    found = judge(Labelled(vectors, labels, np.arange(len(labels)).astype(str)))
+    assert found.gain["average_precision"].low is not None
+    assert found.gain["average_precision"].low > 0
+    assert found.against_chance == says
+    assert found.tree()["counts"]["patients_of_queries"] == patients
+
+
 def test_order_of_scans_is_of_no_matter() -> None:
     given = world(signal=2.0)
     order = np.random.default_rng(1).permutation(len(given.labels))

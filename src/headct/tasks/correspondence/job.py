@@ -159,11 +159,10 @@ def check(out: Path) -> None:
         raise Misuse(f"{out / TABLE} is there already, and no page of ours beside it", do="name another folder")
 
 
-def clear(out: Path) -> None:
-    """Remove the maps of cosines of the scans that an earlier call has listed in its table."""
-    if (out / TABLE).exists():
-        for scan_id in pd.read_csv(out / TABLE, dtype=str, keep_default_na=False)["scan_id"]:
-            (out / HEAT / f"{scan_id}.nii.gz").unlink(missing_ok=True)
+def clear(out: Path, cohort: Cohort) -> None:
+    """Remove the maps of cosines that an earlier call, or one that was killed, has left of the cohort's scans."""
+    for scan_id in cohort:
+        (out / HEAT / f"{scan_id}.nii.gz").unlink(missing_ok=True)
 
 
 def write(found: Found, cohort: Cohort, encoder: PretrainedEncoder, machine: Machine, out: Path) -> None:

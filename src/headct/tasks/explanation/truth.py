@@ -19,10 +19,10 @@ def read_mask(
 ) -> dict[str, np.ndarray]:
     """For each finding of `values` whether a voxel (X, Y, Z) is its lesion; `affine` (4, 4) is that of the head.
 
-    The file may have any grid of its own: a voxel is of the lesion if that fills half of it, and a lesion too small for
-    that keeps one. A finding without values is all that is not 0. Raises Misuse where the file is no NIfTI of three
-    axes, holds NaN or values other than whole numbers, or does not meet the head, and where a finding is without values
-    and the file has several.
+    The file may have any grid of its own: a voxel is of the lesion if that fills half of it, and where it fills
+    half of none, it keeps one. A finding without values is all that is not 0. Raises Misuse where the file is no NIfTI
+    of three axes, holds NaN or values other than whole numbers, or does not meet the head, and where a finding is
+    without values and the file has several.
     """
     if not path.is_file():
         raise Misuse(f"there is no mask {path}", do="name a NIfTI file")

@@ -115,3 +115,8 @@ def test_where_nothing_can_be_explained_the_page_says_so() -> None:
     html = explanation_page(scan(shown("occlusion", "nothing to explain")), Provenance()).html()
     assert "No score rests on anything in this head, so no map explains it." in html
     assert "Peak at lesion" not in html
+
+
+def test_what_is_unproven_is_said() -> None:
+    html = explanation_page(scan(shown("occlusion", "unproven")), Provenance()).html()
+    assert "Unproven, as weights at random cannot be asked or say the same of every head" in html

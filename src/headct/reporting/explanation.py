@@ -119,6 +119,13 @@ def _answer(scan: ExplainedScan) -> list[str | Markup]:
     failed = [f"{called(finding.name)} by {one.method}" for finding, one in asked if one.verdict == "fails"]
     if failed:
         told.append(Markup("<b>Failed, and not to be believed:</b> {}.").format(joined(failed)))
+    unproven = [f"{called(finding.name)} by {one.method}" for finding, one in asked if one.verdict == "unproven"]
+    if unproven:
+        told.append(
+            Markup("<b>Unproven, as weights at random cannot be asked or say the same of every head:</b> {}.").format(
+                joined(unproven)
+            )
+        )
     if len(asked) > 1:
         told.append(
             f"Of 20 maps without sense one is better than all random orders by luck, and {count(len(asked), 'map')} "

@@ -239,7 +239,7 @@ def report(
             Section(
                 title="Over the whole order",
                 lead="Average precision of all scans of other patients, ordered by likeness: its mean over queries "
-                "(mAP), beside that of a random order.",
+                "(mAP), beside that of a random order. Where queries are few the upper ends of intervals lie too low.",
                 body=_above_chance(rows) + _whole(rows),
             ),
             *(

@@ -121,18 +121,15 @@ PLACES = ("inside", "outside")
 
 
 def settings(objective: str, encoder: str, steps: int, seed: int) -> PretrainSettings:
-    """Published recipes as they are, objectives of anatomy as in the demo, the others with their defaults."""
+    """Published recipes as they are but for the encoder, objectives of anatomy as in the demo, others by default."""
+    every: dict[str, Any] = {"steps": steps, "seed": seed, "precision": PRECISION, "device": "cpu", "workers": 1}
+    every |= {"save_every": 10_000}
     if objective in PUBLISHED:
         return read_settings(
             PUBLISHED[objective],
             encoder=encoder,
             encoder_settings=MODELS[encoder],
-            steps=steps,
-            seed=seed,
-            precision=PRECISION,
-            device="cpu",
-            workers=1,
-            save_every=10_000,
+            **every,
         )
     told = objective_settings(objective)
     if encoder in ANATOMY:
@@ -142,25 +139,15 @@ def settings(objective: str, encoder: str, steps: int, seed: int) -> PretrainSet
             encoder=encoder,
             encoder_settings=ANATOMY[encoder],
             budget_s=None,
-            steps=steps,
-            seed=seed,
-            precision=PRECISION,
-            device="cpu",
-            workers=1,
-            save_every=10_000,
+            **every,
         )
     views = {name: replace(getattr(told, name), **other) for name, other in VIEWS.get(objective, {}).items()}
     return PretrainSettings(
         objectives={objective: replace(told, **views)},
         encoder=encoder,
         encoder_settings={**MODELS, **ANATOMY}[encoder],
-        steps=steps,
         batch=8,
-        seed=seed,
-        precision=PRECISION,
-        device="cpu",
-        workers=1,
-        save_every=10_000,
+        **every,
     )
 
 

@@ -138,7 +138,9 @@ def test_measurements_are_compared_with_the_truth(files: dict[str, Path], tmp_pa
     assert "Measurements against the truth" in (files["out"] / "report.html").read_text()
 
 
-def test_measurements_are_judged_where_nothing_was_learned(files: dict[str, Path], tmp_path: Path) -> None:
+def test_measurements_are_judged_where_nothing_was_learned(
+    files: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     rows, truth = (files[name].read_text().splitlines() for name in ("predictions", "labels"))
     scans = [int(row.partition(",")[0][1:]) for row in rows[1:]]
     parts = ["split", *("train" if scan < 20 else "validation" if scan < 40 else "test" for scan in scans)]
@@ -151,6 +153,9 @@ def test_measurements_are_judged_where_nothing_was_learned(files: dict[str, Path
     assert run(line(files, "--draws", "100", "--quiet", "--measured", str(tmp_path / "m.csv"))) == 0
     found = json.loads((files["out"] / "metrics.json").read_text())["measurements"]["errors"]["midline_shift_mm"]
     assert found["bias"]["n"] == 40
+    (tmp_path / "m.csv").write_text("\n".join(told[:20]))
+    assert run(line(files, "--draws", "100", "--quiet", "--measured", str(tmp_path / "m.csv"))) == 2
+    assert "are of patients whom the model has learned from" in capsys.readouterr().err
 
 
 def test_two_tables_of_one_name_have_two_hashes(files: dict[str, Path], tmp_path: Path) -> None:

@@ -193,7 +193,7 @@ def _of_tables(
         talk.say(sentence)
     other = None if against is None else evaluation.read_predictions(against)
     done = evaluation.evaluate(told, truth, settings, other)
-    found = None if measured is None else _measurements(measured, evaluation.untaught(truth, told))
+    found = None if measured is None else _measurements(measured, truth, evaluation.untaught(truth, told))
     files = {"predictions": predictions, "labels": labels}
     files |= {name: path for name, path in (("against", against), ("measured", measured)) if path is not None}
     report = report_of_tables(done, told, truth, files=files, measurements=found)
@@ -206,11 +206,19 @@ def _of_tables(
     _end(done, tree, talk, out, as_json=as_json)
 
 
-def _measurements(path: Path, labels: pd.DataFrame) -> Measurements:
+def _measurements(path: Path, labels: pd.DataFrame, untaught: pd.DataFrame) -> Measurements:
+    """Of the patients whom the model does not know. Raises Misuse where none of those was measured."""
     from headct.evaluation.measurements import compare_tables
     from headct.evaluation.tables import read_measured
 
-    return compare_tables(read_measured(path), labels)
+    table = read_measured(path)
+    if labels["scan_id"].isin(table["scan_id"]).any() and not untaught["scan_id"].isin(table["scan_id"]).any():
+        raise Misuse(
+            f"all scans of {path} are of patients whom the model has learned from",
+            why="measurements are judged where predictions are, on other patients",
+            do="measure test scans too",
+        )
+    return compare_tables(table, untaught)
 
 
 def _of_detectors(

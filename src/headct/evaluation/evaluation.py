@@ -197,8 +197,8 @@ def evaluate(
     Where predictions name splits, thresholds come from validation scans and numbers from test scans, and training scans
     are left out. `points` are thresholds that were chosen before, by finding; only one in the settings goes before
     them. `against` are another model's predictions of the same scans. Raises Misuse where the tables do not go
-    together or the other model has learned from test scans, and Failure where patients straddle splits or no finding
-    can be evaluated.
+    together or the other model has learned from tested patients, and Failure where patients straddle splits or no
+    finding can be evaluated.
     """
     settings = settings or EvaluationSettings()
     cases, notes = join(predictions, labels)

@@ -1,7 +1,7 @@
 """Draws the contact sheets of docs/explanation/virtual-patients.md: `python docs/scripts/virtual_pictures.py`.
 
 Twelve patients for each finding, who have it alone, drawn one after the other and not chosen, at the slice that holds
-most of it. Takes five minutes.
+most of it, in each window. Takes five minutes.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from headct.virtual.simulated import Simulated
 from headct.virtual.sites import SITES
 
 FOLDER = Path(__file__).resolve().parents[1] / "explanation" / "virtual-patients"
-BRAIN, SUBDURAL, BONE = (35.0, 80.0), (60.0, 200.0), (600.0, 2800.0)  # level and width
+WINDOWS = {"brain": (35.0, 80.0), "subdural": (60.0, 200.0), "bone": (600.0, 2800.0)}  # level and width
 SHEETS = {
     "bleeding": ("iph", "ivh", "sah", "sdh", "edh"),
     "tissue": ("tumor", "edema", "infarct"),
@@ -57,15 +57,14 @@ def picture(hu: np.ndarray, window: tuple[float, float]) -> Image.Image:
     return Image.fromarray(cut).resize((SIDE_PX, SIDE_PX), Image.Resampling.LANCZOS).convert("RGB")
 
 
-def row_of(name: str, window: tuple[float, float], heading: str) -> Image.Image:
+def row_of(name: str, patients: list[Simulated], window: str) -> Image.Image:
     """One line of a sheet; a point marks who has no label of the finding, for it can hardly be seen."""
     line = Image.new("RGB", (PATIENTS * (SIDE_PX + 4), SIDE_PX + 22), PAPER)
     draw = ImageDraw.Draw(line)
-    draw.text((4, 2), heading, fill=INK, font=ImageFont.load_default(13))
-    for number in range(PATIENTS):
-        simulated = patient_of(name, number)
+    draw.text((4, 2), f"{name}, {window} window", fill=INK, font=ImageFont.load_default(13))
+    for number, simulated in enumerate(patients):
         left = number * (SIDE_PX + 4)
-        line.paste(picture(slice_of(simulated, name), window), (left, 20))
+        line.paste(picture(slice_of(simulated, name), WINDOWS[window]), (left, 20))
         if simulated.labels.findings[name] != 1:
             draw.ellipse((left + 5, 25, left + 11, 31), fill=INK)
     return line
@@ -83,11 +82,13 @@ def main(folder: Path = FOLDER) -> None:
     """Write every sheet."""
     folder.mkdir(parents=True, exist_ok=True)
     for sheet, names in SHEETS.items():
-        rows = [row_of(name, BONE if name == "fracture" else BRAIN, name) for name in names]
-        sheet_of(rows).save(folder / f"{sheet}.webp", quality=82)
-    windows = {"brain window": BRAIN, "subdural window": SUBDURAL, "bone window": BONE}
-    rows = [row_of("sdh", window, f"sdh, {title}") for title, window in windows.items()]
-    sheet_of(rows).save(folder / "windows.webp", quality=82)
+        rows: dict[str, list[Image.Image]] = {window: [] for window in WINDOWS}
+        for name in names:
+            patients = [patient_of(name, number) for number in range(PATIENTS)]
+            for window, lines in rows.items():
+                lines.append(row_of(name, patients, window))
+        for window, lines in rows.items():
+            sheet_of(lines).save(folder / f"{sheet}-{window}.webp", quality=82)
 
 
 if __name__ == "__main__":

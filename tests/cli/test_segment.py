@@ -19,7 +19,7 @@ from headct.virtual.phantom import Phantom
 from headct.writing import write_dicom
 
 COLD = ["--device", "cpu"]
-QUICK = ["--steps", "2", "--window", "24,28,24", "--batch", "1", *COLD]
+QUICK = ["--steps", "2", "--window", "48,56,48", "--batch", "1", *COLD]
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +81,7 @@ def test_joined_classes_are_judged_as_they_were_learned(
 def test_a_training_that_was_killed_goes_on(place: Path, tmp_path: Path) -> None:
     """By the real signal, after the first look was saved; then the same line gives the same weights as one in a go."""
     line = ["segment", "train", str(place / "cohort"), "--model", str(place / "model"), *COLD]
-    line += ["--window", "24,28,24", "--batch", "1", "--steps", "60"]
+    line += ["--window", "24,28,24", "--batch", "1", "--steps", "26"]
     process = subprocess.Popen([sys.executable, "-m", "headct", *line, "--out", str(tmp_path / "killed")])
     until = time.monotonic() + 300
     while not list((tmp_path / ".killed.training").glob("states/*.pt")):

@@ -260,7 +260,7 @@ def test_a_folder_with_something_else_in_it_is_left_alone(tmp_path: Path) -> Non
 def test_every_encoder_can_be_trained(tmp_path: Path, name: str) -> None:
     """But the largest transformers, which are the small ones with other numbers."""
     dino = DinoSettings(
-        global_crops=Crops(views=2, shape=(48, 64, 48), edge_mm=(120.0, 130.0), overhang=0.1),
+        global_crops=Crops(views=2, shape=(32, 32, 32), edge_mm=(120.0, 130.0), overhang=0.1),
         local_crops=Crops(views=1, shape=(32, 32, 32), edge_mm=(60.0, 70.0), overhang=0.0),
     )
     settings = PretrainSettings(steps=1, batch=2, encoder=name, objectives={"dino": dino}, device="cpu")

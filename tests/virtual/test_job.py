@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -33,6 +34,8 @@ from headct.virtual.job import CLASSES, FORMATS, Job, _write_maps, classes_at, r
 from headct.virtual.labels import BLEEDS, FINDINGS
 from headct.virtual.simulated import Simulation, simulate
 
+FOUR = Job(simulation=Simulation(seed=2), patients=4, masks=True, recipe="head-coarse")
+
 
 def silent(what: str, done: int, total: int | None) -> None:
     """No progress."""
@@ -53,7 +56,7 @@ def rows_of(folder: Path) -> list[dict[str, str]]:
 def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Four patients with masks, made by two workers."""
     folder = tmp_path_factory.mktemp("virtual") / "cohort"
-    run(Job(simulation=Simulation(seed=2), patients=4, masks=True), folder, workers=2, progress=silent)
+    run(FOUR, folder, workers=2, progress=silent)
     return folder
 
 
@@ -65,7 +68,7 @@ def test_the_usual_mixture_can_be_asked_for_by_name() -> None:
 
 
 def test_the_bytes_do_not_depend_on_the_workers_or_the_day(cohort: Path, tmp_path: Path) -> None:
-    run(Job(simulation=Simulation(seed=2), patients=4, masks=True), tmp_path / "c", workers=1, progress=silent)
+    run(FOUR, tmp_path / "c", workers=1, progress=silent)
     assert content_of(tmp_path / "c") == content_of(cohort)
 
 
@@ -96,7 +99,8 @@ def test_class_maps_lie_on_the_prepared_array(cohort: Path) -> None:
 
 def test_a_killed_job_goes_on_to_the_same_bytes(cohort: Path, tmp_path: Path) -> None:
     out = tmp_path / "killed"
-    line = [sys.executable, "-m", "headct", "simulate", "--patients", "4", "--seed", "2", "--masks", "--out", str(out)]
+    line = [sys.executable, "-m", "headct", "simulate", "--patients", "4", "--seed", "2", "--masks"]
+    line += ["--recipe", "head-coarse", "--out", str(out)]
     records = out / ".making" / "unfinished" / "records"
     for least in (0, 2):
         process = subprocess.Popen([*line, "--workers", "1", "--quiet"])
@@ -138,7 +142,7 @@ def test_a_folder_with_other_things_is_left_alone(form: str, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("form", FORMATS)
 def test_the_same_line_again_says_what_was_made(form: str, tmp_path: Path) -> None:
-    job = Job(simulation=Simulation(seed=2), patients=1, format=form, recipe="head-coarse")
+    job = Job(simulation=Simulation(seed=2, spacing_mm=4.0), patients=1, format=form, recipe="head-coarse")
     first = run(job, tmp_path / "out", workers=1, progress=silent)
     before = content_of(tmp_path / "out")
     again = run(job, tmp_path / "out", workers=1, progress=silent)
@@ -154,7 +158,7 @@ def test_the_same_line_again_says_what_was_made(form: str, tmp_path: Path) -> No
     assert run(job, tmp_path / "out", workers=1, progress=silent).before
     assert content_of(tmp_path / "out") == before
     with pytest.raises(Misuse, match=r"simulation\.seed was 2, now 3"):
-        run(Job(simulation=Simulation(seed=3), patients=1, format=form), tmp_path / "out", workers=1, progress=silent)
+        run(replace(job, simulation=replace(job.simulation, seed=3)), tmp_path / "out", workers=1, progress=silent)
     (tmp_path / "out" / "labels.csv").unlink()
     with pytest.raises(Failure, match="is not whole"):
         run(job, tmp_path / "out", workers=1, progress=silent)
@@ -294,7 +298,7 @@ def test_simulate_gives_scans_with_their_truth() -> None:
 
 
 def test_arrays_without_end_equal_those_of_a_cohort(cohort: Path) -> None:
-    made = iter(Endless(Simulation(seed=2)))
+    made = iter(Endless(FOUR.simulation, FOUR.recipe))
     scans, rows = Cohort(cohort), rows_of(cohort)
     for row in rows[:2]:
         one = next(made)
@@ -317,7 +321,7 @@ def test_workers_share_patients_without_end() -> None:
 
 @pytest.mark.slow
 def test_an_archive_goes_through_ingest(tmp_path: Path) -> None:
-    job = Job(simulation=Simulation(seed=5, site="site-b"), patients=2, format="dicom")
+    job = Job(simulation=Simulation(seed=5, site="site-b", spacing_mm=2.0), patients=2, format="dicom")
     run(job, tmp_path / "archive", workers=2, progress=silent)
     ingest([tmp_path / "archive"], tmp_path / "cohort", workers=2, keep_ids=True)
     scans, rows = Cohort(tmp_path / "cohort").scans, rows_of(tmp_path / "archive")
@@ -331,7 +335,7 @@ def test_an_archive_goes_through_ingest(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_clean_files_satisfy_a_validator_and_another_reader(tmp_path: Path) -> None:
-    simulated = next(simulate(1, seed=5, site="site-a", twin="iph"))
+    simulated = next(Simulation(seed=5, twin="iph", spacing_mm=1.0).scans(0))
     write_study(simulated, tmp_path / "study", "clean")
     series = tmp_path / "study" / "series-1"
     (scan,) = (one for one in read(series, criteria=Criteria(check_head=False)) if isinstance(one, Scan))
@@ -378,10 +382,9 @@ def _bright(hu: np.ndarray) -> np.ndarray:
 @pytest.mark.slow
 def test_uneven_slices_keep_their_truth(tmp_path: Path) -> None:
     """NIfTI cannot say that gaps differ: the truth of such a series lies beside it as arrays."""
-    seeds = (
-        seed for seed in range(40) if next(Simulation(seed=seed, site="site-b").scans(0)).visit.protocol.second_stack
-    )
-    job = Job(simulation=Simulation(seed=next(seeds), site="site-b"), patients=1, format="dicom", deformation=True)
+    all_of_them = (Simulation(seed=seed, site="site-b", spacing_mm=2.0) for seed in range(40))
+    uneven = next(one for one in all_of_them if next(one.scans(0)).visit.protocol.second_stack)
+    job = Job(simulation=uneven, patients=1, format="dicom", deformation=True)
     run(job, tmp_path / "archive", workers=1, progress=silent)
     (classes,) = (np.load(path) for path in (tmp_path / "archive").rglob("classes.npy"))
     (deformation,) = (np.load(path) for path in (tmp_path / "archive").rglob("deformation.npy"))

@@ -12,7 +12,7 @@ import pandas as pd
 
 from headct.cohort import Cohort
 from headct.cohort.executors import Crew
-from headct.cohort.ingest import fingerprint
+from headct.cohort.identities import fingerprint
 from headct.cohort.made import Made, make_cohort
 from headct.cohort.shards import pack
 from headct.cohort.work import Accepted, Outcome, scan_row

@@ -18,7 +18,6 @@ Three things may happen to a cohort that is there already:
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import time
@@ -31,8 +30,8 @@ from typing import Any
 
 from headct import __version__
 from headct.cohort import executors, publish
-from headct.cohort.cohort import Cohort
 from headct.cohort.commit import shard_number
+from headct.cohort.identities import fingerprint
 from headct.cohort.inputs import Input, Paths, take_stock
 from headct.cohort.journal import Journal, expect_writable, only_writer, sweep_partials
 from headct.cohort.publish import Content
@@ -139,21 +138,6 @@ def _lasting(terms: Terms, key: bytes, *, keep_ids: bool, hash_paths: bool) -> d
         "pseudonyms": "none" if keep_ids else fingerprint(key),
         "hashed_paths": fingerprint(key) if hash_paths else "none",
     }
-
-
-def ids_of(made_by: Iterable[str]) -> str:
-    """In words how ids came about: `none` for original ones, or the fingerprints of keys."""
-    return " and ".join("ids" if one == "none" else f"pseudonyms of {one}" for one in made_by)
-
-
-def pseudonyms_of(cohort: Cohort) -> str:
-    """Fingerprint of the key that made a cohort's ids, `none` for original ones; "" for virtual patients, nobody's."""
-    return "" if "simulated" in cohort.about else str(cohort.about.get("pseudonyms", "none"))
-
-
-def fingerprint(key: bytes) -> str:
-    """Names a key without giving it away."""
-    return "key " + hashlib.blake2b(b"headct", key=key[:64], digest_size=4).hexdigest()
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from headct.cohort.cohort import Cohort
-from headct.cohort.ingest import fingerprint
+from headct.cohort.identities import fingerprint
 from headct.evaluation.cells import (
     NEGATIVE,
     POSITIVE,

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from headct.cohort import Cohort
-from headct.cohort.ingest import fingerprint
+from headct.cohort.identities import fingerprint
 from headct.failure import Failure, Misuse
 from headct.preparing import Prepared, Recipe, prepare
 from headct.reading import Criteria, finish, survey

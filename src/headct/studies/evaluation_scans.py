@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from headct.cohort import Cohort
-from headct.cohort.ingest import fingerprint, ids_of, pseudonyms_of
+from headct.cohort.identities import ids_of, pseudonyms_of, strangers
 from headct.cohort.labels import Account, joined_patients, read_labels
 from headct.detection import Detector
 from headct.evaluation import subgroups
@@ -123,7 +123,7 @@ def labelled_scans(
     table = table.merge(pd.concat([one.measured for one in read]), left_on="scan_id", right_index=True, how="left")
     names = _all_names(table, told.loc[table["scan_id"]].tolist(), cohorts, key)
     parts, notes = _parts(table, names, entries, key)
-    notes += _strangers(entries, cohorts, key)
+    notes += _unknown_alike(entries, cohorts, key)
     missing = [name for name in predicted if name not in findings]
     if missing:
         notes.append(f"detected, but without labels: {', '.join(missing)}")
@@ -216,18 +216,16 @@ def _parts(
     return parts, notes
 
 
-def _strangers(entries: Sequence[Entry], cohorts: Sequence[Cohort], key: bytes | None) -> list[str]:
+def _unknown_alike(entries: Sequence[Entry], cohorts: Sequence[Cohort], key: bytes | None) -> list[str]:
     """Sentences on detectors and cohorts that cannot know a patient of both by the name."""
-    alike = {"none"} if key is None else {"none", fingerprint(key)}
     notes = []
     for entry in entries:
         for name, cohort in zip(names_of(cohorts), cohorts, strict=True):
-            made_by = pseudonyms_of(cohort)
-            if not made_by or entry.detector.record.get("virtual"):
-                continue  # virtual patients are nobody's
-            if any(one != made_by and not {one, made_by} <= alike for one in entry.pseudonyms):
+            made_by = [pseudonyms_of(cohort)]
+            virtual = entry.detector.record.get("virtual")  # whose patients are nobody's
+            if not virtual and strangers(entry.pseudonyms, made_by, key):
                 notes.append(
-                    f"{entry.name} and {name} call patients by {ids_of(entry.pseudonyms)} and {ids_of([made_by])}: a "
+                    f"{entry.name} and {name} call patients by {ids_of(entry.pseudonyms)} and {ids_of(made_by)}: a "
                     f"patient of both is not known, and may be tested; name the key (--key), or ingest both with one"
                 )
     return notes

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from headct.checkpoints import PretrainedEncoder
-from headct.cohort import Cohort
-from headct.cohort.ingest import ids_of
+from headct.cohort import Cohort, identities
+from headct.cohort.identities import ids_of
 from headct.embedding.inputs import Reading, chosen_by
 from headct.embedding.machine import Machine
 from headct.embedding.vectors import look
@@ -182,14 +182,12 @@ def strangers(queries: Sequence[Query], index: Index) -> str:
 
     Where either does not say how its ids came about, nothing is said, nor of virtual patients, who are nobody's.
     """
-    there = index.pseudonyms
-    if not there or index.about["virtual"]:
-        return ""
-    for here in dict.fromkeys(one.pseudonyms for one in queries if one.pseudonyms):
-        if {*here.split(", "), *there.split(", ")} != {there}:
+    there = [] if index.about["virtual"] else index.pseudonyms.split(", ")
+    for here in dict.fromkeys(one.pseudonyms for one in queries):
+        if identities.strangers(here.split(", "), there):
             return (
                 f"the query and the index {index.path.name} call patients by {ids_of(here.split(', '))} and by "
-                f"{ids_of(there.split(', '))}: scans of the query's own patient, and the query itself, are not known "
+                f"{ids_of(there)}: scans of the query's own patient, and the query itself, are not known "
                 "as such and may be found; name the key of the index (--key FILE), or keep ids (--keep-ids), as its "
                 "cohort was ingested"
             )

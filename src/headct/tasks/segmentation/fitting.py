@@ -25,7 +25,7 @@ from headct import __version__, encoders
 from headct.checkpoints import PretrainedEncoder, published, registry
 from headct.checkpoints.layout import check_new
 from headct.cohort import Cohort
-from headct.cohort.ingest import pseudonyms_of
+from headct.cohort.identities import pseudonyms_of
 from headct.cohort.journal import Journal, expect_writable, only_writer, write_atomically
 from headct.detection import splits
 from headct.detection.method import Progress, mirrored, quiet

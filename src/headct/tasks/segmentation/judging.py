@@ -13,7 +13,7 @@ import pandas as pd
 from scipy.optimize import linear_sum_assignment
 
 from headct.cohort import Cohort
-from headct.cohort.ingest import ids_of, pseudonyms_of
+from headct.cohort.identities import ids_of, pseudonyms_of, strangers
 from headct.cohort.journal import expect_writable, write_atomically
 from headct.detection.method import Progress, quiet
 from headct.embedding.machine import Machine
@@ -100,20 +100,20 @@ def judge_segmenter(
             pictures.append(Outlined(scan_id, example.array, drawn, example.numbers, _triple(example.spacing_mm)))
         progress(number, len(wanted))
     notes = (f"{left_out:,} scans of patients that the segmenter has learned from are left out",) * (left_out > 0)
-    notes += tuple(_strangers(segmenter, [some.cohort for some in masks]))
+    notes += tuple(_unknown_alike(segmenter, [some.cohort for some in masks]))
     agreement = Agreement(pd.DataFrame(rows, columns=list(COLUMNS)), segmenter.classes, judging)
     return Judged(agreement, tuple(pictures), notes, all("simulated" in some.cohort.about for some in masks))
 
 
-def _strangers(segmenter: Segmenter, cohorts: Sequence[Cohort]) -> Iterator[str]:
+def _unknown_alike(segmenter: Segmenter, cohorts: Sequence[Cohort]) -> Iterator[str]:
     """Sentences on cohorts whose patients cannot be known to be those learned from; none where a record is silent."""
     learned_from = segmenter.record.get("pseudonyms", ())
     for cohort in cohorts:
-        made_by = pseudonyms_of(cohort)
-        if made_by and any(one != made_by for one in learned_from):
+        made_by = [pseudonyms_of(cohort)]
+        if strangers(learned_from, made_by):
             yield (
                 f"the segmenter and {cohort.path.name} call patients by {ids_of(learned_from)} and "
-                f"{ids_of([made_by])}: a patient of both is not known as one, and is not left out; ingest both with "
+                f"{ids_of(made_by)}: a patient of both is not known as one, and is not left out; ingest both with "
                 "one key (--key)"
             )
 

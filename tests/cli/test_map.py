@@ -42,8 +42,9 @@ def test_a_page_and_its_numbers(place: Path, tmp_path: Path, capsys: pytest.Capt
     rows = json.loads(said.out)
     assert [(row["what"], row["kind"]) for row in rows] == [("ich", "finding"), ("sdh", "finding")]
     assert rows[0]["AUROC low"] <= rows[0]["AUROC"] <= rows[0]["AUROC high"]
-    assert "left out: site cannot be told apart: it is the same for all" in said.err
+    assert "nothing can be said of site, manufacturer" in said.err
     html = out.read_text()
+    assert "<li>Site cannot be told apart: it is the same for all" in html
     assert "Intracranial hemorrhage" in html
     assert "The map of places" in html
     assert len(html) < 1_000_000

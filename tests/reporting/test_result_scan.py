@@ -29,6 +29,13 @@ def test_no_finding_is_an_answer_too() -> None:
     assert "No finding with a positive answer names its slices." in page
 
 
+def test_whose_scan_it_is_and_what_it_was_read_from_is_said() -> None:
+    assert "Read from" not in html(predicted_scan())
+    files = ("<b>/0001.dcm", "<b>/0002.dcm", "<b>/0003.dcm")
+    page = html(replace(predicted_scan(), patient_id="a-17", files=files))
+    assert "Patient a-17. Read from &lt;b&gt;/0001.dcm and 2 more files." in page
+
+
 def test_reasons_to_doubt_stand_before_the_numbers() -> None:
     page = html(predicted_scan())
     assert page.index("unlike the scans the detector was trained on; the kernel is sharper") < page.index("<table")

@@ -55,6 +55,7 @@ def map_cohort(
     from headct.cohort.journal import expect_writable, refused
     from headct.cohort.labels import read_labels
     from headct.embedding.machine import choose
+    from headct.evaluation.tables import named
     from headct.failure import Misuse
     from headct.reading.pseudonyms import user_key
     from headct.reporting.page import check_place
@@ -90,8 +91,8 @@ def map_cohort(
             progress=partial(progress, "embedding"),
             progress_of_places=partial(progress, "places"),
         )
-    for why in mapped.left_out.values():  # which name what they are about
-        talk.warn(f"left out: {why}")
+    if mapped.left_out:
+        talk.warn(f"nothing can be said of {named(list(mapped.left_out))}: the page says why")
     try:
         mapped.page().write(out)
     except OSError as error:

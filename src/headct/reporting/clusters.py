@@ -112,17 +112,28 @@ def page(
         )
     if places is not None:
         sections.append(_of_places(places))
+    if left_out:
+        sections.append(_unanswered(left_out))
     return Page(
         title="What the features know",
         kind="map of a cohort",
         answer=[
             *_answer(machines, findings),
             f"{count(scans, 'scan')} of {count(patients, 'patient')}.",
-            *(f"{sentence_case(why)}." for why in left_out.values()),
+            *([f"{count(len(left_out), 'question')} cannot be answered: see below."] if left_out else []),
         ],
         sections=sections,
         provenance=provenance,
         virtual=virtual,
+    )
+
+
+def _unanswered(left_out: Mapping[str, str]) -> Section:
+    listed = [Markup("<li>{}.</li>").format(sentence_case(why)) for why in left_out.values()]
+    return Section(
+        title="What cannot be told",
+        lead="Of these nothing is said above; more patients, or labels of more of them, would answer.",
+        body=Markup("<ul>{}</ul>").format(Markup("").join(listed)),
     )
 
 

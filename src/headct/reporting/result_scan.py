@@ -61,7 +61,10 @@ class Familiarity:
 
 @dataclass(frozen=True, kw_only=True)
 class PredictedScan:
-    """A scan with its predictions: canonical array (X, Y, Z) in HU, RAS; `reasons` are those to doubt, in words."""
+    """A scan with its predictions: canonical array (X, Y, Z) in HU, RAS; `reasons` are those to doubt, in words.
+
+    `patient_id` and `files` say whose it is and what it was read from, as far as that is known.
+    """
 
     scan_id: str
     array: np.ndarray
@@ -69,6 +72,8 @@ class PredictedScan:
     findings: Sequence[Found]
     familiarity: Familiarity
     reasons: Sequence[str] = field(default_factory=tuple)
+    patient_id: str = ""
+    files: Sequence[str] = ()
 
 
 def scan_page(scan: PredictedScan, provenance: Provenance, *, virtual: bool = False) -> Page:
@@ -90,8 +95,21 @@ def _answer(scan: PredictedScan) -> list[str | Markup]:
         named = joined([f"{called(one.finding)} ({one.probability:.2f})" for one in yes])
         first: str | Markup = Markup("The detector says yes to {} of {}: {}.").format(len(yes), total, named)
     else:
-        first = f"The detector says no to all {total}."
-    return [first, *_close(scan), *_doubtful(scan)]
+        first = f"The detector says no to {'all ' if len(scan.findings) > 1 else ''}{total}."
+    return [first, *_close(scan), *_doubtful(scan), *_whose(scan)]
+
+
+def _whose(scan: PredictedScan) -> list[str]:
+    """By ids alone nobody finds a scan again."""
+    patient = f"Patient {visible(scan.patient_id)}. " if scan.patient_id else ""
+    words = patient + (f"Read from {read_from(scan.files)}." if scan.files else "")
+    return [words.strip()] if words else []
+
+
+def read_from(files: Sequence[str]) -> str:
+    """The first of the files that a scan was read from, and how many more there are."""
+    more = f" and {count(len(files) - 1, 'more file')}" if len(files) > 1 else ""
+    return visible(files[0]) + more if files else ""
 
 
 def _close(scan: PredictedScan) -> list[Markup]:

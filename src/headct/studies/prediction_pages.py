@@ -23,7 +23,7 @@ from headct.embedding.machine import Machine
 from headct.reporting.findings import called
 from headct.reporting.page import Page, Provenance, Section, check_place, clear, numbered, software_versions
 from headct.reporting.result_pictures import Shown
-from headct.reporting.result_scan import Familiarity, Found, PredictedScan, scan_page
+from headct.reporting.result_scan import Familiarity, Found, PredictedScan, read_from, scan_page
 from headct.reporting.tables import Column, table
 from headct.reporting.words import count, joined, visible
 from headct.studies.evaluation_predictions import POINT
@@ -109,6 +109,8 @@ def _scan(
         ],
         familiarity=Familiarity(distance=float(far.distances(vectors)[0]), usual=far.usual, share=DOUBT),
         reasons=[*doubts, *detector.met.doubts(ready.traits)],
+        patient_id=ready.ids["patient_id"],
+        files=ready.files,
     )
 
 
@@ -150,9 +152,12 @@ def _index(
         [
             {
                 "scan": scan_id,
-                **{row["finding"]: (row["probability"], said(row)) for row in told[scan_id]},
+                **{row["finding"]: (row["probability"], said(row), _near(row["reasons"])) for row in told[scan_id]},
+                "files": read_from(told[scan_id][0]["files"]),
                 "doubts": "; ".join(
-                    dict.fromkeys(reason for row in told[scan_id] for reason in row["reasons"] if not _near(reason))
+                    dict.fromkeys(
+                        reason for row in told[scan_id] for reason in row["reasons"] if not _of_one_answer(reason)
+                    )
                 ),
             }
             for scan_id in order
@@ -162,6 +167,7 @@ def _index(
         Column(key="scan", header="Scan", write=lambda scan_id: _link(scan_id, places[scan_id], page)),
         *(Column(key=name, header=called(name), decimals=2, write=_answered) for name in detector.findings),
         Column(key="doubts", header="Reasons to doubt", wide=True),
+        *([Column(key="files", header="Read from", wide=True)] if frame["files"].any() else []),
     ]
     return Page(
         title=f"Findings on {count(len(told), 'scan')}",
@@ -174,8 +180,9 @@ def _index(
         sections=[
             Section(
                 title="All scans",
-                lead="Calibrated probabilities, bold where they reach the operating point; each scan leads to its page "
-                "with intervals and slices.",
+                lead="Calibrated probabilities, bold where they reach the operating point, with ± where the interval "
+                "holds it, so that the answer might be the other; each scan leads to its page with intervals and "
+                "slices.",
                 body=table(frame, columns, "Scans with their probabilities, most answers first"),
             )
         ],
@@ -189,11 +196,16 @@ def _link(scan_id: str, place: Path, page: Path) -> Markup:
     return Markup('<a href="{}">{}</a>').format(quote(place.relative_to(page.parent).as_posix()), visible(scan_id))
 
 
-def _near(reason: str) -> bool:
+def _near(reasons: Sequence[str]) -> bool:
+    """Whether an answer might as well be the other."""
+    return any(reason.startswith("near the operating point") for reason in reasons)
+
+
+def _of_one_answer(reason: str) -> bool:
     """Whether a reason is about one answer and not about the scan."""
-    return reason.startswith(("near the operating point", "no operating point"))
+    return _near([reason]) or reason.startswith("no operating point")
 
 
-def _answered(value: tuple[float, bool]) -> Markup:
-    probability, said = value
-    return Markup("<b>{}</b>" if said else "{}").format(f"{probability:.2f}")
+def _answered(value: tuple[float, bool, bool]) -> Markup:
+    probability, said, near = value
+    return Markup("<b>{}</b>" if said else "{}").format(f"{probability:.2f}{' ±' if near else ''}")

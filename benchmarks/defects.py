@@ -20,7 +20,7 @@ of the test scans does to the published numbers: nothing else is changed between
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -32,18 +32,17 @@ from threadpoolctl import threadpool_limits
 from headct import checkpoints
 from headct.cohort import Cohort
 from headct.cohort.labels import read_labels
-from headct.detection.curves import by_shots
-from headct.detection.method import Method, Task
+from headct.detection.curves import Few
+from headct.detection.method import Method
 from headct.detection.methods import method
-from headct.detection.scans import scans_of
-from headct.detection.shots import draw_shots
+from headct.detection.shots import Fractions, Shots, draw_fractions, draw_shots
 from headct.detection.splits import split
 from headct.detection.training.published import Published
-from headct.embedding.machine import choose
-from headct.evaluation import Area, Patients
+from headct.embedding.machine import Machine, choose
 from headct.evaluation.leakage import LEAST_PATIENTS
 from headct.evaluation.repeated import Areas, difference_over_draws, macro_over_draws
 from headct.failure import Misuse
+from headct.studies.few_labels import Contestant, Study, StudySettings, of_encoder, predicted, results_of, said
 
 SHARES = {"train": 0.5, "validation": 0.15, "test": 0.35}
 ORDERS = 5  # of the test scans
@@ -67,63 +66,36 @@ def without_defects(shots: int | None, scans: int) -> Mapping[str, dict[str, obj
 
 @dataclass(frozen=True)
 class Bench:
-    """What is learned, and the rows that are tested."""
+    """Who is learned from and tested, and the scans as every row sees them."""
 
-    task: Task
-    test: np.ndarray
-    scan_ids: Sequence[str]
-    sites: Sequence[str]
+    study: Study
+    one: Contestant
+    machine: Machine
     draws: int
 
-    def areas(self, task: Task, scores: np.ndarray) -> dict[str, Area]:
-        """By finding, of scores (tests, findings of the task)."""
-        found = {}
-        patients = Patients.of(self.task.patients)
-        for column, finding in enumerate(task.findings):
-            truth = task.labels[self.test, column]
-            known = np.isfinite(truth)
-            found[finding] = Area.of(truth[known], scores[known, column], patients.only(self.test[known]))
-        return found
+    def areas(self, of_draws: pd.DataFrame) -> list[Areas]:
+        """By finding, of each draw."""
+        (found,) = results_of(self.study, {self.one.name: of_draws}).areas[self.one.name].values()
+        return list(found.values())
 
     def published(self, how: Published) -> list[Areas]:
-        """A run of the published code for each draw, with a seed of its own."""
-        found: list[Areas] = []
-        for draw in range(self.draws):
-            task = replace(self.task, seed=draw)
-            found.append(self.areas(task, how.fit(task).scores(task.scans, self.test)))
-        return found
+        """A run of the published code for each draw, with a seed of its own, by which it draws among all labels."""
+        task = self.study.task(self.one, self.machine)
+        runs = [Few(1.0, draw, replace(task, seed=draw)) for draw in range(self.draws)]
+        return self.areas(pd.concat([said(self.study, run, how.fit(run.task), self.study.tested) for run in runs]))
 
-    def ours(self, how: Method, shots: int | None) -> list[Areas]:
+    def ours(self, how: Method) -> list[Areas]:
         """The package's own way: the same scans for every method, nested, none twice."""
-        found: list[Areas] = []
-        for task in self._few(shots):
-            found.append(self.areas(task, how.fit(task).scores(task.scans, self.test)))
-        return found
-
-    def _few(self, shots: int | None) -> Iterator[Task]:
-        if shots is None:
-            yield from (replace(self.task, seed=draw) for draw in range(self.draws))
-            return
-        train = self.task.train
-        may = pd.DataFrame(
-            self.task.labels[train], columns=list(self.task.findings), index=[self.scan_ids[row] for row in train]
-        )
-        patients = self.task.patients[train].tolist()
-        sites = [self.sites[row] for row in train]
-        drawn = draw_shots(may, patients, seed=0, ks=(shots,), draws=self.draws, sites=sites)
-        if drawn.left_out:
-            raise Misuse(f"{shots} shots cannot be drawn: {'; '.join(drawn.left_out)}", do="name fewer, or others")
-        yield from (few.task for few in by_shots(self.task, self.scan_ids, drawn))
+        return self.areas(predicted(self.study, replace(self.one, method=how), self.machine))
 
     def orders(self, how: Published) -> np.ndarray:
         """Mean area of one published network for so many orders of the same test scans."""
-        fitted, means = how.fit(self.task), []
+        run, tested = Few(1.0, 0, self.study.task(self.one, self.machine)), self.study.tested
+        fitted, means = how.fit(run.task), []
         for number in range(ORDERS):
-            order = np.random.default_rng(number).permutation(len(self.test)) if number else np.arange(len(self.test))
-            scores = fitted.scores(self.task.scans, self.test[order])
-            back = np.empty_like(scores)
-            back[order] = scores
-            means.append(np.mean([area.value for area in self.areas(self.task, back).values()]))
+            rows = np.random.default_rng(number).permutation(tested) if number else tested
+            (areas,) = self.areas(said(self.study, run, fitted, rows))
+            means.append(np.mean([area.value for area in areas.values()]))
         return np.array(means)
 
 
@@ -131,33 +103,41 @@ def bench(options: argparse.Namespace) -> Bench:
     cohort = Cohort(options.cohort)
     encoder = checkpoints.load(options.model)
     labels = read_labels(options.cohort / "labels.csv", [cohort], findings=options.findings)
-    patients = labels.patients.astype(str).tolist()
-    parts = split(labels.values.to_numpy(dtype=float), patients, SHARES, 0)
+    patients = labels.patients.to_numpy(dtype=str)
+    parts = split(labels.values.to_numpy(dtype=float), patients.tolist(), SHARES, 0)
     kept = [name for name in labels.findings if _testable(labels.values[name].to_numpy(float), parts, patients)]
     if not kept:
         raise Misuse(f"none of {', '.join(labels.findings)} has {LEAST_PATIENTS} test patients of either kind")
-    ids = labels.values.index.astype(str).tolist()
+    values, train = labels.values[kept], parts == "train"
+    study = Study(
+        StudySettings(findings=tuple(kept)),
+        values.index.astype(str).tolist(),
+        values,
+        patients,
+        parts,
+        sites=np.full(len(values), options.cohort.name, dtype=object),
+        drawn=_drawn(values[train], patients[train].tolist(), cohort, options),
+    )
     machine = choose(options.precision, options.device)
     cache = options.cache or options.cohort.parent / ".headct-vectors"
-    site_of = dict(zip(cohort.scans["scan_id"], cohort.scans["site"].fillna(""), strict=True))
-    task = Task(
-        encoder=encoder,
-        scans=scans_of([cohort], ids, encoder, machine, cache),
-        findings=tuple(kept),
-        labels=labels.values[kept].to_numpy(dtype=float),
-        patients=np.array(patients),
-        train=np.flatnonzero(parts == "train"),
-        validation=np.flatnonzero(parts == "validation"),
-        seed=0,
-        machine=machine,
-    )
-    return Bench(task, np.flatnonzero(parts == "test"), ids, [str(site_of[one]) for one in ids], options.draws)
+    return Bench(study, of_encoder("", encoder, study, [cohort], machine, cache), machine, options.draws)
 
 
-def _testable(values: np.ndarray, parts: np.ndarray, patients: Sequence[str]) -> bool:
-    named = np.array(patients)
+def _drawn(labels: pd.DataFrame, patients: list[str], cohort: Cohort, options: argparse.Namespace) -> Shots | Fractions:
+    """Of the package's own methods."""
+    if options.shots is None:
+        return draw_fractions(labels, patients, seed=0, shares=(1.0,), draws=options.draws)
+    site_of = cohort.scans.set_index("scan_id")["site"].fillna("").astype(str)
+    sites = site_of[labels.index.astype(str)].tolist()
+    drawn = draw_shots(labels, patients, seed=0, ks=(options.shots,), draws=options.draws, sites=sites)
+    if drawn.left_out:
+        raise Misuse(f"{options.shots} shots cannot be drawn: {'; '.join(drawn.left_out)}", do="name fewer, or others")
+    return drawn
+
+
+def _testable(values: np.ndarray, parts: np.ndarray, patients: np.ndarray) -> bool:
     both = all(((values == value) & (parts == part)).any() for value in (0, 1) for part in ("train", "validation"))
-    tested = [len(np.unique(named[(values == value) & (parts == "test")])) for value in (0, 1)]
+    tested = [len(np.unique(patients[(values == value) & (parts == "test")])) for value in (0, 1)]
     return both and min(tested) >= LEAST_PATIENTS
 
 
@@ -198,21 +178,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def run(made: Bench, options: argparse.Namespace) -> None:
-    positives = [int((made.task.labels[made.test, column] == 1).sum()) for column in range(len(made.task.findings))]
-    told = ", ".join(f"{name} {number}" for name, number in zip(made.task.findings, positives, strict=True))
-    print(f"{len(made.task.train)} training, {len(made.task.validation)} validation, {len(made.test)} test scans")
+    study = made.study
+    positives = (study.labels.iloc[study.tested] == 1).sum()
+    told = ", ".join(f"{name} {number}" for name, number in positives.items())
+    training, validation, tested = (int((study.parts == part).sum()) for part in SHARES)
+    print(f"{training} training, {validation} validation, {tested} test scans")
     print(f"test positives: {told}; {made.draws} draws, {options.shots or 'all'} labels of each class\n")
     print(f"{'':42s} {'macro AUROC':23s}   less as published")
     as_published = Published(shots=options.shots, epochs=options.epochs, batch=options.batch)
     published = made.published(as_published)
     show(AS_PUBLISHED, published, published)
-    rows = without_defects(options.shots, len(made.task.train))
+    rows = without_defects(options.shots, training)
     if unknown := sorted(set(options.rows or ()) - rows.keys()):
         raise Misuse(f"there is no row {unknown[0]!r}", do=f"name some of {', '.join(rows)}")
     for name, settings in ((name, rows[name]) for name in options.rows or rows):
         show(name, made.published(replace(as_published, **settings)), published)  # type: ignore[arg-type]
     for name in options.methods:
-        show(f"this package, {name}", made.ours(method(name), options.shots), published)
+        show(f"this package, {name}", made.ours(method(name)), published)
     means = made.orders(as_published)
     print(f"\n{ORDERS} orders of the test scans, {AS_PUBLISHED}: macro AUROC {means.min():.3f} to {means.max():.3f}")
     means = made.orders(replace(as_published, evaluation_mode=True))

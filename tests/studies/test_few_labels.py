@@ -120,6 +120,8 @@ def test_what_was_kept_is_not_made_again(study, encoder, tmp_path, monkeypatch):
     first = few_labels.kept(tmp_path, study, one, MACHINE)
     monkeypatch.setattr(few_labels, "predicted", None)
     pd.testing.assert_frame_equal(few_labels.kept(tmp_path, study, one, MACHINE), first)
+    same = replace(MACHINE, why="the CPU has no bf16 units")  # said in other words
+    pd.testing.assert_frame_equal(few_labels.kept(tmp_path, study, one, same), first)
     assert [path.name for path in tmp_path.iterdir()] == ["HU-27-regions.parquet"]
 
 
@@ -166,6 +168,15 @@ def test_without_enough_test_patients_it_says_so(study, tables):
     lacking = Study(study.settings, study.scan_ids, unknown, study.patients, study.parts, study.sites, study.drawn)
     with pytest.raises(Failure, match="enough test patients"):
         few_labels.results_of(lacking, tables)
+
+
+def test_where_nothing_can_be_drawn_nothing_is_said(study, encoder, tmp_path):
+    train = study.parts == "train"
+    drawn = draw_shots(study.labels[train], study.patients[train].tolist(), seed=0, ks=(64,), draws=3)
+    one = Contestant("HU", Held(np.zeros((180, 3), np.float32)), encoder)
+    table = few_labels.kept(tmp_path, replace(study, drawn=drawn), one, MACHINE)
+    assert table.empty
+    assert few_labels.results_of(study, {"HU": table}).areas == {"HU": {}}
 
 
 def test_of_cohorts(tmp_path: Path, encoder):

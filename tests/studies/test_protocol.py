@@ -7,6 +7,7 @@ is tested is the way and not what a model knows.
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -22,7 +23,9 @@ from headct import encoders
 from headct.checkpoints import Card, PretrainedEncoder, load, save
 from headct.datasets import SETS
 from headct.detection import methods
-from headct.detection.linear import Linear
+from headct.detection.linear import FittedLinear, Linear
+from headct.detection.method import Progress, Task, quiet
+from headct.detection.shots import DRAWS, SHOTS
 from headct.detection.training.finetune import Full
 from headct.detection.training.loop import Schedule
 from headct.embedding.machine import choose
@@ -93,6 +96,12 @@ def test_findings_are_those_of_the_set_and_numbers_of_others_have_a_source(name:
 def test_a_name_that_is_none_leads_to_one(name: str, says: str) -> None:
     with pytest.raises(Misuse, match=says):
         named(name)
+
+
+@pytest.mark.parametrize("name", ["fm-hct-cq500", "fm-hct-rsna", "ct-ich", "bhsd"])
+def test_shots_and_draws_are_those_that_are_drawn_without_asking(name: str) -> None:
+    assert PROTOCOLS[name].shots == SHOTS
+    assert PROTOCOLS[name].few == (("linear", DRAWS),)
 
 
 def test_numbers_of_others_are_those_that_were_published(shared: Path) -> None:
@@ -225,8 +234,36 @@ def test_called_again_nothing_is_computed_again(place: Place, monkeypatch: pytes
 
     monkeypatch.setattr(PretrainedEncoder, "see", never)
     monkeypatch.setattr(Linear, "fit", never)
+    monkeypatch.setattr(protocol_job, "random_encoder", never)
     place.again(place.out)
     assert (place.out / "table.csv").read_bytes() == before
+
+
+def test_a_killed_walk_goes_on_with_the_next_draw(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three learners from all labels, then each from three draws of one and of two shots: 3 + 3 * 6 fits."""
+    fit, done = Linear.fit, list[Task]()
+
+    def killed_at_the_sixth(linear: Linear, task: Task, progress: Progress = quiet) -> FittedLinear:
+        if len(done) == 5:
+            raise KeyboardInterrupt
+        done.append(task)
+        return fit(linear, task, progress)
+
+    def counted(linear: Linear, task: Task, progress: Progress = quiet) -> FittedLinear:
+        done.append(task)
+        return fit(linear, task, progress)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Linear, "fit", killed_at_the_sixth)
+        with pytest.raises(KeyboardInterrupt):
+            place.again(tmp_path)
+    assert not (tmp_path / "table.csv").exists()
+    monkeypatch.setattr(Linear, "fit", counted)
+    place.again(tmp_path)
+    assert len(done) == 3 + 3 * 6
+    assert (tmp_path / "table.csv").read_bytes() == (place.out / "table.csv").read_bytes()
 
 
 def test_shares_of_the_patients_instead_of_shots(place: Place, tmp_path: Path) -> None:
@@ -265,6 +302,20 @@ def test_a_folder_holds_one_protocol_and_one_model(place: Place, tmp_path: Path)
         place.again(place.out, model=tmp_path / "other")
     with pytest.raises(Misuse, match=r"holds results of another protocol \(ct-ich; now bhsd\)"):
         place.again(place.out, named("bhsd"))
+    with pytest.raises(Misuse, match=r"another setting 'seed' of the protocol \(0; now 1\)"):
+        place.again(place.out, replace(PROTOCOL, seed=1))
+    with pytest.raises(Misuse, match=r"another setting 'shots' of the protocol \(\[1, 2\]; now \[1\]\)"):
+        place.again(place.out, replace(PROTOCOL, shots=(1,)))
+
+
+def test_what_a_protocol_says_of_itself_and_of_others_may_be_corrected(place: Place, tmp_path: Path) -> None:
+    shutil.copytree(place.out, tmp_path / "out")
+    corrected = replace(
+        PROTOCOL, title="Another.", published=named("fm-hct-cq500").published, not_comparable="other patients."
+    )
+    place.again(tmp_path / "out", corrected)
+    assert (tmp_path / "out" / "table.csv").read_bytes() == (place.out / "table.csv").read_bytes()
+    assert json.loads((tmp_path / "out" / "protocol.json").read_text())["protocol"]["title"] == "Another."
 
 
 def test_what_an_older_version_kept_is_not_gone_on_from(

@@ -30,7 +30,7 @@ from headct.cohort.journal import write_atomically
 from headct.cohort.labels import joined_patients, read_labels
 from headct.detection.curves import Few, by_fractions, by_shots
 from headct.detection.linear import Linear
-from headct.detection.method import Method, Progress, Scans, Task, quiet
+from headct.detection.method import Fitted, Method, Progress, Scans, Task, quiet
 from headct.detection.scans import Held, scans_of
 from headct.detection.shots import Fractions, Shots, draw_shots
 from headct.detection.splits import split, splits_table
@@ -39,7 +39,7 @@ from headct.embedding.machine import Machine
 from headct.evaluation import Area, Estimate, Patients
 from headct.evaluation.comparison import Difference
 from headct.evaluation.leakage import too_few, torn_patients
-from headct.evaluation.repeated import Areas, difference_over_draws, macro_over_draws, over_draws
+from headct.evaluation.repeated import Areas, difference_over_draws, macro_over_draws
 from headct.evaluation.tables import named
 from headct.failure import Failure, Misuse
 
@@ -47,6 +47,7 @@ FINDINGS = ("iph", "ivh", "sah", "sdh", "edh", "infarct", "tumor", "hydrocephalu
 PROBE = Linear(folds=1, fallback=10.0)
 """The frozen probe: C = 10 for every contestant, as nothing can be chosen among so few labels."""
 COLUMNS = ("k", "draw", "site", "scan_id", "finding", "score")
+"""Of what was said; k is the size, which with fractions is a share of the patients."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +72,7 @@ class Study:
     patients: np.ndarray  # (n,) text
     parts: np.ndarray  # (n,) of `PARTS` at the first site; all others are tested
     sites: np.ndarray  # (n,) names
-    drawn: Shots | Fractions  # with fractions, what is called k is a share of the patients
+    drawn: Shots | Fractions  # a size is K, or a share of the patients
 
     @property
     def home(self) -> str:
@@ -113,8 +114,22 @@ class Study:
         write_atomically(folder / "splits.csv", splits.to_csv(index=False).encode())
         self.drawn.write(folder / "shots.csv")
 
+    def task(self, one: Contestant, machine: Machine) -> Task:
+        """What a contestant is given, with all labels of the training patients."""
+        return Task(
+            encoder=one.encoder,
+            scans=one.scans,
+            findings=tuple(map(str, self.labels)),
+            labels=self.labels.to_numpy(dtype=float),
+            patients=self.patients,
+            train=np.flatnonzero(self.parts == "train"),
+            validation=np.flatnonzero(self.parts == "validation"),
+            seed=self.settings.seed,
+            machine=machine,
+        )
+
     def few(self, task: Task) -> Iterator[Few]:
-        """The task with fewer labels, for each K (or share) and draw."""
+        """The task with fewer labels, for each size and draw."""
         if isinstance(self.drawn, Fractions):
             return by_fractions(task, self.drawn)
         return by_shots(task, self.scan_ids, self.drawn)
@@ -202,31 +217,20 @@ def from_scratch(
 def predicted(
     study: Study, one: Contestant, machine: Machine, progress: Progress = quiet, drafts: Path | None = None
 ) -> pd.DataFrame:
-    """What a contestant says of each test scan after each draw at each K: a table of `COLUMNS`.
+    """What a contestant says of each test scan after each draw of each size: a table of `COLUMNS`.
 
     Scores order scans; they are no probabilities. What was said after a draw is kept in `drafts`, and not made again.
     """
-    task = Task(
-        encoder=one.encoder,
-        scans=one.scans,
-        findings=tuple(map(str, study.labels)),
-        labels=study.labels.to_numpy(dtype=float),
-        patients=study.patients,
-        train=np.flatnonzero(study.parts == "train"),
-        validation=np.flatnonzero(study.parts == "validation"),
-        seed=study.settings.seed,
-        machine=machine,
-    )
-    tables, terms = [], _terms(study, one, machine)
+    tables, terms, task = [], _terms(study, one, machine), study.task(one, machine)
     few = [each for each in study.few(task) if one.draws is None or each.draw < one.draws]
     for done, each in enumerate(few, start=1):
         if drafts is None:
-            tables.append(_said(study, one, each))
+            tables.append(_learned(study, one, each))
         else:
             place = drafts / f"{each.size:g}-{each.draw}.parquet"
-            tables.append(_once(place, terms, partial(_said, study, one, each)))
+            tables.append(_once(place, terms, partial(_learned, study, one, each)))
         progress(done, len(few))
-    return pd.concat(tables, ignore_index=True)
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=list(COLUMNS))
 
 
 def kept(folder: Path, study: Study, one: Contestant, machine: Machine, progress: Progress = quiet) -> pd.DataFrame:
@@ -249,7 +253,7 @@ def _terms(study: Study, one: Contestant, machine: Machine) -> str:
         repr(one.method),
         str(one.draws),
         str(study.settings.seed),
-        str(machine),
+        f"{machine.device.type}, {machine.precision}",
         hashlib.sha256(one.scans.vectors(np.arange(len(one.scans))).tobytes()).hexdigest(),
         study.labels.to_csv(),
         "\0".join(map(str, study.scan_ids)),
@@ -275,25 +279,29 @@ def _once(path: Path, terms: str, make: Callable[[], pd.DataFrame]) -> pd.DataFr
     return table
 
 
-def _said(study: Study, one: Contestant, few: Few) -> pd.DataFrame:
-    """What a contestant says of all test scans, a row a score, after it learned from one draw."""
-    tested, findings = study.tested, few.task.findings
-    scores = one.method.fit(few.task).scores(one.scans, tested)
+def _learned(study: Study, one: Contestant, few: Few) -> pd.DataFrame:
+    """What a contestant says of all test scans after it learned from one draw."""
+    return said(study, few, one.method.fit(few.task), study.tested)
+
+
+def said(study: Study, few: Few, fitted: Fitted, rows: np.ndarray) -> pd.DataFrame:
+    """What was learned from one draw says of these rows, in their order: a table of `COLUMNS`."""
+    findings = few.task.findings
     return pd.DataFrame(
         {
             "k": few.size,
             "draw": few.draw,
-            "site": np.repeat(study.sites[tested], len(findings)),
-            "scan_id": np.repeat(np.asarray(study.scan_ids, dtype=object)[tested], len(findings)),
-            "finding": np.tile(np.asarray(findings, dtype=object), len(tested)),
-            "score": scores.reshape(-1).astype(np.float32),
+            "site": np.repeat(study.sites[rows], len(findings)),
+            "scan_id": np.repeat(np.asarray(study.scan_ids, dtype=object)[rows], len(findings)),
+            "finding": np.tile(np.asarray(findings, dtype=object), len(rows)),
+            "score": fitted.scores(few.task.scans, rows).reshape(-1).astype(np.float32),
         }
     )
 
 
 @dataclass(frozen=True)
 class Results:
-    """Areas of all contestants by name, then (site, K), then a mapping of findings for each draw."""
+    """Areas of all contestants by name, then (site, size), then a mapping of findings for each draw."""
 
     study: Study
     areas: Mapping[str, Mapping[tuple[str, float], Mapping[int, Areas]]]
@@ -304,7 +312,7 @@ class Results:
             {
                 "contestant": name,
                 "site": site,
-                "k": k,
+                "k": size,
                 "draw": draw,
                 "finding": finding,
                 "auroc": area.value,
@@ -312,42 +320,37 @@ class Results:
                 "positives": area.positives,
             }
             for name, cells in self.areas.items()
-            for (site, k), draws in cells.items()
+            for (site, size), draws in cells.items()
             for draw, of_findings in draws.items()
             for finding, area in of_findings.items()
         ]
         return pd.DataFrame(rows)
 
-    def macro(self, name: str, site: str, k: float) -> Estimate | None:
+    def macro(self, name: str, site: str, size: float) -> Estimate | None:
         """The mean over findings and draws with its interval; None where it was not tested."""
-        draws = self.areas[name].get((site, k))
+        draws = self.areas[name].get((site, size))
         return macro_over_draws(list(draws.values())) if draws else None
 
-    def finding(self, name: str, site: str, k: float, finding: str) -> Estimate | None:
+    def finding(self, name: str, site: str, size: float, finding: str) -> Estimate | None:
         """The mean over draws of one finding with its interval over both; None where it was not tested."""
-        draws = self.areas[name].get((site, k), {})
+        draws = self.areas[name].get((site, size), {})
         told = [{finding: areas[finding]} for areas in draws.values() if finding in areas]
         return macro_over_draws(told) if told else None
 
-    def area(self, name: str, site: str, k: float, finding: str) -> Area | None:
-        """The mean area over draws of one finding; None where it was not tested."""
-        told = [areas[finding] for areas in self.areas[name].get((site, k), {}).values() if finding in areas]
-        return over_draws(told) if told else None
-
-    def difference(self, ours: str, other: str, site: str, k: float) -> Difference | None:
+    def difference(self, ours: str, other: str, site: str, size: float) -> Difference | None:
         """Ours less the other, paired over the draws that both have; None where there are none."""
-        mine, theirs = (self.areas[name].get((site, k), {}) for name in (ours, other))
+        mine, theirs = (self.areas[name].get((site, size), {}) for name in (ours, other))
         both = sorted(set(mine) & set(theirs))
         if not both:
             return None
         return difference_over_draws([mine[draw] for draw in both], [theirs[draw] for draw in both])
 
-    def draws(self, name: str, site: str, k: float) -> int:
+    def draws(self, name: str, site: str, size: float) -> int:
         """How many draws there were."""
-        return len(self.areas[name].get((site, k), {}))
+        return len(self.areas[name].get((site, size), {}))
 
     def table(self, ours: str) -> pd.DataFrame:
-        """The macro area of each contestant at each site and K, and by how much `ours` exceeds it.
+        """The macro area of each contestant at each site and size, and by how much `ours` exceeds it.
 
         contestant, site, k, findings, draws, auroc, low, high, difference, difference_low, difference_high, p; the last
         four are empty for `ours` itself.
@@ -355,20 +358,20 @@ class Results:
         return pd.DataFrame([row for name in self.areas for row in self._rows(name, ours)])
 
     def _rows(self, name: str, ours: str) -> Iterator[dict[str, Any]]:
-        for (site, k), draws in self.areas[name].items():
-            found = self.macro(name, site, k)
+        for (site, size), draws in self.areas[name].items():
+            found = self.macro(name, site, size)
             assert found is not None
             row = {
                 "contestant": name,
                 "site": site,
-                "k": k,
+                "k": size,
                 "findings": len(next(iter(draws.values()))),
                 "draws": len(draws),
                 "auroc": found.value,
                 "low": found.low,
                 "high": found.high,
             }
-            gain = self.difference(ours, name, site, k) if name != ours else None
+            gain = self.difference(ours, name, site, size) if name != ours else None
             if gain is not None:
                 of = gain.estimate
                 row |= {"difference": of.value, "difference_low": of.low, "difference_high": of.high, "p": gain.p}
@@ -388,13 +391,13 @@ def results_of(study: Study, tables: Mapping[str, pd.DataFrame]) -> Results:
     areas: dict[str, dict[tuple[str, float], dict[int, dict[str, Area]]]] = {}
     for name, table in tables.items():
         cells = areas.setdefault(name, {})
-        for key, said in table.groupby(["k", "draw", "site", "finding"], sort=False):
-            k, draw, site, finding = cast(tuple[float, int, str, str], key)
+        for key, group in table.groupby(["k", "draw", "site", "finding"], sort=False):
+            size, draw, site, finding = cast(tuple[float, int, str, str], key)
             if finding not in testable[site]:
                 continue
-            rows = np.array([row_of[scan_id] for scan_id in said["scan_id"]])
+            rows = np.array([row_of[scan_id] for scan_id in group["scan_id"]])
             truth = study.labels[finding].to_numpy(dtype=float)[rows]
             known = np.isfinite(truth)
-            area = Area.of(truth[known], said["score"].to_numpy(dtype=float)[known], everyone.only(rows[known]))
-            cells.setdefault((site, k), {}).setdefault(int(draw), {})[str(finding)] = area
+            area = Area.of(truth[known], group["score"].to_numpy(dtype=float)[known], everyone.only(rows[known]))
+            cells.setdefault((site, size), {}).setdefault(int(draw), {})[str(finding)] = area
     return Results(study, areas)

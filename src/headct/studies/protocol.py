@@ -18,6 +18,11 @@ from headct.studies.protocol_published import CQ500, RSNA, Known, fm_hct
 ALL = "all"
 SHOTS = (8, 16, 32, 64, 128, 256)
 DRAWS = 10
+"""Those of `headct.detection.shots`, which comes with PyTorch: a list of protocols need not wait for that."""
+
+
+TOLD = ("title", "published", "not_comparable")
+"""What a protocol says of itself and of others; everything else decides what is learned and tested."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,13 +1,14 @@
-"""Histograms of any recipe's arrays, for the baselines of a protocol: published recipes give no HU."""
+"""Vectors of the baselines of a protocol, which are kept; histograms of any recipe's arrays: not all are in HU."""
 
 from __future__ import annotations
 
 import hashlib
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -30,21 +31,29 @@ def histogram_vectors(
     Of HU as `headct.studies.baselines.histograms` says; of a published recipe's channels the bins are those of 0..1,
     to which their windows have scaled them. Windows that a recipe stacks along an axis are taken for channels.
     """
-    asked = json.dumps([cohort.recipe.id, cohort.about["tables"]["scans"]["sha256"], list(scan_ids)])
-    path = cache / f"histograms-{hashlib.sha256(asked.encode()).hexdigest()[:16]}.npy"
-    if path.is_file():
-        kept: np.ndarray = np.load(path, allow_pickle=False)
-        return kept
-    rows = []
-    for row in range(len(scans)):
-        array = scans.arrays(np.array([row]))[0]
-        found = [histograms(_Lone(channel), BOXES)[0] for channel in channels_hu(array, cohort.recipe)]
-        rows.append(np.concatenate(found))
-        progress(row + 1, len(scans))
-    made, content = np.stack(rows), io.BytesIO()
-    np.save(content, made, allow_pickle=False)
-    write_atomically(path, content.getvalue())
-    return made
+
+    def counted() -> np.ndarray:
+        rows = []
+        for row in range(len(scans)):
+            array = scans.arrays(np.array([row]))[0]
+            found = [histograms(_Lone(channel), BOXES)[0] for channel in channels_hu(array, cohort.recipe)]
+            rows.append(np.concatenate(found))
+            progress(row + 1, len(scans))
+        return np.stack(rows)
+
+    of = (cohort.recipe.id, cohort.about["tables"]["scans"]["sha256"], list(scan_ids))
+    return kept_vectors(cache, "histograms", of, counted)
+
+
+def kept_vectors(cache: Path, what: str, of: Sequence[Any], make: Callable[[], np.ndarray]) -> np.ndarray:
+    """Vectors (n, F) of a kind, made of these plain values and kept in `cache`: a later call finds the same."""
+    path = cache / f"{what}-{hashlib.sha256(json.dumps(of).encode()).hexdigest()[:16]}.npy"
+    if not path.is_file():
+        content = io.BytesIO()
+        np.save(content, make(), allow_pickle=False)
+        write_atomically(path, content.getvalue())
+    kept: np.ndarray = np.load(path, allow_pickle=False)
+    return kept
 
 
 def channels_hu(array: np.ndarray, recipe: Recipe) -> list[np.ndarray]:

@@ -7,7 +7,7 @@ out/
   protocol.json      settings, hashes of what went in, versions
   shots.csv          who was drawn (fractions.csv where few labels are a share of the patients)
   set/               cohort, labels and splits (`headct datasets prepare`), unless kept elsewhere
-  vectors/, parts/   what need not be computed again: vectors, predictions of each learner, areas of each draw
+  vectors/, parts/   what need not be computed again: vectors, predictions of each learner, from few labels of each draw
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -30,7 +30,6 @@ from headct.cohort import Cohort
 from headct.cohort.journal import expect_writable, write_atomically
 from headct.datasets.splits import PARTS, RULE
 from headct.detection.calibration import calibrate
-from headct.detection.curves import Few, by_fractions, by_shots
 from headct.detection.method import Fitted, Method, Scans, Task
 from headct.detection.methods import METHODS, entry, method
 from headct.detection.scans import Held, OfCohorts, scans_of
@@ -38,7 +37,7 @@ from headct.detection.shots import Fractions, Shots, draw_fractions, draw_shots
 from headct.detection.splits import check_patients
 from headct.detection.training.finetune import scratch
 from headct.embedding.machine import Machine
-from headct.evaluation import Area, EvaluationSettings, Patients, evaluate
+from headct.evaluation import EvaluationSettings, Patients, evaluate
 from headct.evaluation.cells import read_table
 from headct.evaluation.leakage import duplicates, pairs_named, too_few
 from headct.evaluation.repeated import Areas
@@ -47,8 +46,9 @@ from headct.failure import Failure, Misuse
 from headct.reporting.page import software_versions
 from headct.reporting.words import count
 from headct.studies.baselines import random_encoder
-from headct.studies.protocol import Protocol
-from headct.studies.protocol_features import histogram_vectors
+from headct.studies.few_labels import Contestant, Study, StudySettings, kept, results_of
+from headct.studies.protocol import TOLD, Protocol
+from headct.studies.protocol_features import histogram_vectors, kept_vectors
 from headct.studies.protocol_results import FEATURES, HISTOGRAM, MODEL, RANDOM, Learner, Results, learners
 
 Progress = Callable[[str, int, int | None], None]
@@ -129,7 +129,7 @@ def run_protocol(
         for one in learners([name]) if name in methods else ():
             few |= {(one, size): areas for size, areas in walk.few_labels(one, draws).items()}
     results = Results(evaluations=evaluations, few=few)
-    told = [*report_notes(report), *notes, *left_out, *walk.drawn.left_out, *walk.duplicates()]
+    told = [*report_notes(report), *notes, *left_out, *walk.study.drawn.left_out, *walk.duplicates()]
     record = {
         **record,
         "methods": list(methods),
@@ -207,11 +207,16 @@ def _identity(protocol: Protocol, encoder: PretrainedEncoder, machine: Machine, 
 
 
 def _expect_same(path: Path, asked: Mapping[str, Any]) -> None:
+    """Raises Misuse where the record is another run's; what a protocol says of itself and of others may differ."""
     try:
         before = json.loads(path.read_bytes())
         told = {
             "protocol": (before["protocol"]["name"], asked["protocol"]["name"]),
-            "settings of the protocol": (before["protocol"], asked["protocol"]),
+            **{
+                f"setting {name!r} of the protocol": (before["protocol"].get(name), now)
+                for name, now in asked["protocol"].items()
+                if name not in TOLD
+            },
             "version of headct": (f"format {before['format']}", f"format {asked['format']}"),
             "model": (before["model"]["decisive_sha256"][:16], asked["model"]["decisive_sha256"][:16]),
             "arithmetic": (before["arithmetic"], asked["arithmetic"]),
@@ -220,9 +225,8 @@ def _expect_same(path: Path, asked: Mapping[str, Any]) -> None:
         raise Misuse(f"{path} is not the record of a protocol", do="choose another --out") from error
     for what, (there, now) in told.items():
         if there != now:
-            which = f" ({there}; now {now})" if isinstance(there, str) else ""
             raise Misuse(
-                f"{path.parent} holds results of another {what}{which}",
+                f"{path.parent} holds results of another {what} ({there}; now {now})",
                 why="results of one folder are those of one protocol and one model",
                 do="choose another --out, or remove this one",
             )
@@ -257,12 +261,6 @@ class _Material:
     def counts(self) -> dict[str, int]:
         """Scans of each part."""
         return {part: int((self.parts == part).sum()) for part in PARTS}
-
-    @cached_property
-    def train_labels(self) -> pd.DataFrame:
-        rows = self.rows("train")
-        index = pd.Index([self.scan_ids[row] for row in rows], name="scan_id")
-        return pd.DataFrame(self.labels[rows], index=index, columns=list(self.findings))
 
 
 def _material(protocol: Protocol, cohort: Cohort, place: Path) -> tuple[_Material, list[str]]:
@@ -314,6 +312,14 @@ def _too_few(columns: Mapping[str, np.ndarray], parts: np.ndarray, patients: np.
     return reasons
 
 
+def _drawn(protocol: Protocol, labels: pd.DataFrame, patients: Sequence[str]) -> Shots | Fractions:
+    """Who is learned from where labels are few, of those who may be."""
+    draws = max((number for _, number in protocol.few), default=0)
+    if protocol.fractions:
+        return draw_fractions(labels, patients, seed=protocol.seed, shares=protocol.fractions, draws=draws)
+    return draw_shots(labels, patients, seed=protocol.seed, ks=protocol.shots, draws=draws)
+
+
 # How it is learned
 
 
@@ -361,10 +367,15 @@ class _Walk:
         return {MODEL: lambda: self._of_model, RANDOM: lambda: self._of_random, HISTOGRAM: lambda: self._of_histogram}
 
     @cached_property
-    def _of_random(self) -> OfCohorts:
-        train = self.material.rows("train")
-        random = random_encoder(self.encoder, self._of_model, train, self.machine, self.protocol.seed)
-        return self._embedded(random, RANDOM)
+    def _of_random(self) -> Held:
+        train, seed = self.material.rows("train"), self.protocol.seed
+
+        def seen() -> np.ndarray:
+            random = random_encoder(self.encoder, self._of_model, train, self.machine, seed)
+            return self._embedded(random, RANDOM).held_vectors
+
+        of = (self.encoder.decisive_sha256, seed, dict(self.material.sha256), self.material.scan_ids, train.tolist())
+        return Held(kept_vectors(self.out / "vectors", "random", of, seen))
 
     @cached_property
     def _of_histogram(self) -> Held:
@@ -378,21 +389,11 @@ class _Walk:
             )
         )
 
-    def task(self, one: Learner) -> Task:
-        """What a learner is given. A network from scratch sees the arrays, whose vectors are the model's."""
+    def contestant(self, one: Learner) -> Contestant:
+        """A network from scratch sees the arrays, whose vectors are the model's."""
         assert one.features in FEATURES
         features = one.features if METHODS[one.method].frozen else MODEL
-        return Task(
-            encoder=self.encoder,
-            scans=self._of[features](),
-            findings=self.material.findings,
-            labels=self.material.labels,
-            patients=self.material.patients,
-            train=self.material.rows("train"),
-            validation=self.material.rows("val"),
-            seed=self.protocol.seed,
-            machine=self.machine,
-        )
+        return Contestant(one.slug, self._of[features](), self.encoder, self.method(one))
 
     def method(self, one: Learner) -> Method:
         """Training of all weights begins at random ones where the features are theirs."""
@@ -403,8 +404,9 @@ class _Walk:
         path = self.parts / f"{one.slug}.parquet"
         if path.is_file():
             return pd.read_parquet(path)
-        task = self.task(one)
-        fitted = self.method(one).fit(task, lambda done, total: self.progress(f"learning, {one.name}", done, total))
+        contestant = self.contestant(one)
+        task = self.study.task(contestant, self.machine)
+        fitted = contestant.method.fit(task, lambda done, total: self.progress(f"learning, {one.name}", done, total))
         rows = np.concatenate([self.material.rows("val"), self.material.rows("test")])
         table = self._calibrated(task, fitted, rows)
         write_atomically(self.parts / f"{one.slug}.json", json.dumps(dict(fitted.facts), default=_plain).encode())
@@ -433,68 +435,36 @@ class _Walk:
         return pd.concat(tables, ignore_index=True)
 
     @cached_property
-    def drawn(self) -> Shots | Fractions:
-        """Who is learned from where labels are few: of the training patients alone."""
-        train, seed = self.material.train_labels, self.protocol.seed
-        patients = self.material.patients[self.material.rows("train")].tolist()
-        draws = max((number for _, number in self.protocol.few), default=0)
-        if self.protocol.fractions:
-            return draw_fractions(train, patients, seed=seed, shares=self.protocol.fractions, draws=draws)
-        return draw_shots(train, patients, seed=seed, ks=self.protocol.shots, draws=draws)
-
-    def _in_words(self, size: float) -> str:
-        return f"{100 * size:g} %" if self.protocol.fractions else f"K = {size:g}"
+    def study(self) -> Study:
+        """The set as the only site, learned from all labels or from those of few of its training patients."""
+        material, protocol = self.material, self.protocol
+        index = pd.Index(material.scan_ids, name="scan_id")
+        labels = pd.DataFrame(material.labels, index=index, columns=list(material.findings))
+        train = material.parts == "train"
+        return Study(
+            StudySettings(findings=material.findings, seed=protocol.seed),
+            material.scan_ids,
+            labels,
+            material.patients,
+            parts=np.where(material.parts == "val", "validation", material.parts),
+            sites=np.full(len(labels), protocol.dataset, dtype=object),
+            drawn=_drawn(protocol, labels[train], material.patients[train].tolist()),
+        )
 
     def few_labels(self, one: Learner, draws: int) -> dict[str, list[Areas]]:
         """The areas on test scans of each draw, by how many labels were learned from, in words."""
-        path = self.parts / f"{one.slug}-few.parquet"
-        if not path.is_file():
-            tables, task = [self._said(None, None)], self.task(one)
-            for done, few in enumerate(self._few(task, draws), start=1):
-                tables.append(self._said(few, self.method(one).fit(few.task)))
-                self.progress(f"few labels, {one.name}", done, None)
-            write_atomically(path, pd.concat(tables, ignore_index=True).to_parquet(index=False))
-        return self._areas(pd.read_parquet(path))
-
-    def _said(self, few: Few | None, fitted: Fitted | None) -> pd.DataFrame:
-        """What was said of the test scans: size, draw, finding, row, score."""
-        columns = {"size": float, "draw": int, "finding": str, "row": int, "score": np.float32}
-        if few is None or fitted is None:
-            return pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in columns.items()})
-        test, findings = self.material.rows("test"), few.task.findings
-        return pd.DataFrame(
-            {
-                "size": few.size,
-                "draw": few.draw,
-                "finding": np.repeat(np.asarray(findings, dtype=object), len(test)),
-                "row": np.tile(test, len(findings)),
-                "score": fitted.scores(few.task.scans, test).T.reshape(-1).astype(np.float32),
-            }
+        said = kept(
+            self.parts / "few",
+            self.study,
+            replace(self.contestant(one), draws=draws),
+            self.machine,
+            lambda done, total: self.progress(f"few labels, {one.name}", done, total),
         )
+        areas = results_of(self.study, {one.slug: said}).areas[one.slug]
+        return {self._in_words(size): list(of_draws.values()) for (_, size), of_draws in areas.items()}
 
-    def _areas(self, said: pd.DataFrame) -> dict[str, list[Areas]]:
-        material, found = self.material, dict[str, dict[int, dict[str, Area]]]()
-        patients = Patients.of(material.patients)
-        for key, table in said.groupby(["size", "draw", "finding"], sort=True):
-            size, draw, finding = cast(tuple[float, int, str], key)
-            labels = material.labels[table["row"], material.findings.index(finding)]
-            known = np.isfinite(labels)
-            rows, scores = table["row"].to_numpy()[known], table["score"].to_numpy()[known]
-            area = Area.of(labels[known], scores, patients.only(rows))
-            found.setdefault(self._in_words(size), {}).setdefault(draw, {})[finding] = area
-        order = material.findings
-        return {
-            size: [{name: areas[name] for name in order if name in areas} for areas in draws.values()]
-            for size, draws in found.items()
-        }
-
-    def _few(self, task: Task, draws: int) -> Iterator[Few]:
-        drawn = self.drawn
-        first = replace(drawn, table=drawn.table[drawn.table["draw"] < draws])
-        if isinstance(first, Fractions):
-            yield from by_fractions(task, first)
-        else:
-            yield from by_shots(task, self.material.scan_ids, first)
+    def _in_words(self, size: float) -> str:
+        return f"{100 * size:g} %" if self.protocol.fractions else f"K = {size:g}"
 
     def duplicates(self) -> Iterator[str]:
         """A sentence on scans that the set gives to several patients: it is as it was published, so it goes on."""
@@ -512,7 +482,7 @@ class _Walk:
     def write_draws(self) -> dict[str, str]:
         """The draws as a file; its hash."""
         path = self.out / ("fractions.csv" if self.protocol.fractions else "shots.csv")
-        self.drawn.write(path)
+        self.study.drawn.write(path)
         return {path.name: hashlib.sha256(path.read_bytes()).hexdigest()}
 
     def facts(self, every: Sequence[Learner]) -> dict[str, Any]:

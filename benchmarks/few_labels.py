@@ -147,7 +147,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     threadpool_limits(options.threads)
     sites = {path.name: (Cohort(path), path / "labels.csv") for path in options.sites}
-    study = study_of(sites, StudySettings(ks=tuple(options.positives), draws=options.draws))
+    study = study_of(sites, StudySettings(ks=tuple(options.positives), draws=options.draws, seed=options.seed))
     study.write(options.out)
     counts = study.counts().assign(cell=lambda of: of["positives"].astype(str) + "/" + of["n"].astype(str))
     print(counts.pivot(index="place", columns="finding", values="cell").to_string())

@@ -129,7 +129,7 @@ def kinds_of(path: Path, patients: Patients) -> np.ndarray:
     simulation = Simulation(**{name: about[name] for name in ("seed", "site", "prevalence", "twin")})
     kinds = []
     for name in patients.groups:
-        drawn = next(simulation.scans(int(name.rsplit("-", 1)[1]) - 1)).patient.findings
+        drawn = next(simulation.scans(Simulation.index_of(name))).patient.findings
         kinds.append(next((one.kind for one in drawn if isinstance(one, Fracture)), ""))
     return np.array(kinds)
 

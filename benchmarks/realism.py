@@ -59,6 +59,13 @@ PUBLISHED_HU = {
 }
 VENTRICLES_ML = {(18, 40): "12-22", (40, 60): "15-32", (60, 78): "22-55", (78, 96): "30-80"}
 SHARES = {"iph": "27%", "ivh": "6%", "sah": "12%", "sdh": "11%", "edh": "3%", "fracture": "8%"}
+SKULL_MM = {
+    "frontal": ((20, 70, 30), "8.0 ± 2.0"),
+    "parietal": ((45, -40, 55), "7.0 ± 1.4"),
+    "temporal": ((66, -10, 10), "4.7 ± 1.3"),
+    "occipital": ((20, -95, 10), "8.0 ± 2.5"),
+}
+"""Template mm of where bone is measured on the right, and what 100 adults have."""
 MEAN_ML = {"iph": "12.7 (sd 11.6), 14.2 (14.5)"}
 
 
@@ -286,6 +293,24 @@ def show_fluid(count: int) -> None:
          f"calcified: {said}; published 71 %, 66 %, 0.8 % of 1,569 adults (PMID 17594669)")  # fmt: skip
 
 
+def show_skull(count: int) -> None:
+    """Along a ray from the middle of the head through each place, in the anatomy, before any scanner."""
+    along_mm = torch.arange(30.0, 130.0, 0.25)
+    thickness: dict[str, list[float]] = {name: [] for name in SKULL_MM}
+    for index in range(count):
+        patient = Simulation(seed=2, prevalence={}).patient(index)
+        targets = np.array([(0.0, -18.0, 14.0), *(place for place, _ in SKULL_MM.values())])
+        places, _missed_mm = patient.bend.head_of(targets, brain=False)
+        middle, *outer = torch.tensor(places, dtype=torch.float32)
+        for name, place in zip(SKULL_MM, outer, strict=True):
+            towards = (place - middle) / torch.linalg.vector_norm(place - middle)
+            painted = patient.paint(middle + along_mm[:, None] * towards, 0.25, tissues=True)
+            thickness[name].append(float((painted.changes["skull"].share > 0.5).sum()) * 0.25)
+    rows = [{"bone": name, "n": count, "mm": spread(mm, 1), "published": SKULL_MM[name][1]}
+            for name, mm in thickness.items()]  # fmt: skip
+    show("thickness of the skull, mean ± sd (range)", rows, "published: CT of 100 adults")
+
+
 def show_lesions(table: pd.DataFrame) -> None:
     quantiles, rows = (0.05, 0.25, 0.5, 0.75, 0.95), []
     for name in VOLUMES:
@@ -455,6 +480,7 @@ def main() -> None:
     show_spectra(real, virtual)
     show_edges(real, virtual)
     show_fluid(options.patients)
+    show_skull(min(options.patients, 60))
     if options.cohort:
         show_lesions(pd.read_csv(options.cohort / "labels.csv"))
     else:

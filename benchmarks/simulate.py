@@ -20,6 +20,7 @@ CASES = {
     "2 mm, site-c (thin slices)": ("--recipe", "head", "--site", "site-c"),
     "2 mm, site-a, class maps": ("--recipe", "head", "--masks"),
     "1 mm, site-a": ("--recipe", "head-fine"),
+    "DICOM as it is sent, site-b": ("--format", "dicom", "--site", "site-b"),
 }
 
 
@@ -42,7 +43,7 @@ def main(patients: int) -> None:
     """Print the table."""
     print(f"{'what':32} {'1 worker':>10} {'2 workers':>10} {'ratio':>7}")
     for name, options in CASES.items():
-        count = patients if "1 mm" not in name else max(4, patients // 4)
+        count = patients if name.startswith("2 mm") else max(4, patients // 4)
         one, two = rate(options, count, 1), rate(options, count, 2)
         print(f"{name:32} {one:8.2f}/s {two:8.2f}/s {two / one:7.2f}", flush=True)
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1000

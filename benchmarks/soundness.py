@@ -7,7 +7,7 @@ Cohorts that differ in their seed or in how often they have a finding are taken 
 
 Four tables. (a) What age, sex, the scanner's table, air, what was drawn for the visit (noise, pose, motion) and for the
 patient (form, calcifications, metal, surgery, bruises) and the noise of the image away from lesions alone say of each
-finding: nothing, within a site. A swollen scalp stands apart: it lies over most fractures and epidural bleeding. (b)
+finding: nothing, within a site. A swollen scalp stands apart: fractures bring one, epidural bleeding brings them. (b)
 Whether larger lesions are scored higher. (c) A plain supervised network beside baselines on patients it has not seen;
 with `--told` the network is told in training where lesions are. (d) The same network where lesions are filled with what
 lies around them, and one that is trained and tested on blanked lesions, with lesions of others blanked in those who
@@ -58,6 +58,12 @@ SHAPE, CROP, PLAY = (96, 112, 96), (80, 104, 80), (8, 4, 12)
 """Of the arrays, of what the network sees, and where that begins; it shifts by up to 2 voxels in training."""
 WINDOWS = ((35, 40), (40, 80), (80, 200), (600, 2800))
 LESIONS = tuple(name for name in CLASSES if name in VOLUMES)
+SEVERITY = (
+    {name: f"{name}_visible_ml" for name in LESIONS}
+    | {name: f"{name}_ml" for name in ("hydrocephalus", "dementia")}
+    | {name: f"{name}_mm" for name in ("midline_shift", "mass_effect")}
+)
+"""The column of `labels.csv` that says how much of a finding there is; `ich` has none."""
 FIRST_LESION, SKULL = min(CLASSES.index(name) for name in LESIONS) + 1, CLASSES.index("skull") + 1
 PUSHING = {"iph", "sdh", "edh", "tumor", "infarct", "edema"}
 """Lesions that move brain or close sulci, or can: filling them does not undo that."""
@@ -127,6 +133,17 @@ def load(paths: Sequence[Path]) -> Patients:
         for name, values in (features_of(hu) | {"noise": noise_of(hu, classes)}).items():
             columns[name].append(values)
     features = {name: np.array(rows) for name, rows in columns.items()}
+    told = scanners_of(cohorts)
+    print("columns of the table that vary:", *told.columns)
+    features["table"] = told.fillna(-1).to_numpy()
+    drawn = [drawn_of(cohort, labels_of(cohort)["patient_id"].tolist()) for cohort in cohorts]
+    features |= {what: np.concatenate([one[what] for one in drawn]) for what in drawn[0]}
+    labels = table[list(FINDINGS)].to_numpy(dtype=float)
+    return Patients(places, table["patient_id"].to_numpy(), table, labels, codes, lesions, features)
+
+
+def scanners_of(cohorts: Sequence[Cohort]) -> pd.DataFrame:
+    """What the tables of scans say of the scanner and the person (n, some), as far as it varies."""
     scans = pd.concat([cohort.scans for cohort in cohorts], ignore_index=True)
     told = scans.drop(columns=["scan_id", "patient_id", "study_id", "series_id", "affine", "flags",
                                "shard", "index", "crc32"])  # fmt: skip
@@ -134,13 +151,7 @@ def load(paths: Sequence[Path]) -> Patients:
     told[["x_mm", "y_mm", "z_mm"]] = np.array(scans["affine"].tolist())[:, [3, 7, 11]]
     if "slice_normal" in scans:  # cohorts of earlier versions do not have it
         told[["normal_x", "normal_y", "normal_z"]] = scans["slice_normal"].tolist()
-    told = told.loc[:, told.nunique() > 1].astype(float)
-    print("columns of the table that vary:", *told.columns)
-    features["table"] = told.fillna(-1).to_numpy()
-    drawn = [drawn_of(cohort, labels_of(cohort)["patient_id"].tolist()) for cohort in cohorts]
-    features |= {what: np.concatenate([one[what] for one in drawn]) for what in drawn[0]}
-    labels = table[list(FINDINGS)].to_numpy(dtype=float)
-    return Patients(places, table["patient_id"].to_numpy(), table, labels, codes, lesions, features)
+    return told.loc[:, told.nunique() > 1].astype(float)
 
 
 def features_of(hu: np.ndarray) -> dict[str, np.ndarray]:
@@ -196,7 +207,7 @@ def drawn_of(cohort: Cohort, patients: Sequence[str]) -> dict[str, np.ndarray]:
     simulation = Simulation(seed=settings["seed"], site=settings["site"], prevalence=settings["prevalence"])
     rows: dict[str, list[np.ndarray]] = {"visit": [], "patient": [], "swelling": []}
     for name in patients:
-        scanned = next(simulation.scans(int(name.rsplit("-", 1)[1]) - 1))
+        scanned = next(simulation.scans(Simulation.index_of(name)))
         patient, visit = scanned.patient, replace(scanned.visit, protocol=SITES[scanned.visit.site].protocols[0])
         metal, found = metal_of(patient.seed), patient.findings
         told: dict[str, Any] = {
@@ -488,11 +499,8 @@ def show_network(patients: Patients, net: Net, seen: np.ndarray, test: np.ndarra
 
 def show_severity(table: pd.DataFrame, truth: np.ndarray, scores: np.ndarray) -> None:
     """(b), of the rows of `table`."""
-    measures = {name: f"{name}_visible_ml" for name in LESIONS}
-    measures |= {name: f"{name}_ml" for name in ("hydrocephalus", "dementia")}
-    measures |= {name: f"{name}_mm" for name in ("midline_shift", "mass_effect")}
     rows = []
-    for name, measure in measures.items():
+    for name, measure in SEVERITY.items():
         column = FINDINGS.index(name)
         sick = np.flatnonzero(truth[:, column] == 1)
         rho = partial(rank_correlation, table[measure].to_numpy()[sick], scores[sick, column])

@@ -33,7 +33,9 @@ from monai.losses import DiceCELoss
 from monai.networks.nets import BasicUNet
 from realism import auroc, show  # which lie beside this file
 from soundness import (
+    LESIONS,
     LEVELS_HU,
+    SEVERITY,
     SHAPE,
     SKULL,
     WINDOWS,
@@ -53,7 +55,7 @@ from torch import nn
 
 from headct import Cohort
 from headct.embedding.machine import choose
-from headct.virtual.job import CLASSES, VOLUMES
+from headct.virtual.job import CLASSES
 from headct.virtual.labels import FINDINGS
 
 PIECE, PIECES = 32, 8
@@ -86,7 +88,7 @@ def show_pairs(
     sick = told[told[finding] == 1].groupby("patient_id").first()
     well = told[told[finding] == 0].groupby("patient_id").first()
     pairs = sick.merge(well, left_index=True, right_index=True, suffixes=("", "_without"))
-    measure = f"{finding}_visible_ml" if finding in VOLUMES else "ventricles_ml"
+    measure = SEVERITY[finding]
     third = pd.qcut(pairs[measure], 3, labels=["small", "middle", "large"]).astype(str)
     alike = [scalps_alike(twins, *both) for both in zip(pairs["row"], pairs["row_without"], strict=True)]
     parts = {"all": pairs} | {name: pairs[third == name] for name in ("small", "middle", "large")}
@@ -108,12 +110,12 @@ def show_pairs(
             {
                 "twins": name,
                 "pairs": len(some),
-                "ml": f"{size.min():.1f} to {size.max():.1f}",
+                measure: f"{size.min():.1f} to {size.max():.1f}",
                 "AUROC": between(area, len(some)),
                 "the one with it scores higher": between(higher, len(some)),
             }
         )
-    show(f"{title}, on twins", rows, f"{len(told) // 2 - len(pairs)} pairs are left out: too little to be seen")
+    show(f"{title}, on twins", rows, f"{len(told) // 2 - len(pairs)} pairs are left out: their label is empty")
 
 
 def scalps_alike(twins: Patients, one: int, other: int) -> bool:
@@ -187,7 +189,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("often", type=Path)
     parser.add_argument("twins", type=Path)
-    parser.add_argument("--finding", default="fracture", choices=FINDINGS)
+    parser.add_argument("--finding", default="fracture", choices=SEVERITY)
     parser.add_argument("--epochs", type=int, default=14)
     parser.add_argument("--masks", action="store_true", help="tell the network where the finding is")
     parser.add_argument("--steps", type=int, default=1000, help="with --masks")
@@ -197,6 +199,8 @@ def main() -> None:
     options = parser.parse_args()
     if (options.out or options.also) and not options.masks:
         parser.error("--out and --also go with --masks")
+    if options.masks and options.finding not in LESIONS:
+        parser.error(f"--masks: {options.finding} has none; name one of {', '.join(LESIONS)}")
     torch.set_num_threads(options.threads)
     threadpool_limits(options.threads)
     often, rng, column = load(options.often, options.finding), np.random.default_rng(0), FINDINGS.index(options.finding)

@@ -48,6 +48,16 @@ def test_every_command_has_help_with_two_examples_and_the_shared_options(words, 
         assert option in text
 
 
+@pytest.mark.parametrize("command", ["adapt cohort", "map cohort", "evaluate --detector d --cohort cohort"])
+def test_a_key_that_is_to_know_patients_again_is_not_made(command, tmp_path, capsys):
+    out = tmp_path / ("out.html" if command.startswith("map") else "out")
+    model = [] if command.startswith("evaluate") else ["--model", "m"]
+    line = [*command.split(), "--labels", "l.csv", *model, "--out", str(out), "--key", str(tmp_path / "slip")]
+    assert app.run(line) == 2
+    assert "there is no key" in capsys.readouterr().err
+    assert not (tmp_path / "slip").exists()
+
+
 def test_help_lists_every_command_with_its_line(capsys):
     assert app.run(["--help"]) == 0
     text = " ".join(capsys.readouterr().out.split())

@@ -169,7 +169,7 @@ def test_two_tables_of_one_name_have_two_hashes(files: dict[str, Path], tmp_path
 
 def test_detectors_on_a_cohort_as_it_is_typed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     cohort = made.make(tmp_path / "night", 48)
-    made.truth(cohort).to_csv(tmp_path / "l.csv", index=False)
+    made.truth(cohort).assign(ward=["east", "west"] * 24).to_csv(tmp_path / "l.csv", index=False)
     torch.manual_seed(0)
     save(tmp_path / "model", encoders.build("conv-tiny"), Card(recipe=recipes["head"], windows=WINDOWS))
     machine = ["--precision", "fp32", "--device", "cpu"]
@@ -181,8 +181,14 @@ def test_detectors_on_a_cohort_as_it_is_typed(tmp_path: Path, capsys: pytest.Cap
     assert "there is no curve over 'labels'" in capsys.readouterr().err
     assert run([*judge, "--out", str(tmp_path / "none"), "--rule", "sensitivity", "--target", "0.8"]) == 2
     assert "the detector d keeps no threshold of sensitivity 0.8" in capsys.readouterr().err
+    assert run([*judge, "--out", str(tmp_path / "none"), "--group", "wards"]) == 2
+    assert "the labels have no column wards" in capsys.readouterr().err
+    (tmp_path / "m.csv").write_text(f"scan_id,shift_mm\n{next(iter(cohort))},1\n")
+    assert run([*judge, "--out", str(tmp_path / "none"), "--measured", str(tmp_path / "m.csv")]) == 2
+    assert "no measurement is in both tables" in capsys.readouterr().err
     assert not (tmp_path / "none").exists()
-    assert run([*judge, "--out", str(tmp_path / "out"), "--draws", "100", "--curve", "shares", "--json"]) == 0
+    more = ["--draws", "100", "--curve", "shares", "--group", "ward", "--json"]
+    assert run([*judge, "--out", str(tmp_path / "out"), *more]) == 0
     said = capsys.readouterr()
     tree = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert json.loads(said.out[said.out.index('{\n  "format"') :]) == tree
@@ -195,10 +201,14 @@ def test_detectors_on_a_cohort_as_it_is_typed(tmp_path: Path, capsys: pytest.Cap
     ]
     assert tree["parts"]["test"] == tree["counts"]["scans"]
     assert "less that of" in said.err
+    assert set(tree["findings"]["sdh"]["subgroups"]["ward"]) == {"east", "west"}
+    assert tree["few_labels"]["shares"]["method"] == "linear"
     shares = tree["few_labels"]["shares"]["learners"]["frozen encoder"]["night"]
     area = shares["1"]["macro"]["auroc"]
     assert f"{area['value']:.3f} ({area['low']:.3f} to {area['high']:.3f})" in said.err
-    assert "labelled patients" in (tmp_path / "out" / "report.html").read_text()
+    html = (tmp_path / "out" / "report.html").read_text()
+    assert "labelled patients" in html
+    assert "mean over findings, on night: linear probes" in html.lower()
     assert "shuffled test labels give" in said.err
     assert f"a probe of shuffled training labels gives {tree['shuffled_training']['mean']:.3f}" in said.err
     own = ["--out", str(tmp_path / "own"), "--draws", "100", "--rule", "sensitivity", "--no-baselines"]

@@ -15,9 +15,8 @@ from detection import made
 from headct import encoders
 from headct.checkpoints import Card, load, save
 from headct.cli.app import run
-from headct.cohort import Cohort
 from headct.cohort.labels import read_labels
-from headct.detection import AdaptSettings, adapt
+from headct.detection import AdaptSettings, Detector, adapt
 from headct.detection.job import PREDICTIONS
 from headct.detection.reasons import VIRTUAL
 from headct.embedding.machine import choose
@@ -135,17 +134,9 @@ def test_a_page_for_one_scan_and_an_index_for_several(
     assert "Slices of 7 mm; training had up to 5 mm." in only
 
 
-def made_virtual(folder: Path, number: int, *, virtual: bool) -> Cohort:
-    """A cohort that says of itself that its patients do not exist, or does not."""
-    path = made.make(folder, number).path
-    about = json.loads((path / "cohort.json").read_text())
-    (path / "cohort.json").write_text(json.dumps({**about, **({"simulated": {}} if virtual else {})}))
-    return Cohort(path)
-
-
 def test_a_detector_of_virtual_patients_says_so(place: Path, tmp_path: Path) -> None:
-    """In its card, and on pages about scans that may be of people; not where every patient is virtual anyway."""
-    cohort = made_virtual(tmp_path / "cohort", 24, virtual=True)
+    """In its card, and of scans that may be of people in tables and on pages; not where a patient is virtual anyway."""
+    cohort = made.make(tmp_path / "cohort", 24, virtual=True)
     made.truth(cohort).to_csv(tmp_path / "labels.csv", index=False)
     labels = read_labels(tmp_path / "labels.csv", [cohort])
     settings, machine = AdaptSettings(method="linear"), choose("fp32", "cpu")
@@ -153,12 +144,27 @@ def test_a_detector_of_virtual_patients_says_so(place: Path, tmp_path: Path) -> 
     adapt([cohort], labels, encoder, machine, tmp_path / "cache", settings).save(tmp_path / "detector")
     assert VIRTUAL in (tmp_path / "detector" / "README.md").read_text()
     assert VIRTUAL not in (place / "detector" / "README.md").read_text()
-    for name, number, virtual in (("people", 3, False), ("person", 1, False), ("virtual", 3, True)):
-        other = made_virtual(tmp_path / name, number, virtual=virtual)
-        words = line(tmp_path, tmp_path / f"{name}.parquet", other.path)
+    others = {
+        "people": made.make(tmp_path / "people", 3, seed=3),
+        "person": made.make(tmp_path / "person", 1, seed=4),
+        "virtual": made.make(tmp_path / "virtual", 3, seed=5, virtual=True),
+    }
+    told, pages = {}, {}
+    for names in (["people"], ["person"], ["virtual"], ["people", "virtual"]):
+        name = "-".join(names)
+        words = line(tmp_path, tmp_path / f"{name}.parquet", *(others[one].path for one in names))
         assert run([*words, "--page", str(tmp_path / f"{name}.html"), "--quiet"]) == 0
-        said = "what it says of real ones has not been measured" in (tmp_path / f"{name}.html").read_text()
-        assert said != virtual
+        table = pd.read_parquet(tmp_path / f"{name}.parquet")
+        told[name] = {row["scan_id"]: VIRTUAL in row["reasons"] for row in table.to_dict("records")}
+        pages[name] = (tmp_path / f"{name}.html").read_text()
+    assert all([*told["people"].values(), *told["person"].values()])
+    assert not any(told["virtual"].values())
+    assert told["people-virtual"] == {**told["people"], **told["virtual"]}
+    said = "what it says of real ones has not been measured"
+    assert {name: said in page for name, page in pages.items()} == {name: name != "virtual" for name in pages}
+    assert ["Reason to doubt all of it" in pages[name] for name in ("people", "people-virtual")] == [True, False]
+    detector = Detector.load(tmp_path / "detector")
+    assert all(VIRTUAL in reasons for reasons in detector.predict(others["people"], device="cpu")["reasons"])
 
 
 def test_a_page_that_is_not_ours_is_kept(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

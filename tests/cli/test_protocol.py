@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from studies import protocol_trees as trees
 
 from headct.cli.app import run
+from headct.studies import protocol_job, protocol_page
 from headct.studies.protocol import NAMES
 
 
@@ -35,6 +37,21 @@ def test_what_cannot_work_ends_with_2_and_what_to_do(
     said = capsys.readouterr().err
     assert says in said
     assert "\n  do:  " in said
+
+
+def test_a_page_that_cannot_be_written_ends_with_1(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(protocol_job, "run_protocol", lambda *_, **__: None)
+    monkeypatch.setattr(protocol_page, "write_page", full)
+    line = ["--data", str(tmp_path), "--model", str(trees.model(tmp_path / "model")), "--out", str(tmp_path / "out")]
+    assert run(["protocol", "ct-ich", *line, "--precision", "fp32", "--device", "cpu"]) == 1
+    said = capsys.readouterr().err
+    assert f"cannot write {tmp_path / 'out' / 'report.html'}" in said
+    assert "free some space" in said
 
 
 @pytest.mark.slow

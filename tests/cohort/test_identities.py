@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from headct.cohort.identities import fingerprint, strangers
+from headct.cohort.identities import fingerprint, hold_pseudonyms, strangers
 
 KEY, OTHER = b"k" * 32, b"o" * 32
 OURS, THEIRS = fingerprint(KEY), fingerprint(OTHER)
@@ -30,6 +30,13 @@ OURS, THEIRS = fingerprint(KEY), fingerprint(OTHER)
 def test_strangers(some: list[str], others: list[str], key: bytes | None, expected: bool) -> None:
     assert strangers(some, others, key) is expected
     assert strangers(others, some, key) is expected
+
+
+@pytest.mark.parametrize(
+    ("made_by", "expected"), [([], False), (["none", ""], False), ([OURS], True), (["none", OURS], True)]
+)
+def test_whether_ids_are_pseudonyms(made_by: list[str], expected: bool) -> None:
+    assert hold_pseudonyms(made_by) is expected
 
 
 def test_a_fingerprint_does_not_give_the_key_away() -> None:

@@ -420,3 +420,25 @@ def test_cohorts_of_different_keys_are_pooled_with_a_warning(cohort: Cohort, tmp
     print_of = hidden.about["pseudonyms"]
     assert any(f"different keys ({print_of}, none)" in sentence for sentence in both.sentences())
     assert not any("different keys" in sentence for sentence in read_labels(path, [hidden]).account.sentences())
+
+
+def test_virtual_patients_are_nobodys_whatever_the_others_are_called_by(tmp_path: Path) -> None:
+    hidden = made.make(tmp_path / "hidden", 2, seed=1, key=bytes(range(32)))
+    virtual = made.make(tmp_path / "virtual", 2, seed=2, virtual=True)
+    scans = [*hidden.scans["scan_id"], *virtual.scans["scan_id"]]
+    path = tmp_path / "labels.csv"
+    lines = (f"{scan},q{number},{number % 2}" for number, scan in enumerate(scans))
+    path.write_text("\n".join(["scan_id,patient_id,ich", *lines]))
+    both = read_labels(path, [hidden, virtual]).account
+    assert both.pseudonyms == (hidden.about["pseudonyms"],)
+    assert not any("different keys" in sentence for sentence in both.sentences())
+    assert any("the cohorts hide ids" in sentence for sentence in both.sentences())
+    assert not any("the cohorts hide ids" in one for one in read_labels(path, [virtual]).account.sentences())
+
+
+def test_what_a_table_says_besides_is_kept_where_it_is_asked_for(cohort: Cohort, tmp_path: Path) -> None:
+    rows = "study_id,ich,Age,site,ward,hours\nst000,1,63,a,east,5\nst001,0,,b,west,6\n"
+    about = read(rows, cohort, tmp_path, beside=["ward", "other"]).about
+    assert list(about) == ["age", "site", "ward"]
+    assert about.loc["0000000000000001"].tolist() == ["63", "a", "east"]  # of both scans of the study
+    assert about["age"].tolist() == ["63", "63", "", ""]

@@ -55,10 +55,12 @@ def make(
     flags: Sequence[str] = (),
     noise_hu: float = 0.0,
     key: bytes | None = None,
+    virtual: bool = False,
 ) -> Cohort:
     """A cohort of patients `p000`, `p001`, ... of studies `st000`, series `se000-0` and scans of 16 digits.
 
-    With a `key` these identifiers become pseudonyms, all but those of the scans.
+    With a `key` these identifiers become pseudonyms, all but those of the scans. A `virtual` one says of itself that
+    its patients do not exist.
     """
     pseudonyms = Pseudonyms(key)
     recipe = recipe or recipes["head"]
@@ -101,6 +103,7 @@ def make(
         "criteria": Criteria().to_dict(),
         "pseudonyms": "none" if key is None else fingerprint(key),
         "hashed_paths": "none",
+        **({"simulated": {}} if virtual else {}),
     }
     with ThreadPoolExecutor(1) as threads:
         crew = Crew(threads, lambda: 1)

@@ -23,6 +23,7 @@ import pytest
 from pretraining.memory_cohort import MemoryCohort, heads
 
 from headct.checkpoints import PretrainedEncoder
+from headct.cohort.identities import fingerprint
 from headct.cohort.ingest import ingest
 from headct.cohort.journal import Journal, only_writer
 from headct.embedding import embed, job
@@ -281,6 +282,15 @@ def test_a_key_has_one_name_in_cohorts_and_vectors(model: PretrainedEncoder, fil
         run(model, inputs, tmp_path / "out.parquet", key=bytes.fromhex("ab" * 32))
         ids.append((model_of(tmp_path / "out.parquet") or {})["ids"])
     assert ids[0] == ids[1]
+
+
+def test_of_the_ids_of_virtual_patients_nothing_is_said(model: PretrainedEncoder, files: Path, tmp_path: Path) -> None:
+    ingest([files], tmp_path / "cohort", keep_ids=True, workers=1)
+    about = tmp_path / "cohort" / "cohort.json"
+    about.write_text(json.dumps({**json.loads(about.read_text()), "simulated": {}}))
+    for inputs, ids in ((tmp_path / "cohort", ""), ([tmp_path / "cohort", files], fingerprint(b"1" * 32))):
+        run(model, inputs, tmp_path / "out.parquet", key=b"1" * 32)
+        assert (model_of(tmp_path / "out.parquet") or {})["ids"] == ids
 
 
 def test_rejections_of_reading_are_passed_on(model: PretrainedEncoder, files: Path, tmp_path: Path) -> None:

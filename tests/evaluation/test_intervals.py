@@ -10,6 +10,7 @@ import pytest
 from scipy.stats import binomtest, norm
 from scipy.stats import t as student
 
+from headct.evaluation import intervals
 from headct.evaluation.comparison import compare, delong, holm, paired_bootstrap
 from headct.evaluation.intervals import (
     Area,
@@ -104,6 +105,14 @@ def test_draws_are_of_patients_with_all_their_scans() -> None:
     assert (weights[:, [0, 1, 3]].sum(axis=1) == 3).all()
     assert np.array_equal(weights, patients.weights(200, seed=1))
     assert not np.array_equal(weights, patients.weights(200, seed=2))
+
+
+def test_draws_are_the_same_whole_and_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    patients = Patients.of(["b", "a", "b", "c", "b"])
+    monkeypatch.setattr(intervals, "HELD", 16)
+    blocks = list(patients.blocks(200, seed=1))
+    assert [len(one) for one in blocks] == [3] * 66 + [2]
+    assert np.array_equal(np.concatenate(blocks), patients.weights(200, seed=1))
 
 
 def test_perfect_separation_leaves_the_interval_open() -> None:

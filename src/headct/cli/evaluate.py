@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from headct.cli.options import Batch, Device, Json, Key, Precision, Preferred, Threads
+from headct.cli.options import Batch, Device, Json, KnownKey, Precision, Preferred, Threads, expect_key
 from headct.cli.progress import progress_of
 from headct.cli.talk import Talk
 from headct.failure import Misuse
@@ -107,7 +107,7 @@ def evaluate(
         str, typer.Option("--readers", metavar="RULE", help="One label of several readers: majority or any.")
     ] = "majority",
     preferred: Preferred = False,
-    key: Key = None,
+    key: KnownKey = None,
     cache: Annotated[
         Path | None,
         typer.Option("--cache", metavar="DIR", help="Where vectors are kept; beside --out if not given."),
@@ -244,6 +244,7 @@ def _of_detectors(
     as_json: bool,
 ) -> None:
     from headct.cohort import Cohort
+    from headct.cohort.identities import hold_pseudonyms, pseudonyms_of
     from headct.cohort.journal import expect_writable
     from headct.embedding.machine import choose
     from headct.evaluation.cells import readers_rule
@@ -256,6 +257,7 @@ def _of_detectors(
     from headct.studies.evaluation_scans import labelled_scans, open_detectors
 
     expect_writable(out)
+    expect_key(key)
     few = kinds(curves)
     ours = (out / LABELS).resolve()
     for path in (*labels, *([measured] if measured else [])):
@@ -266,11 +268,11 @@ def _of_detectors(
         points_of(entry, settings)
         for one in opened:
             one.expect(entry.detector.encoder.recipe)
-    made_by = {str(one.about.get("pseudonyms", "none")) for one in opened}
-    pseudonymous = made_by.union(*(entry.pseudonyms for entry in entries)) != {"none"}
+    made_by = {*map(pseudonyms_of, opened)}.union(*(entry.pseudonyms for entry in entries))
     labelled = labelled_scans(
         entries, opened, labels,
-        readers=readers_rule(readers), key=user_key(key) if pseudonymous else None, preferred=preferred,
+        readers=readers_rule(readers), key=user_key(key) if hold_pseudonyms(made_by) else None, preferred=preferred,
+        groups=settings.groups,
     )  # fmt: skip
     for sentence in (sentence for account in labelled.accounts for sentence in account.sentences()):
         talk.say(sentence)

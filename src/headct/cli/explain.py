@@ -68,6 +68,7 @@ def explain(
         headct explain scan.nii.gz --detector detector --finding iph --mask lesion.nii.gz --out why
     """
     from headct.cohort import Cohort
+    from headct.cohort.identities import is_virtual
     from headct.detection import Detector
     from headct.embedding.inputs import Reading, is_cohort, one_scan
     from headct.embedding.machine import choose
@@ -103,7 +104,7 @@ def explain(
     talk.say(f"{', '.join(settings.findings or found.findings)} by {found.fitted.method} on {machine}")
     with progress_of(talk) as progress:
         told = run(ready, found, machine, settings, masks, progress=partial(progress, "looks"))
-    virtual = cohort is not None and "simulated" in cohort.about and ready.ids["scan_id"] in cohort
+    virtual = cohort is not None and is_virtual(cohort) and ready.ids["scan_id"] in cohort
     write(told, found, machine, settings, out, virtual=virtual)
     for note in told.notes:
         talk.warn(note)
@@ -129,8 +130,10 @@ def _truth(
 
     Raises Misuse where it is not clear of which finding a mask is.
     """
+    from headct.cohort.identities import is_virtual
+
     if mask is None:
-        if cohort is None or "simulated" not in cohort.about:
+        if cohort is None or not is_virtual(cohort):
             return None, {}
         beside = cohort.path / "masks" / f"{scan_id}.nii.gz"
         return (beside, _of_virtual(findings)) if beside.is_file() else (None, {})

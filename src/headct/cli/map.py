@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from headct.cli.options import Batch, Device, Json, Key, Model, Precision, Threads
+from headct.cli.options import Batch, Device, Json, KnownKey, Model, Precision, Threads, expect_key
 from headct.cli.progress import progress_of
 from headct.cli.talk import Talk
 
@@ -39,7 +39,7 @@ def map_cohort(
     cache: Annotated[
         Path | None, typer.Option("--cache", metavar="DIR", help="Where vectors are kept; beside PAGE if not given.")
     ] = None,
-    key: Key = None,
+    key: KnownKey = None,
     as_json: Json = False,
 ) -> None:
     """Draw where scans and places lie in the features, and say how much of site and scanner can be read from them.
@@ -52,6 +52,7 @@ def map_cohort(
     """
     from headct import checkpoints
     from headct.cohort import Cohort
+    from headct.cohort.identities import hold_pseudonyms, pseudonyms_of
     from headct.cohort.journal import expect_writable, refused
     from headct.cohort.labels import read_labels
     from headct.embedding.machine import choose
@@ -65,13 +66,14 @@ def map_cohort(
     settings = MapSettings(method=method_named(method), place_scans=place_scans)
     check_place(out)
     expect_writable(out)
+    expect_key(key)
     wanted = [name.strip() for name in (findings or "").split(",") if name.strip()]
     if wanted and labels is None:
         raise Misuse("--findings needs labels", do="--labels TABLE")
     opened = [Cohort(place) for place in cohorts]
     labelled = None
     if labels is not None:
-        pseudonymous = any(cohort.about.get("pseudonyms", "none") != "none" for cohort in opened)
+        pseudonymous = hold_pseudonyms(map(pseudonyms_of, opened))
         labelled = read_labels(labels, opened, findings=wanted, key=user_key(key) if pseudonymous else None)
         for sentence in labelled.account.sentences():
             talk.say(sentence)

@@ -72,6 +72,7 @@ def protocol(
             f"(headct datasets show {found.dataset})",
         )
     from headct import checkpoints
+    from headct.cohort.journal import refused
     from headct.embedding.machine import choose
     from headct.studies.protocol_job import Way, run_protocol
     from headct.studies.protocol_page import write_page
@@ -86,14 +87,18 @@ def protocol(
     way = Way(methods=wanted, prepared=prepared, batch_size=batch, workers=workers, key=key)
     with progress_of(talk) as progress:
         walked = run_protocol(found, data, out, encoder, machine, way, progress=progress)
-    write_page(walked, out / "report.html")
+    page = out / "report.html"
+    try:
+        write_page(walked, page)
+    except OSError as error:
+        raise refused(page, error) from error
     for note in walked.notes:
         talk.warn(note)
     if as_json:
         talk.json(walked.results.rows())
     else:
         talk.table(list(_rows(walked.results.lines)))
-    talk.say(f"intervals are over test patients, and over draws where labels are few: {out / 'report.html'}")
+    talk.say(f"intervals are over test patients, and over draws where labels are few: {page}")
 
 
 def _rows(lines: Sequence[Line]) -> Iterator[dict[str, Any]]:

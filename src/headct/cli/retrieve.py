@@ -82,6 +82,7 @@ def build(
     """
     from headct import checkpoints
     from headct.cohort import Cohort
+    from headct.cohort.identities import is_virtual
     from headct.cohort.journal import expect_writable
     from headct.embedding.inputs import is_cohort
     from headct.embedding.machine import choose
@@ -118,7 +119,7 @@ def build(
         search=how,
         model_name=_lasting(model),
         cohort=None if opened is None else opened.path,
-        virtual=opened is not None and "simulated" in opened.about,
+        virtual=opened is not None and is_virtual(opened),
     )
     talk.table([_about(made)], as_json=as_json)
     if opened is None:
@@ -232,7 +233,7 @@ def query(
         exact=exact,
     )
     doubles = [asking.double(*pair, opened) for pair in zip(queries, found, strict=True)]
-    note = "" if own_patient else asking.strangers(queries, opened)
+    note = "" if own_patient else asking.caution(queries, opened)
     if note:
         talk.warn(note)
     for one, what, twin in zip(queries, found, doubles, strict=True):

@@ -17,9 +17,19 @@ def fingerprint(key: bytes) -> str:
     return "key " + hashlib.blake2b(b"headct", key=key[:64], digest_size=4).hexdigest()
 
 
+def is_virtual(cohort: Cohort) -> bool:
+    """Whether its patients do not exist."""
+    return "simulated" in cohort.about
+
+
 def pseudonyms_of(cohort: Cohort) -> str:
     """Fingerprint of the key that made a cohort's ids, `none` for original ones; "" for virtual patients, nobody's."""
-    return "" if "simulated" in cohort.about else str(cohort.about.get("pseudonyms", "none"))
+    return "" if is_virtual(cohort) else str(cohort.about.get("pseudonyms", "none"))
+
+
+def hold_pseudonyms(made_by: Iterable[str]) -> bool:
+    """Whether ids that came about so are pseudonyms, some of them at least."""
+    return bool(set(made_by) - {"none", ""})
 
 
 def ids_of(made_by: Iterable[str]) -> str:

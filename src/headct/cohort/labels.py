@@ -21,7 +21,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from headct.cohort.cohort import Cohort
-from headct.cohort.identities import fingerprint
+from headct.cohort.identities import fingerprint, hold_pseudonyms, pseudonyms_of
 from headct.evaluation.cells import (
     NEGATIVE,
     POSITIVE,
@@ -43,6 +43,8 @@ PATIENTS = ("patient_id", "patient")
 """Columns that tell whose scans are whose, where another one names the scans."""
 ABOUT = frozenset({"site", "age", "sex", "split"})
 """Columns that name no scan, though an age may be some patient's number."""
+TOLD = ("age", "sex", "site")
+"""Columns of these that say what a scan is of, and are kept beside its labels."""
 NOT_FINDINGS = frozenset({*KINDS, *PATIENTS, *ABOUT, "path", "file", "files", "series", "study"})
 MEASURES = ("_mm", "_ml", "_deg", "_hu")
 """Ends of names of columns that hold a measurement, even where it happens to be 0 or 1."""
@@ -68,7 +70,7 @@ class Account:
     alternates: int | None  # labelled scans that are not the preferred one of their study; None where these are wanted
     spread_rows: int  # that gave their label to more than one scan
     keyed: bool  # whether a key was given
-    pseudonyms: tuple[str, ...]  # fingerprints of the keys that the cohorts were made with; `none` for original ids
+    pseudonyms: tuple[str, ...]  # fingerprints of the cohorts' keys; `none` for original ids, nothing for virtual ones
     patient_column: str  # of the table, that tells whose scans are whose beside the cohort; empty for none
     patients: tuple[int, int]  # of the labelled scans, by the cohorts alone, and as that column joins them
     readers: Mapping[str, tuple[str, ...]]  # finding: columns
@@ -104,7 +106,7 @@ class Account:
                 f"{count(by_cohorts, 'patient')} of the cohort are {joined:,} by column {self.patient_column!r}: "
                 f"their scans stay together"
             )
-        if self.patient_column and not self.keyed and self.pseudonyms != ("none",):
+        if self.patient_column and not self.keyed and hold_pseudonyms(self.pseudonyms):
             lines.append(
                 f"what column {self.patient_column!r} calls patients is not kept, as the cohorts hide ids and no key "
                 "was given: another table that calls a patient alike will not be known by it"
@@ -141,13 +143,14 @@ class Labels:
     1 is there, 0 is not, NaN unknown. In the same order: `patients` are their patients; `told` is what the table itself
     calls them, a pseudonym where a key was given, empty where the table does not tell or the cohorts hide ids and there
     is no key; `measured` has the columns of sides and measurements as they stand, NaN for a scan that shares its row
-    with others.
+    with others; `about` has those of `TOLD`, and what else was asked for, as they stand.
     """
 
     values: pd.DataFrame
     patients: pd.Series
     told: pd.Series
     measured: pd.DataFrame
+    about: pd.DataFrame
     account: Account
 
     @property
@@ -164,6 +167,7 @@ def read_labels(
     readers: Readers = "majority",
     key: bytes | None = None,
     preferred: bool = False,
+    beside: Sequence[str] = (),
 ) -> Labels:
     """The labels of the cohorts' scans in a table; of `findings`, or of all columns that hold nothing but labels.
 
@@ -172,6 +176,7 @@ def read_labels(
     match too. A row that names a study or patient labels all of its scans; with `preferred` one of each study is
     taken, which its cohort prefers, of several cohorts the first. Scans are of one patient where the cohorts say so or
     a column of `PATIENTS` does. Rows that match nothing are listed in the account, never an error unless all do.
+    `beside` are other columns that are kept, where the table has them.
 
     Raises Misuse, naming the rows, for a value that is no label, for two rows about the same thing, and where nothing
     matches, nothing is labelled, or nothing that is preferred.
@@ -234,7 +239,9 @@ def read_labels(
         counts={str(name): _counts(labels[name].to_numpy(), len(of_cohorts)) for name in labels},
     )
     called = pd.Series(told, index=scans, dtype=object).loc[labels.index]
-    return Labels(labels, patients, called, _measured(table, found).reindex(labels.index), account)
+    about = _about(table, beside).iloc[rows].set_axis(pd.Index(scans, name="scan_id"), axis=0)
+    measured = _measured(table, found).reindex(labels.index)
+    return Labels(labels, patients, called, measured, about.loc[labels.index], account)
 
 
 # ---- which scans a row is about ----
@@ -275,8 +282,8 @@ class _Known:
 
     def __init__(self, cohorts: Sequence[Cohort], key: bytes | None) -> None:
         self.cohorts = cohorts
-        self.made_by = tuple(sorted({str(cohort.about.get("pseudonyms", "none")) for cohort in cohorts}))
-        self.has_pseudonyms = self.made_by != ("none",)
+        self.made_by = tuple(sorted({*map(pseudonyms_of, cohorts)} - {""}))
+        self.has_pseudonyms = hold_pseudonyms(self.made_by)
         self.hides_paths = any(cohort.about.get("hashed_paths", "none") != "none" for cohort in cohorts)
         fits = key is not None and self.made_by == (fingerprint(key),)
         self.pseudonyms = Pseudonyms(key) if fits else None
@@ -347,7 +354,10 @@ class _Known:
 
 
 def _match(table: pd.DataFrame, known: _Known, path: Path) -> _Found:
-    """Paths are looked at only where identifiers leave rows unmatched. Raises Misuse where nothing matches."""
+    """Paths are looked at only where a column is called so, or identifiers leave rows unmatched.
+
+    Raises Misuse where nothing matches.
+    """
     found: list[tuple[tuple[bool, int, int], _Found]] = []
     columns = {column: table[column].tolist() for column in map(str, table.columns)}
     columns = {column: values for column, values in columns.items() if _may_name(column.lower(), values)}
@@ -358,11 +368,15 @@ def _match(table: pd.DataFrame, known: _Known, path: Path) -> _Found:
                 for exactness, one in tried(column, values, known)
                 if one.matched
             ]
-        if any(one.matched == len(table) for _, one in found):
+        if "path" not in map(str.lower, columns) and any(one.matched == len(table) for _, one in found):
             break
     if not found:
         raise _no_match(list(columns), known, path)
     return max(found, key=lambda ranked: ranked[0])[1]  # the first of equal ones
+
+
+PATH_EXACTNESS = 3
+"""As exact as a series, and more than a study or a patient, which may have several scans."""
 
 
 def _may_name(column: str, values: list[str]) -> bool:
@@ -384,7 +398,7 @@ def _by_ids(column: str, values: list[str], known: _Known) -> Iterator[tuple[int
 def _by_paths(column: str, values: list[str], known: _Known) -> Iterator[tuple[int, _Found]]:
     if not known.hides_paths:
         scans, why = known.by_path(values)
-        yield 0, _Found(column, "path", False, values, scans, known, why)
+        yield PATH_EXACTNESS, _Found(column, "path", False, values, scans, known, why)
 
 
 def _line(row: int) -> int:
@@ -533,6 +547,13 @@ def _measured(table: pd.DataFrame, found: _Found) -> pd.DataFrame:
     return measured[~measured.index.duplicated()]
 
 
+def _about(table: pd.DataFrame, beside: Sequence[str]) -> pd.DataFrame:
+    """Columns of `TOLD`, however they are written, and those that are asked for, as text."""
+    named = {column.lower(): column for column in map(str, table.columns)}
+    columns = {name: named[name] for name in TOLD if name in named} | {name: name for name in beside if name in table}
+    return table[list(columns.values())].set_axis(list(columns), axis=1)
+
+
 def _counts(values: np.ndarray, scans: int) -> tuple[int, int, int]:
     positive, negative = int((values == 1).sum()), int((values == 0).sum())
     return positive, negative, scans - positive - negative
@@ -548,4 +569,12 @@ def only(labels: Labels, findings: Sequence[str]) -> Labels:
         counts={name: _counts(values[name].to_numpy(), labels.account.scans) for name in findings},
     )
     kept = values.index
-    return Labels(values, labels.patients.loc[kept], labels.told.loc[kept], labels.measured.loc[kept], account)
+    return replace(
+        labels,
+        values=values,
+        patients=labels.patients.loc[kept],
+        told=labels.told.loc[kept],
+        measured=labels.measured.loc[kept],
+        about=labels.about.loc[kept],
+        account=account,
+    )

@@ -14,6 +14,7 @@ import pandas as pd
 
 from headct.checkpoints import PretrainedEncoder
 from headct.cohort import Cohort
+from headct.cohort.identities import is_virtual
 from headct.cohort.labels import Account, Labels, only
 from headct.detection.calibration import calibrate, operating_points
 from headct.detection.detector import Detector
@@ -136,7 +137,7 @@ def adapt(
     fitted, ladder = _fitted(task, settings, progress)
     detector, rows = _detector(task, fitted, _met(cohorts, scan_ids, task.known(task.train)))
     account = _impersonal(labels.account)
-    virtual = all("simulated" in cohort.about for cohort in cohorts)
+    virtual = all(is_virtual(cohort) for cohort in cohorts)
     sentences = [*account.sentences(), *_told(task, parts, shots, splits), *notes, *[VIRTUAL] * virtual]
     record = {
         "virtual": virtual,

@@ -42,6 +42,8 @@ POINTS: Mapping[str, Rule] = MappingProxyType(
     {"balanced": "youden", "sensitive": "sensitivity", "specific": "specificity"}
 )
 """What a detector calls its thresholds, and the rule that chooses each on validation scans."""
+POINT = "balanced"
+"""The one of these from which on a finding is called."""
 
 Kind = Literal["platt", "isotonic", "none"]
 

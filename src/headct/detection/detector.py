@@ -29,16 +29,17 @@ from headct import __version__, checkpoints
 from headct.checkpoints import CheckpointFailure, PretrainedEncoder, layout
 from headct.checkpoints.layout import CONFIG, README, SELFTEST
 from headct.checkpoints.strict import COPY_AGAIN, damaged
-from headct.detection.calibration import Calibration
+from headct.detection.calibration import POINT, Calibration
 from headct.detection.card import write_up
-from headct.detection.method import Fitted, Progress, quiet
+from headct.detection.method import Fitted, Progress, Scans, quiet
 from headct.detection.methods import METHODS, entry, fitted
 from headct.detection.ood import Familiar
-from headct.detection.reasons import Met, undecided, unfamiliar
+from headct.detection.reasons import VIRTUAL, Met, undecided, unfamiliar
 from headct.detection.scans import Held
 from headct.embedding.inputs import IDS, Inputs, Reading
 from headct.embedding.machine import Machine, choose
 from headct.embedding.vectors import Looked, look
+from headct.evaluation.operating import FALLBACK
 from headct.failure import Failure, Misuse
 from headct.reading import Criteria
 
@@ -50,6 +51,15 @@ PLAIN = Machine(torch.device("cpu"), "fp32", "for the self-test")
 WHOSE = tuple(name for name in IDS if name != "scan_id")
 """Ids of whom a scan is of."""
 COLUMNS = ("scan_id", "finding", "probability", "low", "high", "ood", "reasons", *WHOSE, "files")
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known of a scan besides what a network sees: traits as in `Ready`, and whether its patient exists."""
+
+    scan_id: str
+    traits: Mapping[str, Any]
+    virtual: bool
 
 
 @dataclass(frozen=True)
@@ -83,6 +93,11 @@ class Detector:
     def findings(self) -> tuple[str, ...]:
         """Names, in order."""
         return self.fitted.findings
+
+    @property
+    def thresholds(self) -> dict[str, float]:
+        """By finding, the probability from which on it is called."""
+        return {name: points.get(POINT, FALLBACK) for name, points in zip(self.findings, self.points, strict=True)}
 
     @property
     def from_scratch(self) -> str:
@@ -168,29 +183,42 @@ class Detector:
         if not METHODS[self.fitted.method].frozen:
             arrays = np.stack([ready.array for _, ready in batch.ready])
             spacing_mm = np.stack([ready.spacing_mm for _, ready in batch.ready]).astype(np.float32)
-        scans = Held(batch.vectors, arrays, spacing_mm)
-        logits, far = self.fitted.scores(scans, np.arange(len(scans))), self.familiar(batch.vectors)
-        middle, low, high = self.probabilities(logits)
+        known = [Known(ready.ids["scan_id"], ready.traits, ready.virtual) for _, ready in batch.ready]
+        told = self.rows(Held(batch.vectors, arrays, spacing_mm), known)
         found: dict[str, list[dict[str, Any]]] = {}
-        for row, (job, ready) in enumerate(batch.ready):
+        for (job, ready), rows in zip(batch.ready, told, strict=True):
             whose = {name: ready.ids[name] for name in WHOSE} | {"files": list(ready.files)}
-            doubts = unfamiliar(far[row], len(self.familiar.validation)) + self.met.doubts(ready.traits)
-            found[job.name] = [
+            found[job.name] = [row | whose for row in rows]
+        return found
+
+    def rows(self, scans: Scans, known: Sequence[Known]) -> list[list[dict[str, Any]]]:
+        """Of each scan a row for each finding, by `COLUMNS` up to the reasons. Call it of `on(machine)`."""
+        every = np.arange(len(scans))
+        middle, low, high = self.probabilities(self.fitted.scores(scans, every))
+        far = self.familiar(scans.vectors(every))
+        return [
+            [
                 {
-                    "scan_id": ready.ids["scan_id"],
+                    "scan_id": one.scan_id,
                     "finding": finding,
                     "probability": float(middle[row, column]),
                     "low": float(low[row, column]),
                     "high": float(high[row, column]),
                     "ood": float(far[row]),
-                    "reasons": undecided(
-                        low[row, column], high[row, column], self.points[column].get("balanced")
-                    ) + doubts,
-                    **whose,
+                    "reasons": [
+                        *undecided(low[row, column], high[row, column], self.points[column].get(POINT)),
+                        *self._doubts(one, far[row]),
+                    ],
                 }
                 for column, finding in enumerate(self.findings)
-            ]  # fmt: skip
-        return found
+            ]
+            for row, one in enumerate(known)
+        ]
+
+    def _doubts(self, scan: Known, far: float) -> list[str]:
+        """Why anything that is said of a scan may be doubted."""
+        unlike_any = [VIRTUAL] if self.record.get("virtual") and not scan.virtual else []
+        return [*unlike_any, *unfamiliar(far, len(self.familiar.validation)), *self.met.doubts(scan.traits)]
 
     def probabilities(self, logits: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Probability, low and high, each (n, f), of logits (n, f)."""

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from headct.cohort import Cohort
-from headct.cohort.identities import fingerprint
+from headct.cohort.identities import fingerprint, is_virtual, pseudonyms_of
 from headct.failure import Failure, Misuse
 from headct.preparing import Prepared, Recipe, prepare
 from headct.reading import Criteria, finish, survey
@@ -60,6 +60,7 @@ class Ready:
     affine: np.ndarray  # (4, 4), voxel to RAS mm
     files: tuple[str, ...] = ()  # names of those it was read from, where this call has read it
     traits: Mapping[str, Any] = field(default_factory=dict)  # by `TRAITS`
+    virtual: bool = False  # whether it is of a simulated cohort
 
     @property
     def spacing_mm(self) -> np.ndarray:
@@ -120,16 +121,18 @@ def is_cohort(place: Path) -> bool:
 def chosen_by(inputs: Inputs, reading: Reading) -> dict[str, str]:
     """By which criteria scans were chosen, and how their ids came about: of a cohort, as its `cohort.json` says.
 
-    Several, in the order of the input, where inputs differ in it. An iterator is taken to give files.
+    Of the ids of virtual patients, which are nobody's, it says nothing. Several, in the order of the input, where
+    inputs differ in it. An iterator is taken to give files.
     """
     given = [] if isinstance(inputs, Iterator) else list(_each(inputs))
-    told = [_of_cohort(one) if isinstance(one, Cohort) else _of_files(reading) for one in given]
-    criteria, ids = (list(dict.fromkeys(values)) for values in zip(*(told or [_of_files(reading)]), strict=True))
-    return {"criteria": criteria[0] if len(criteria) == 1 else f"[{', '.join(criteria)}]", "ids": ", ".join(ids)}
+    terms = [_of_cohort(one) if isinstance(one, Cohort) else _of_files(reading) for one in given]
+    criteria, ids = (list(dict.fromkeys(values)) for values in zip(*(terms or [_of_files(reading)]), strict=True))
+    told = criteria[0] if len(criteria) == 1 else f"[{', '.join(criteria)}]"
+    return {"criteria": told, "ids": ", ".join(filter(None, ids))}
 
 
 def _of_cohort(cohort: Cohort) -> tuple[str, str]:
-    ids = cohort.about.get("pseudonyms", "none")
+    ids = pseudonyms_of(cohort)
     return json.dumps(cohort.about.get("criteria"), sort_keys=True), "kept" if ids == "none" else ids
 
 
@@ -162,7 +165,7 @@ def one_scan(scan: str | os.PathLike[str], reading: Reading, cohort: Cohort | No
         if str(scan) in cohort and not place.exists():
             row = cohort.scans.set_index("scan_id", drop=False).loc[str(scan)]
             ids = {name: str(row[name]) for name in IDS}
-            return Ready(ids, cohort.array(str(scan)), cohort.affine(str(scan)))
+            return Ready(ids, cohort.array(str(scan)), cohort.affine(str(scan)), virtual=is_virtual(cohort))
     if not place.exists():
         also = "" if cohort is None else f", and no scan of that id in {cohort.path}"
         raise Misuse(
@@ -312,7 +315,8 @@ def _digest(*parts: str) -> str:
 
 def _from_cohort(cohort: Cohort, ids: dict[str, str], traits: Mapping[Hashable, Any]) -> Items:
     known = {str(name): value for name, value in traits.items()}
-    return (Ready(ids, cohort.array(ids["scan_id"]), cohort.affine(ids["scan_id"]), traits=known),)
+    array, affine = cohort.array(ids["scan_id"]), cohort.affine(ids["scan_id"])
+    return (Ready(ids, array, affine, traits=known, virtual=is_virtual(cohort)),)
 
 
 def _from_volume(volume: Volume, pseudonyms: Pseudonyms, reading: Reading) -> Items:

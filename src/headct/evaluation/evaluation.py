@@ -55,7 +55,7 @@ from headct.evaluation.intervals import (
     rarer_class,
 )
 from headct.evaluation.metrics import Array, Ranked
-from headct.evaluation.operating import Abstention, OperatingPoint
+from headct.evaluation.operating import FALLBACK, Abstention, OperatingPoint
 from headct.evaluation.subgroups import Subgroup
 from headct.evaluation.tables import Case, join, named
 from headct.failure import Failure, Misuse
@@ -70,7 +70,7 @@ class EvaluationSettings:
 
     draws: int = DRAWS  # of the bootstrap
     seed: int = 0
-    threshold: float | None = None  # None: by `rule` on validation scans, or 0.5 where there are none
+    threshold: float | None = None  # None: by `rule` on validation scans, or `FALLBACK` where there are none
     rule: operating.Rule = "youden"
     target: float = 0.9  # of the rules sensitivity and specificity, and of the points read off the curve
     prevalence: float | None = None  # where predictive values are wanted; None: that of these scans
@@ -205,7 +205,7 @@ def evaluate(
     _expect_apart(predictions, labels)
     tested, validation = _by_split(cases, labels, notes)
     good, left_out = _evaluable(tested)
-    groups = {name: _grouping(labels, name, tuple(cases)) for name in settings.groups}
+    groups = grouped(labels, settings.groups, tuple(cases))
     rows = np.unique(np.concatenate([case.rows for case in good.values()]))
     if against is not None:
         _expect_apart(against, labels, "of the other model's predictions ")
@@ -320,6 +320,11 @@ def _cautions(case: Case) -> Iterable[str]:
         yield f"{case.finding}: every probability is {case.probabilities[0]:g}"
 
 
+def grouped(labels: pd.DataFrame, columns: Sequence[str], findings: Sequence[str]) -> dict[str, pd.Series]:
+    """By column, the groups of the scans. Raises Misuse where the labels lack one, or it divides nothing."""
+    return {column: _grouping(labels, column, findings) for column in columns}
+
+
 def _grouping(labels: pd.DataFrame, column: str, findings: Sequence[str]) -> pd.Series:
     if column not in labels:
         known = [name for name in labels.columns if name not in ("scan_id", "patient_id")]
@@ -342,7 +347,7 @@ def _operating_point(
     if before is not None:
         return before
     if case is None or len(np.unique(case.labels)) < 2:
-        return OperatingPoint(0.5, f"0.5, as there are no validation scans with and without {finding}")
+        return OperatingPoint(FALLBACK, f"{FALLBACK}, as there are no validation scans with and without {finding}")
     return operating.choose(case.labels, case.probabilities, settings.rule, settings.target)
 
 

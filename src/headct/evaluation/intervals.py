@@ -22,7 +22,7 @@ positives decide (88 to 98.5 % at 25), and the calibration error (`headct.evalua
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,6 +38,8 @@ LEVEL = 0.95
 Z = float(ndtri((1 + LEVEL) / 2))
 DRAWS = 1000
 """Of the bootstrap."""
+HELD = 1 << 24
+"""Bytes of draws that are held together, where they come in blocks."""
 TRUST, TRUST_IN_SHARES = 1.0, 2.0
 """How much a model's variance weighs beside the seen one, over the root of the rarer class's patients: of an area, and
 of what the bootstrap draws. By simulation, as the next one."""
@@ -120,7 +122,15 @@ class Patients:
 
         The same seed gives the same draws, so what is computed from them is paired.
         """
-        rng = np.random.default_rng(seed)
+        return self._drawn(draws, np.random.default_rng(seed))
+
+    def blocks(self, draws: int, seed: int = 0) -> Iterator[NDArray[np.uint8]]:
+        """The same draws, (some, n) at a time: as many as `HELD` allows."""
+        rng, step = np.random.default_rng(seed), max(1, HELD // len(self.codes))
+        for start in range(0, draws, step):
+            yield self._drawn(min(step, draws - start), rng)
+
+    def _drawn(self, draws: int, rng: np.random.Generator) -> NDArray[np.uint8]:
         weights = np.empty((draws, len(self.codes)), dtype=np.uint8)
         for row in weights:
             counts = np.bincount(rng.integers(0, self.number, self.number), minlength=self.number)

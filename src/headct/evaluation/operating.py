@@ -26,6 +26,8 @@ from headct.failure import Misuse
 
 Rule = Literal["sensitivity", "specificity", "youden", "f1"]
 RULES: tuple[Rule, ...] = ("sensitivity", "specificity", "youden", "f1")
+FALLBACK = 0.5
+"""The threshold where validation scans give none."""
 
 
 def rule_named(name: str) -> Rule:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from headct.cohort.identities import is_virtual
 from headct.failure import Misuse
 from headct.pretraining.objectives.objective import TEMPLATE_BLOCK, UNKNOWN_CLASS
 from headct.pretraining.views import head_box
@@ -131,7 +132,7 @@ class Scans:
             {
                 "cohort": _name(cohort),
                 "scans": len(cohort),
-                "virtual": "simulated" in cohort.about,
+                "virtual": is_virtual(cohort),
                 "scan_ids_sha256": hashlib.sha256("\n".join(map(str, cohort.scans["scan_id"])).encode()).hexdigest(),
             }
             for cohort in self.cohorts

@@ -41,6 +41,21 @@ class ComparedRow:
 
 
 @dataclass(frozen=True, kw_only=True)
+class MovedRow:
+    """A detector away from home: what it loses there, and what that site's own detector has over it.
+
+    Both are differences of AUROC, with p values after correction; None where there is nothing to compare with.
+    """
+
+    trained: str
+    tested: str
+    lost: Measured | None
+    lost_p: float | None
+    gained: Measured | None
+    gained_p: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Published:
     """A number from a publication beside ours; `theirs` is written as published, with what they tell about it."""
 
@@ -224,6 +239,21 @@ def comparison_table(rows: Sequence[ComparedRow], caption: str) -> Markup:
         Column(key="p_corrected", header="p, corrected", decimals=3, write=_p_value),
     ]
     return table(frame, columns, caption)
+
+
+def moved_table(rows: Sequence[MovedRow], title: str) -> Markup:
+    """What detectors lose away from home, and what labels of one's own gain, a row for each pair of sites."""
+    frame = pd.DataFrame([vars(row) for row in rows]).astype(object)
+    columns = [
+        Column(key="trained", header="Trained at"),
+        Column(key="tested", header="Tested at"),
+        Column(key="lost", header="Lost", decimals=3, write=_cell_of_difference),
+        Column(key="lost_p", header="p (Holm)", decimals=3, write=_p_value),
+        Column(key="gained", header="Gained by own labels", decimals=3, write=_cell_of_difference),
+        Column(key="gained_p", header="p (Holm)", decimals=3, write=_p_value),
+    ]
+    words = "lost is the AUROC at home less that here, gained that of the site's own detector less that here"
+    return table(frame, columns, f"{title}: {words}")
 
 
 def beside_published(rows: Sequence[Published], why_not_comparable: str, caption: str = "Published numbers") -> Markup:

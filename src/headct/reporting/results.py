@@ -38,6 +38,7 @@ from headct.reporting.result_tables import (
     ComparedRow,
     MeasurementRow,
     MetricRow,
+    MovedRow,
     PointRow,
     Published,
     SideRow,
@@ -45,6 +46,7 @@ from headct.reporting.result_tables import (
     comparison_table,
     measurements_table,
     metrics_table,
+    moved_table,
     points_table,
     sides_table,
 )
@@ -144,6 +146,7 @@ class Report:
     calibrations: Mapping[str, Calibration] = field(default_factory=dict)
     subgroups: Mapping[str, Forest] = field(default_factory=dict)
     transfer: Mapping[str, Mapping[tuple[str, str], Measured]] = field(default_factory=dict)
+    moved: Mapping[str, Sequence[MovedRow]] = field(default_factory=dict)  # stands under `transfer`
     points: Sequence[PointRow] = ()
     measurements: Sequence[MeasurementRow] = ()
     sides: Sequence[SideRow] = ()
@@ -280,7 +283,12 @@ def _subgroups(report: Report) -> Section | None:
 def _transfer(report: Report) -> Section | None:
     if not report.transfer:
         return None
-    body = Markup("").join(transfer_matrix(called(name), values) for name, values in report.transfer.items())
+    parts = []
+    for name, values in report.transfer.items():
+        parts.append(transfer_matrix(called(name), values))
+        if report.moved.get(name):
+            parts.append(moved_table(report.moved[name], f"Lost and gained, {called(name)}"))
+    body = Markup("").join(parts)
     lead = "What a detector made at one site reaches at another."
     return Section(title="Transfer between sites", lead=lead, body=body)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from headct.evaluation.comparison import Difference
@@ -19,7 +20,7 @@ from headct.reporting.measured import Measured, measured
 from headct.reporting.result_comparisons import Compared, Subgroup
 from headct.reporting.result_curves import Bin, Curve, OperatingPoint
 from headct.reporting.result_flow import Confusion, Evaluated
-from headct.reporting.result_tables import ComparedRow, MeasurementRow, MetricRow, PointRow, SideRow
+from headct.reporting.result_tables import ComparedRow, MeasurementRow, MetricRow, MovedRow, PointRow, SideRow
 from headct.reporting.results import Calibration, Check, Forest, Ranking, Report
 from headct.reporting.words import count
 
@@ -86,6 +87,7 @@ def report_of(
         calibrations={name: calibration(finding) for name, finding in findings.items()},
         subgroups={name: forest for name, forest in forests.items() if forest.groups},
         transfer={matrix.finding: _transfer(matrix) for matrix in transfer},
+        moved={matrix.finding: list(_moved(matrix)) for matrix in transfer},
         checks=[_shuffled(finding) for finding in findings.values()],
         notes=[
             *evaluation.notes,
@@ -302,6 +304,28 @@ def forest_of(finding: Finding) -> Forest:
 
 def _transfer(matrix: TransferMatrix) -> Mapping[tuple[str, str], Measured]:
     return {sites: measured(cell.area.estimate()) for sites, cell in matrix.cells.items()}
+
+
+def _moved(matrix: TransferMatrix) -> Iterable[MovedRow]:
+    """What was lost and what would be gained, turned so that both are above 0 where there is something to gain."""
+    for cell in matrix.cells.values():
+        if cell.drop is not None or cell.gain is not None:
+            yield MovedRow(
+                trained=cell.trained,
+                tested=cell.tested,
+                lost=_turned(cell.drop),
+                lost_p=None if cell.drop is None else cell.drop.corrected,
+                gained=_turned(cell.gain),
+                gained_p=None if cell.gain is None else cell.gain.corrected,
+            )
+
+
+def _turned(difference: Difference | None) -> Measured | None:
+    """The second less the first."""
+    if difference is None:
+        return None
+    found = measured(difference.estimate)
+    return replace(found, value=0 - found.value, low=0 - found.high, high=0 - found.low)
 
 
 def _shuffled(finding: Finding) -> Check:

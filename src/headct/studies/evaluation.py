@@ -22,6 +22,7 @@ from headct.detection.calibration import POINTS, TARGET
 from headct.detection.method import Progress, quiet
 from headct.embedding.machine import Machine
 from headct.evaluation import Area, Evaluation, EvaluationSettings, Patients, evaluate
+from headct.evaluation.evaluation import grouped
 from headct.evaluation.leakage import no_duplicates, too_few
 from headct.evaluation.measurements import Measurements, compare_tables, side_named
 from headct.evaluation.operating import OperatingPoint, Rule
@@ -119,8 +120,12 @@ def evaluate_detectors(
     `measured` are measurements by scan_id to be compared with those of the labels, `beside` asks for baselines and the
     check by shuffled training labels, `few` for curves over fewer labels. The groups of the settings come on top of
     those of the scans. Raises Failure where scans of different patients are the same, or no finding can be evaluated;
-    Misuse where a cohort has another recipe than a detector, or a detector no such threshold (`points_of`).
+    Misuse, before anything is looked at, where a cohort has another recipe than a detector, a detector no such
+    threshold (`points_of`), or groups and measurements do not go with the labels.
     """
+    labels = labelled.tested
+    grouped(labels, settings.groups, labelled.findings)
+    compared = None if measured is None else compare_tables(measured, labels)
     for entry in entries:
         for cohort in cohorts:
             cohort.expect(entry.detector.encoder.recipe)
@@ -130,7 +135,6 @@ def evaluate_detectors(
     patient_ids = [str(one) for one in labelled.table["patient_id"]]
     no_duplicates(everyone.vectors(np.arange(len(everyone))), labelled.scan_ids, patient_ids)
     tables = {entry.name: predicted(entry, labelled, vectors, machine, _place(out, entry.name)) for entry in entries}
-    labels = labelled.tested
     _write_labels(labelled.table, out)
     told = {name: _of_test(table, labelled) for name, table in tables.items()}
     settings = replace(settings, groups=tuple(dict.fromkeys([*labelled.groups, *settings.groups])))
@@ -161,7 +165,7 @@ def evaluate_detectors(
         baselines=_evaluated(probed, labels, plain),
         pairs=_pairs(told, probed, labels, plain),
         transfer=transfer(entries, cohorts, told, labels),
-        measurements=_measurements(evaluations[entries[0].name], labels, measured),
+        measurements=_measurements(evaluations[entries[0].name], labels, compared),
         curves=curves,
         unlearned=checked,
         predictions=tables,
@@ -292,17 +296,16 @@ def _area(table: pd.DataFrame, labels: pd.DataFrame, finding: str) -> Area | Non
     return Area.of(truth[known], scores[known], patients)
 
 
-def _measurements(evaluation: Evaluation, labels: pd.DataFrame, measured: pd.DataFrame | None) -> Measurements | None:
-    """Measured columns against those of the labels, and sides where a finding is detected on either."""
-    found = None if measured is None else compare_tables(measured, labels)
+def _measurements(evaluation: Evaluation, labels: pd.DataFrame, compared: Measurements | None) -> Measurements | None:
+    """Measured columns against those of the labels (`compared`), and sides where a finding is detected on either."""
     told, truth = sides(evaluation)
     if told.empty:
-        return found
+        return compared
     known = labels[["scan_id", "patient_id"]].merge(truth, on="scan_id")
     of_sides = compare_tables(told, known)
-    if found is None:
+    if compared is None:
         return of_sides
-    return Measurements(found.errors, {**found.sides, **of_sides.sides}, (*found.notes, *of_sides.notes))
+    return Measurements(compared.errors, {**compared.sides, **of_sides.sides}, (*compared.notes, *of_sides.notes))
 
 
 def sides(evaluation: Evaluation) -> tuple[pd.DataFrame, pd.DataFrame]:

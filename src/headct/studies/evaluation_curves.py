@@ -32,6 +32,8 @@ CURVES = "curves"
 """The folder of draws and areas, beside the predictions."""
 OURS = "frozen encoder"
 """The learner with the detector's encoder."""
+METHOD = "linear"
+"""What every learner of a curve is, whatever the detector was learned by; of shots `PROBE`, whose penalty is fixed."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,7 @@ class LearningCurve:
         return self.results.draws(OURS, place, size)
 
     def tree(self) -> Mapping[str, Any]:
-        """For `metrics.json`: learner, cohort, size, finding, and the differences of means."""
+        """For `metrics.json`: the method; learner, cohort, size, finding; and the differences of means."""
         areas: dict[str, Any] = {}
         differences: dict[str, Any] = {}
         for learner, place, size, finding in self._every():
@@ -121,7 +123,7 @@ class LearningCurve:
                 assert less is not None
                 of = differences.setdefault(f"{OURS} less {learner}", {}).setdefault(place, {})
                 of[f"{size:g}"] = {"auroc": less.leaf()}
-        return {"learners": areas, "differences": differences}
+        return {"method": METHOD, "learners": areas, "differences": differences}
 
     def table(self) -> pd.DataFrame:
         """learner, cohort, size, labelled, finding, draws, auroc, low, high, n, positives."""

@@ -19,11 +19,12 @@ from scipy.special import expit
 from headct import __version__
 from headct.checkpoints import PretrainedEncoder
 from headct.cohort import Cohort
+from headct.cohort.identities import is_virtual
 from headct.cohort.journal import refused
+from headct.detection.detector import Known
 from headct.detection.job import SCORES
 from headct.detection.linear import Linear
 from headct.detection.method import Progress, Scans, Task, quiet
-from headct.detection.reasons import undecided, unfamiliar
 from headct.detection.scans import Held, OfCohorts, scans_of
 from headct.embedding.embeddings import model_of, partial_of
 from headct.embedding.inputs import TRAITS
@@ -34,7 +35,6 @@ from headct.studies.evaluation_scans import Entry, Labelled
 
 SCHEMA = pa.schema([*SCORES, ("split", pa.string())])
 HISTOGRAM, RANDOM = "histogram probe", "random encoder"
-POINT = "balanced"
 REGIONS = 3
 """Of the histograms, along each axis."""
 
@@ -83,28 +83,8 @@ def predicted(entry: Entry, labelled: Labelled, vectors: Vectors, machine: Machi
     if out.is_file() and model_of(out) == terms:
         return pq.read_table(out).to_pandas()
     scans = vectors.by(detector.encoder, machine)
-    rows = np.arange(len(scans))
-    middle, low, high = detector.probabilities(detector.fitted.scores(scans, rows))
-    far = detector.familiar(scans.vectors(rows))
-    traits = _traits(vectors.cohorts, labelled.scan_ids)
-    table = [
-        {
-            "scan_id": scan_id,
-            "finding": finding,
-            "probability": float(middle[row, column]),
-            "low": float(low[row, column]),
-            "high": float(high[row, column]),
-            "ood": float(far[row]),
-            "reasons": [
-                *undecided(low[row, column], high[row, column], detector.points[column].get(POINT)),
-                *unfamiliar(far[row], len(detector.familiar.validation)),
-                *detector.met.doubts(traits[row]),
-            ],
-            "split": str(labelled.parts[row]),
-        }
-        for row, scan_id in enumerate(labelled.scan_ids)
-        for column, finding in enumerate(detector.findings)
-    ]
+    told = detector.rows(scans, _known(vectors.cohorts, labelled.scan_ids))
+    table = [row | {"split": str(part)} for rows, part in zip(told, labelled.parts, strict=True) for row in rows]
     _write(out, table, terms)
     return pd.DataFrame(table, columns=SCHEMA.names)
 
@@ -115,6 +95,12 @@ def _sha256_of(cohorts: Sequence[Cohort], scan_ids: Sequence[str]) -> str:
     held = scans.set_index("scan_id")["crc32"].loc[list(scan_ids)]
     traits = json.dumps(_traits(cohorts, scan_ids), sort_keys=True, default=str)
     return hashlib.sha256((held.to_csv() + traits).encode()).hexdigest()
+
+
+def _known(cohorts: Sequence[Cohort], scan_ids: Sequence[str]) -> list[Known]:
+    virtual = {scan_id: is_virtual(cohort) for cohort in reversed(cohorts) for scan_id in cohort}
+    traits = _traits(cohorts, scan_ids)
+    return [Known(scan_id, of_scan, virtual[scan_id]) for scan_id, of_scan in zip(scan_ids, traits, strict=True)]
 
 
 def _traits(cohorts: Sequence[Cohort], scan_ids: Sequence[str]) -> list[dict[str, object]]:

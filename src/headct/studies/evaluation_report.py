@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
+from headct.cohort.identities import hold_pseudonyms, is_virtual, pseudonyms_of
 from headct.detection import Detector
 from headct.detection.curves import MACRO
 from headct.evaluation import Estimate, Evaluation
@@ -115,7 +116,7 @@ def _accounted(finding: Finding, tested: int) -> Evaluated:
 def report_of_study(study: Study, *, files: Mapping[str, Path], examples: bool = True) -> Report:
     """The page of detectors on cohorts. `files` are the tables that were read, by the names the page has for them."""
     main, entry = study.first, study.entries[0]
-    virtual = ["simulated" in cohort.about for cohort in study.cohorts]
+    virtual = [is_virtual(cohort) for cohort in study.cohorts]
     intake = Intake(
         *(
             pd.concat([getattr(cohort, table) for cohort in study.cohorts], ignore_index=True)
@@ -272,7 +273,7 @@ def _few_shots(curve: LearningCurve) -> Iterator[FewShot]:
             sizes = curve.sizes(place, finding)
             area = curve.area(OURS, place, sizes[0], finding)
             yield FewShot(
-                title=f"{'mean over findings' if finding == MACRO else called(finding)}, on {place}",
+                title=f"{'mean over findings' if finding == MACRO else called(finding)}, on {place}: linear probes",
                 learners=[
                     Learner(
                         name=learner,
@@ -388,7 +389,7 @@ def _record_of_study(study: Study) -> dict[str, str]:
         f"{_range(tested, 'thickness_mm', 'mm')} thick.",
         "deidentification": "Identifiers in the cohorts: "
         + "; ".join(
-            f"{name} {'pseudonyms' if cohort.about.get('pseudonyms', 'none') != 'none' else 'as given'}"
+            f"{name} {'pseudonyms' if hold_pseudonyms([pseudonyms_of(cohort)]) else 'as given'}"
             for name, cohort in zip(names, study.cohorts, strict=True)
         )
         + ".",

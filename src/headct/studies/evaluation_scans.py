@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from pandas.api.types import is_numeric_dtype
 
 from headct.cohort import Cohort
 from headct.cohort.identities import ids_of, pseudonyms_of, strangers
@@ -15,9 +16,10 @@ from headct.cohort.labels import Account, joined_patients, read_labels
 from headct.detection import Detector
 from headct.evaluation import subgroups
 from headct.evaluation.cells import Readers, read_table
-from headct.evaluation.tables import named
+from headct.evaluation.tables import named, texts
 from headct.failure import Failure, Misuse
 from headct.reading.pseudonyms import Pseudonyms
+from headct.reporting.words import count
 
 GROUPS = ("site", "manufacturer", "kernel", "thickness_mm", "tilt_deg", "age", "sex")
 """Columns of `scans.parquet` by which every evaluation is divided, where they tell scans apart."""
@@ -49,7 +51,8 @@ class Labelled:
     """All labelled scans of the cohorts.
 
     `table` has a row for each: scan_id, patient_id, cohort, a column of 1, 0 or NaN for each of `findings`, what scans
-    are grouped by, and measurements. `parts` (n,) are train, validation or test.
+    are grouped by (as the cohorts have it, and where they do not say, the labels), and measurements. `parts` (n,) are
+    train, validation or test.
     """
 
     table: pd.DataFrame
@@ -92,15 +95,18 @@ def labelled_scans(
     readers: Readers = "majority",
     key: bytes | None = None,
     preferred: bool = False,
+    groups: Sequence[str] = (),
 ) -> Labelled:
     """The labelled scans of the cohorts, and which of them may be tested; of each study one series if `preferred`.
 
     Each table is matched to all cohorts as `headct adapt` does it. `key` is what pseudonyms were made with: by it a
-    patient is known again where a detector has pseudonyms and a cohort has ids, or the other way round. Raises Misuse
-    where a table does not fit, two of them label a scan, or none has a finding of the detectors; Failure where no scan
-    is left to test.
+    patient is known again where a detector has pseudonyms and a cohort has ids, or the other way round. `groups` are
+    columns of the tables that are to be kept. Raises Misuse where a table does not fit, two of them label a scan, or
+    none has a finding of a detector; Failure where no scan is left to test.
     """
-    read = [read_labels(table, cohorts, readers=readers, key=key, preferred=preferred) for table in tables]
+    read = [
+        read_labels(table, cohorts, readers=readers, key=key, preferred=preferred, beside=groups) for table in tables
+    ]
     values = pd.concat([one.values for one in read])
     twice = values.index[values.index.duplicated()]
     if len(twice):
@@ -109,21 +115,17 @@ def labelled_scans(
     of_tables = pd.concat([one.patients for one in read]).astype(str)
     patients = pd.Series(joined_patients(of_tables.tolist(), told.tolist()), index=of_tables.index)
     predicted = list(dict.fromkeys(name for entry in entries for name in entry.detector.findings))
+    _expect_findings(entries, values)
     findings = tuple(name for name in predicted if name in values)
-    if not findings:
-        raise Misuse(
-            f"the labels have none of the findings that are detected: {', '.join(predicted)}",
-            why=f"they have {', '.join(map(str, values.columns))}",
-            do="call them alike, or name the labels of these findings",
-        )
     values = values[values[list(findings)].notna().any(axis=1)]
     if values.empty:
         raise Failure(f"every label of {', '.join(findings)} is unknown", do="fill in 1 or 0 where it is known")
     table = _table(values[list(findings)], patients.loc[values.index], cohorts)
     table = table.merge(pd.concat([one.measured for one in read]), left_on="scan_id", right_index=True, how="left")
+    table, completed = _completed(table, pd.concat([one.about for one in read]))
     names = _all_names(table, told.loc[table["scan_id"]].tolist(), cohorts, key)
     parts, notes = _parts(table, names, entries, key)
-    notes += _unknown_alike(entries, cohorts, key)
+    notes += [*_unknown_alike(entries, cohorts, key), *completed]
     missing = [name for name in predicted if name not in findings]
     if missing:
         notes.append(f"detected, but without labels: {', '.join(missing)}")
@@ -134,8 +136,19 @@ def labelled_scans(
             why="a detector knows its own patients, and the numbers would tell how well",
             do="keep patients out of it (`headct adapt --test 0.2`), or name a cohort that it has not seen",
         )
-    groups = tuple(_telling(table[parts == "test"], findings))
-    return Labelled(table, findings, groups, parts, [one.account for one in read], tuple(notes))
+    telling = tuple(_telling(table[parts == "test"], findings))
+    return Labelled(table, findings, telling, parts, [one.account for one in read], tuple(notes))
+
+
+def _expect_findings(entries: Sequence[Entry], values: pd.DataFrame) -> None:
+    """Raises Misuse where a detector has no finding among the columns of labels."""
+    for entry in entries:
+        if not any(name in values for name in entry.detector.findings):
+            raise Misuse(
+                f"the labels have none of the findings that {entry.name} detects: {', '.join(entry.detector.findings)}",
+                why=f"they have {', '.join(map(str, values.columns))}",
+                do="call them alike, name the labels of these findings, or leave this detector out",
+            )
 
 
 def _table(values: pd.DataFrame, patients: pd.Series, cohorts: Sequence[Cohort]) -> pd.DataFrame:
@@ -149,6 +162,22 @@ def _table(values: pd.DataFrame, patients: pd.Series, cohorts: Sequence[Cohort])
     known = scans.set_index("scan_id").loc[values.index]
     table = pd.concat([patients.rename("patient_id"), known["cohort"], values, known[list(GROUPS)]], axis=1)
     return table.rename_axis("scan_id").reset_index()
+
+
+def _completed(table: pd.DataFrame, about: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+    """With what tables of labels say beside (`about`, by scan): in empty cells of `GROUPS`, else as a column more."""
+    notes = []
+    for name in map(str, about):
+        said = table["scan_id"].map(about[name])
+        if name not in table:
+            table = table.assign(**{name: said})
+        elif name in GROUPS:
+            said = pd.to_numeric(said, errors="coerce") if is_numeric_dtype(table[name]) else said
+            empty = (texts(table[name]) == "") & (texts(said) != "")
+            if empty.any():
+                table = table.assign(**{name: table[name].where(~empty, said)})
+                notes.append(f"{name} of {count(int(empty.sum()), 'scan')} is from the labels, as no cohort says it")
+    return table, notes
 
 
 def names_of(cohorts: Sequence[Cohort]) -> list[str]:

@@ -12,13 +12,12 @@ from urllib.parse import quote
 import pandas as pd
 from markupsafe import Markup
 
-from headct.cohort import Cohort
 from headct.cohort.journal import refused
 from headct.detection import Detector
 from headct.detection.method import Progress, quiet
 from headct.detection.ood import DOUBT
 from headct.detection.reasons import VIRTUAL
-from headct.embedding.inputs import Reading, Ready, is_cohort, stream
+from headct.embedding.inputs import Reading, Ready, stream
 from headct.embedding.machine import Machine
 from headct.reporting.findings import called
 from headct.reporting.page import Page, Provenance, Section, check_place, clear, numbered, software_versions
@@ -26,12 +25,9 @@ from headct.reporting.result_pictures import Shown
 from headct.reporting.result_scan import Familiarity, Found, PredictedScan, read_from, scan_page
 from headct.reporting.tables import Column, table
 from headct.reporting.words import count, joined, visible
-from headct.studies.evaluation_predictions import POINT
 from headct.tasks.explanation.judging import can_look, vectors_of
 from headct.tasks.explanation.slabs import SLAB_MM, driving_slices
 
-UNDECIDED = 0.5
-"""Where validation scans gave no operating point."""
 VERSIONS = ("headct", "torch", "numpy", "scikit-learn")
 
 
@@ -57,20 +53,18 @@ def write_pages(
     places = {scan_id: numbered(page.with_suffix(""), number) for number, scan_id in enumerate(told, start=1)}
     if len(told) == 1:
         places = dict.fromkeys(told, page)
-    virtual = all(is_cohort(one) and "simulated" in Cohort(one).about for one in inputs)
-    doubts = [VIRTUAL] if detector.record.get("virtual") and not virtual else []
-    detector, provenance, written = detector.on(machine), _provenance(detector, machine), set()
+    detector, provenance, written = detector.on(machine), _provenance(detector, machine), dict[str, bool]()
     try:
         clear(page.with_suffix(""))
         for ready in _ready(inputs, reading, workers):
             scan_id = ready.ids["scan_id"]
             if scan_id in told and scan_id not in written:
-                scan = _scan(ready, told[scan_id], detector, machine, doubts)
-                scan_page(scan, provenance, virtual=virtual).write(places[scan_id])
-                written.add(scan_id)
+                scan = _scan(ready, told[scan_id], detector, machine)
+                scan_page(scan, provenance, virtual=ready.virtual).write(places[scan_id])
+                written[scan_id] = ready.virtual
                 progress(len(written), len(told))
         if len(told) > 1:
-            _index(told, places, page, detector, provenance, doubts, virtual=virtual).write(page)
+            _index(told, places, page, detector, provenance, virtual=all(written.values())).write(page)
     except OSError as error:
         raise refused(page, error) from error
     return len(written)
@@ -81,14 +75,12 @@ def _ready(inputs: Sequence[Path], reading: Reading, workers: int) -> Iterator[R
         yield from (one for one in items or () if isinstance(one, Ready))
 
 
-def _scan(
-    ready: Ready, rows: Sequence[Mapping[str, Any]], detector: Detector, machine: Machine, doubts: Sequence[str]
-) -> PredictedScan:
+def _scan(ready: Ready, rows: Sequence[Mapping[str, Any]], detector: Detector, machine: Machine) -> PredictedScan:
     x, y, z = (float(mm) for mm in ready.spacing_mm)
-    points = dict(zip(detector.findings, detector.points, strict=True))
+    thresholds = detector.thresholds
     vectors = vectors_of(detector, [ready.array], (x, y, z), machine)
     far = detector.familiar
-    called_yes = [row for row in rows if row["probability"] >= points[row["finding"]].get(POINT, UNDECIDED)]
+    called_yes = [row for row in rows if row["probability"] >= thresholds[row["finding"]]]
     driving: Mapping[str, Sequence[Shown]] = {}
     if called_yes and can_look(detector):
         driving = driving_slices(detector, ready.array, (x, y, z), machine)
@@ -102,16 +94,21 @@ def _scan(
                 probability=row["probability"],
                 low=row["low"],
                 high=row["high"],
-                threshold=points[row["finding"]].get(POINT, UNDECIDED),
+                threshold=thresholds[row["finding"]],
                 slices=driving.get(row["finding"], ()),
             )
             for row in rows
         ],
         familiarity=Familiarity(distance=float(far.distances(vectors)[0]), usual=far.usual, share=DOUBT),
-        reasons=[*doubts, *detector.met.doubts(ready.traits)],
+        reasons=[*_of_virtual(rows), *detector.met.doubts(ready.traits)],
         patient_id=ready.ids["patient_id"],
         files=ready.files,
     )
+
+
+def _of_virtual(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What all of these rows say of a detector that knows virtual patients alone."""
+    return [VIRTUAL] if all(VIRTUAL in row["reasons"] for row in rows) else []
 
 
 def _provenance(detector: Detector, machine: Machine) -> Provenance:
@@ -134,15 +131,14 @@ def _index(
     page: Path,
     detector: Detector,
     provenance: Provenance,
-    doubts: Sequence[str],
     *,
     virtual: bool,
 ) -> Page:
     """All scans in one table, those with the most probable answers first; each leads to its page."""
-    points = dict(zip(detector.findings, detector.points, strict=True))
+    thresholds, doubts = detector.thresholds, _of_virtual([row for rows in told.values() for row in rows])
 
     def said(row: Mapping[str, Any]) -> bool:
-        return bool(row["probability"] >= points[row["finding"]].get(POINT, UNDECIDED))
+        return bool(row["probability"] >= thresholds[row["finding"]])
 
     positive = Counter(str(row["finding"]) for rows in told.values() for row in rows if said(row))
     anything = sum(any(said(row) for row in rows) for rows in told.values())
@@ -156,7 +152,10 @@ def _index(
                 "files": read_from(told[scan_id][0]["files"]),
                 "doubts": "; ".join(
                     dict.fromkeys(
-                        reason for row in told[scan_id] for reason in row["reasons"] if not _of_one_answer(reason)
+                        reason
+                        for row in told[scan_id]
+                        for reason in row["reasons"]
+                        if not (_of_one_answer(reason) or reason in doubts)
                     )
                 ),
             }

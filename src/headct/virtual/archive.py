@@ -16,6 +16,9 @@ from headct.virtual.sites import SITES
 from headct.virtual.streams import stream
 from headct.writing.dicom import TRANSFER_SYNTAXES, images_of, save
 
+HEAD_SERIES = "series-1"
+"""The folder of the head's images; others of the study lie beside it."""
+
 PROFILES = ("quirks", "clean")
 """With each vendor's padding, transfer syntax and extra series; or nothing but conforming images."""
 
@@ -31,7 +34,7 @@ def write_study(simulated: Simulated, folder: Path, profile: str) -> None:
     from headct.writing.segmentation import SEGMENTS, write_segmentation  # needs highdicom, which cohorts do without
 
     quirks = profile == "quirks"
-    paths = write_series(simulated, simulated.scan, folder / "series-1", quirks=quirks)
+    paths = write_series(simulated, simulated.scan, folder / HEAD_SERIES, quirks=quirks)
     masks = {name: mask for name, mask in simulated.masks.items() if name in SEGMENTS and mask.any()}
     if masks:
         write_segmentation(masks, paths, folder / "segmentation.dcm", description="virtual truth")

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
-from headct.failure import Misuse
 from headct.preparing import Prepared, prepare
-from headct.preparing.recipe import Frame, Recipe, named
+from headct.preparing.recipe import Recipe, named
 from headct.virtual.labels import FINDINGS
 from headct.virtual.simulated import Simulated, Simulation
 
@@ -26,13 +24,7 @@ def arrays(
     published recipe, at the first array.
     """
     recipe = named(recipe)
-    frame = recipe.step(Frame)
-    if frame is None:
-        raise Misuse(
-            "virtual patients are prepared by our own recipes only",
-            do="name head, head-axial, head-fine or head-coarse",
-        )
-    simulation = replace(simulation, spacing_mm=float(min(frame.spacing_mm)))
+    simulation = simulation.prepared_by(recipe)
     index = start
     while True:
         for simulated in simulation.scans(index):

@@ -34,9 +34,9 @@ from headct.preparing.recipe import Frame, named
 from headct.reading.criteria import Criteria
 from headct.scan import GeometryError, Rejection, Scan
 from headct.virtual.acquisition import POINTS_AT_ONCE, TISSUES, Acquisition
-from headct.virtual.archive import PROFILES, write_study
+from headct.virtual.archive import HEAD_SERIES, PROFILES, write_study
 from headct.virtual.bending import COARSE
-from headct.virtual.labels import FINDINGS, mask_share
+from headct.virtual.labels import FINDINGS, VISIBLE, mask_share
 from headct.virtual.patient import Patient
 from headct.virtual.simulated import Simulated, Simulation
 from headct.virtual.template import normalized
@@ -44,11 +44,13 @@ from headct.writing import write_nifti
 
 FORMATS = ("dicom", "nifti", "cohort")
 
-EDITION = 3
+EDITION = 4
 """Raised whenever the same job gives other bytes: what was begun before is not gone on with."""
 
 LABELS, TERMS = "labels.csv", "simulated.json"
 """Beside the patients: what is true of each scan, and for files what a cohort's `cohort.json` says, the whole job."""
+
+HEAD_NIFTI = "head.nii.gz"
 
 CLASSES = (*TISSUES, "edema", "infarct", "tumor", "iph", "ivh", "sah", "sdh", "edh", "fracture")
 """Values 1, 2, 3, … of a map of classes; a later one covers an earlier one. 0 is everything else."""
@@ -61,7 +63,8 @@ SEVERITIES = (
 )  # fmt: skip
 """Of a patient, in `labels.csv` as in `Labels`."""
 
-VOLUMES = ("iph", "ivh", "sah", "sdh", "edh", "tumor", "edema", "infarct", "fracture")
+VOLUMES = tuple(VISIBLE)
+"""Findings that fill voxels, so that there is a volume of each."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,11 +96,13 @@ class Job:
         for value, known, what in ((self.format, FORMATS, "format"), (self.profile, PROFILES, "profile")):
             if value not in known:
                 raise Misuse(f"there is no {what} {value!r}", do=f"name one of {', '.join(known)}")
-        if self.format == "cohort" and not named(self.recipe).in_hu:
-            raise Misuse(
-                f"a cohort of virtual patients is not made by the published recipe {self.recipe}",
-                do="simulate --format dicom, then headct ingest with that recipe",
-            )
+        if self.format != "cohort" and (self.masks or self.recipe != "head"):
+            what = "masks" if self.masks else f"recipe {self.recipe}"
+            raise Misuse(f"{what}: of a cohort alone, not of {self.format}", do="leave it out: files have masks always")
+        if self.format != "dicom" and self.profile != "quirks":
+            raise Misuse(f"profile {self.profile}: of DICOM alone, not of {self.format}", do="leave it out")
+        if self.format == "cohort":
+            self.simulation.prepared_by(named(self.recipe))
 
     @property
     def about(self) -> dict[str, Any]:
@@ -203,9 +208,7 @@ def _cohort_about(job: Job) -> dict[str, Any]:
 def _prepared(job: Job, out: Path, index: int) -> Made:
     """The scans of one patient, prepared; runs in a worker."""
     recipe = named(job.recipe)
-    frame = recipe.step(Frame)
-    assert frame is not None
-    simulation = replace(job.simulation, spacing_mm=float(min(frame.spacing_mm)))
+    simulation = job.simulation.prepared_by(recipe)
     accepted, rejections, voxels, records = [], [], [], []
     for simulated in simulation.scans(index):
         name = f"{simulated.patient_id}/{simulated.study}"
@@ -339,7 +342,9 @@ def _files(job: Job, out: Path, index: int) -> list[dict[str, Any]]:
             shutil.rmtree(leftover, ignore_errors=True)
         _write_scan(job, simulated, partial_folder)
         partial_folder.rename(folder)
-        records.append(record_of(simulated) | {"scan_id": ""})
+        name = HEAD_NIFTI if job.format == "nifti" else HEAD_SERIES
+        path = f"{simulated.patient_id}/{folder.name}/{name}"
+        records.append({"path": path} | record_of(simulated) | {"scan_id": ""})
     return records
 
 
@@ -355,7 +360,7 @@ def _write_scan(job: Job, simulated: Simulated, folder: Path) -> None:
     if job.format == "dicom":
         write_study(simulated, folder, job.profile)
     else:
-        write_nifti(scan, folder / "head.nii.gz")
+        write_nifti(scan, folder / HEAD_NIFTI)
     taken, shape = simulated.taken, scan.hu.shape
     truth = {"classes": _class_map({**taken.tissues, **taken.shares}, shape)}
     if job.deformation:
@@ -383,7 +388,14 @@ def _write_tables(out: Path, records: Sequence[Mapping[str, Any]]) -> None:
     rows = [{name: value for name, value in record.items() if name != "landmarks_mm"} for record in records]
     write_atomically(out / LABELS, _csv(rows))
     places = (
-        {"series_id": record["series_id"], "landmark": name, "x_mm": x, "y_mm": y, "z_mm": z}
+        {
+            **({"path": record["path"]} if "path" in record else {}),
+            "series_id": record["series_id"],
+            "landmark": name,
+            "x_mm": x,
+            "y_mm": y,
+            "z_mm": z,
+        }
         for record in records
         for name, (x, y, z) in record["landmarks_mm"].items()
     )

@@ -95,8 +95,8 @@ NOISE_FACTOR = 0.8
 
 
 def mask_share(finding: str) -> float:
-    """How much of a voxel a finding must fill to count it in the mask; thin ones fill few voxels by half."""
-    return 0.3 if finding in ("sah", "fracture") else 0.5
+    """How much of a voxel a finding must fill to count it in the mask; thin and faint ones fill few by half."""
+    return 0.3 if finding in ("sah", "fracture", "edema") else 0.5
 
 
 @dataclass(frozen=True)

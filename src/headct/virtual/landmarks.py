@@ -49,15 +49,15 @@ PAIRED_MM: Mapping[str, Vector] = MappingProxyType(
 BONE_MM: Mapping[str, Vector] = MappingProxyType(
     {
         "nasion": (0, 86, -22),
-        "vertex": (0, -18, 88),
-        "dorsum-sellae": (0, -8, -25),
-        "opisthion": (0, -54, -62),
+        "vertex": (0, -18, 84),
+        "dorsum-sellae": (0, -5.5, -27),
+        "opisthion": (0, -61, -62),
         "right-labyrinth": (39, -26, -39),
         "left-labyrinth": (-39, -26, -39),
         "right-eye": (34, 70, -30),
         "left-eye": (-34, 70, -30),
-        "right-pterion": (64, 20, 2),
-        "left-pterion": (-64, 20, 2),
+        "right-pterion": (62, 20, 2),
+        "left-pterion": (-62, 20, 2),
     }
 )
 """Template mm of places in bone and face, which follow the head map."""

@@ -69,8 +69,11 @@ class Patient:
     findings: tuple[Finding, ...] = field(default=())
 
     def without(self, *names: str) -> Patient:
-        """The twin who lacks some findings; all else is equal."""
-        twin = replace(self, findings=tuple(item for item in self.findings if item.name not in names))
+        """The twin who lacks some findings, all else equal; `edema` is also that of other findings."""
+        kept = [item for item in self.findings if item.name not in names]
+        if "edema" in names:
+            kept = [item.without_oedema() for item in kept]
+        twin = replace(self, findings=tuple(kept))
         vars(twin)["coarse"] = self.coarse  # worked out once for both: no finding changes it
         return twin
 

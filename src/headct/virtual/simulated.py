@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -11,10 +11,11 @@ import numpy as np
 from pydicom.uid import generate_uid
 
 from headct.failure import Misuse
+from headct.preparing.recipe import Frame, Recipe, recipes
 from headct.scan import Header, Scan
 from headct.virtual.acquisition import Acquisition, Taken, take
 from headct.virtual.findings.mixture import KINDS, PREVALENCE, draw_findings, one_of
-from headct.virtual.labels import READ_MM, Labels, judge, mask_share
+from headct.virtual.labels import FINDINGS, READ_MM, Labels, judge, mask_share
 from headct.virtual.landmarks import head_landmarks_mm
 from headct.virtual.patient import Patient
 from headct.virtual.sites import SITES, Site
@@ -50,17 +51,33 @@ class Simulation:
             (self.twin or "iph", KINDS, "finding"),
         ):
             if value not in known:
-                raise Misuse(f"there is no virtual {what} {value!r}", do=f"name one of {', '.join(known)}")
+                raise _unknown(what, value, known)
         for name, share in self.prevalence.items():
             if name not in KINDS:
-                raise Misuse(f"there is no virtual finding {name!r} to draw", do=f"name one of {', '.join(KINDS)}")
+                raise _unknown("finding", name, KINDS)
             if not 0 <= share <= 1:
                 raise Misuse(f"{name} cannot have the prevalence {share:g}", do="give a share from 0 to 1")
+
+    def prepared_by(self, recipe: Recipe) -> Simulation:
+        """The same with pixels and slices as fine as the voxels of a recipe. Raises Misuse for a published one."""
+        frame = recipe.step(Frame)
+        if frame is None:
+            ours = ", ".join(name for name, known in recipes.items() if known.in_hu)
+            raise Misuse(
+                f"virtual patients are not prepared by the published recipe {recipe.name}",
+                do=f"name one of {ours}; or simulate --format dicom, then headct ingest with that recipe",
+            )
+        return replace(self, spacing_mm=float(min(frame.spacing_mm)))
 
     def patient(self, index: int) -> Patient:
         """The `index`-th patient, counted from 0."""
         digest = hashlib.blake2b(f"{self.seed}/{self.site}/{index}".encode(), digest_size=6).digest()
         return Patient.draw(int.from_bytes(digest, "big"), prevalence=self.prevalence)
+
+    @staticmethod
+    def index_of(patient_id: str) -> int:
+        """Of a patient's name, which ends with its number counted from 1."""
+        return int(patient_id.rsplit("-", 1)[1]) - 1
 
     def scans(self, index: int) -> Iterator[Simulated]:
         """The scans of the `index`-th patient."""
@@ -68,7 +85,7 @@ class Simulation:
         name = f"{self.site}-{self.seed}-{index + 1:06d}"
         if self.twin:
             others = patient.without(self.twin)
-            patient = self._with_twin(others, patient)
+            patient = patient if patient != others else self._with_twin(others)
             yield self._taken(patient, site, 0, name, "with")
             yield self._taken(others, site, 0, name, "without")
         else:
@@ -76,12 +93,11 @@ class Simulation:
         if self.rescan:
             yield self._taken(patient, SITES[self.rescan], 1, name, "2", f"at {self.rescan}")
 
-    def _with_twin(self, others: Patient, patient: Patient) -> Patient:
-        """The patient with the twin's finding, as drawn or drawn for it."""
-        drawn = next((f for f in patient.findings if f.name == self.twin), None) or one_of(self.twin, patient.seed)
+    def _with_twin(self, patient: Patient) -> Patient:
+        """The patient with the twin's finding drawn for it."""
         order = list(KINDS)
-        findings = sorted((*others.findings, drawn), key=lambda finding: order.index(finding.name))
-        return replace(patient, findings=tuple(findings))
+        findings = (*patient.findings, one_of(self.twin, patient.seed))
+        return replace(patient, findings=tuple(sorted(findings, key=lambda finding: order.index(finding.name))))
 
     def _taken(self, patient: Patient, site: Site, visit: int, name: str, study: str, otherwise: str = "") -> Simulated:
         acquisition = Acquisition.draw(patient.seed, site, visit)
@@ -90,6 +106,11 @@ class Simulation:
         if patient.findings != draw_findings(patient.seed):  # asked for, so that others may ask for other ones
             otherwise += f" with {'+'.join(finding.name for finding in patient.findings)}"
         return Simulated(patient, acquisition, name, study, otherwise)
+
+
+def _unknown(what: str, name: str, known: Iterable[str]) -> Misuse:
+    why = f"{name} follows from other findings" if name in FINDINGS else ""
+    return Misuse(f"there is no virtual {what} {name!r} to draw", why=why, do=f"name one of {', '.join(known)}")
 
 
 @dataclass(frozen=True)
@@ -164,17 +185,24 @@ class Simulated:
 
     @property
     def landmarks_mm(self) -> dict[str, np.ndarray]:
-        """Named places (3,) in the scan's patient space, RAS mm."""
+        """Named places (3,) in the scan's patient space, RAS mm, also beyond its first or last slice."""
         return {name: self.visit.to_scanner(place) for name, place in head_landmarks_mm(self.patient).items()}
 
 
 def simulate(
-    patients: int, *, seed: int = 0, site: str = "site-a", rescan: str = "", twin: str = ""
+    patients: int,
+    *,
+    seed: int = 0,
+    site: str = "site-a",
+    rescan: str = "",
+    twin: str = "",
+    prevalence: Mapping[str, float] = PREVALENCE,
 ) -> Iterator[Simulated]:
     """Virtual patients with `scan`, `labels`, `masks` and `landmarks_mm`, each made when it is its turn.
 
-    The same arguments give the same patients. Raises Misuse for an unknown site or finding.
+    The same arguments give the same patients. `prevalence` says how often each finding is drawn; those that it does not
+    name are not. Raises Misuse for an unknown site or finding.
     """
-    simulation = Simulation(seed=seed, site=site, rescan=rescan, twin=twin)
+    simulation = Simulation(seed=seed, site=site, rescan=rescan, twin=twin, prevalence=prevalence)
     for index in range(patients):
         yield from simulation.scans(index)

@@ -19,7 +19,7 @@ from headct.failure import Failure, Misuse
 from headct.preparing import recipes
 from headct.tasks.retrieval import Condition, Gallery, Index, approximate, build, index, of_table
 from headct.tasks.retrieval.approximate import is_installed
-from headct.tasks.retrieval.asking import Query, double, strangers
+from headct.tasks.retrieval.asking import Query, caution, double
 
 MODEL = {
     "architecture": "vit-tiny",
@@ -264,7 +264,7 @@ def test_a_query_whose_ids_were_made_otherwise_is_said(tmp_path: Path) -> None:
     def said(here: str, there: str, *, virtual: bool = False) -> str:
         made_index = build(tmp_path / "index", Gallery(given.vectors, given.scans, MODEL, there), virtual=virtual)
         assert made_index.pseudonyms == there
-        return strangers([Query("new", given.vectors[0], "p", pseudonyms=here)], made_index)
+        return caution([Query("new", given.vectors[0], "p", pseudonyms=here)], made_index)
 
     assert said("none", "none") == said("ab12", "ab12") == ""
     told = said("none", "ab12")
@@ -276,4 +276,4 @@ def test_a_query_whose_ids_were_made_otherwise_is_said(tmp_path: Path) -> None:
     about = json.loads((tmp_path / "index" / "index.json").read_text())
     del about["pseudonyms"]  # as one of before was written
     (tmp_path / "index" / "index.json").write_text(json.dumps(about | {"virtual": False}))
-    assert strangers([Query("new", given.vectors[0], "p", pseudonyms="ab12")], Index(tmp_path / "index")) == ""
+    assert caution([Query("new", given.vectors[0], "p", pseudonyms="ab12")], Index(tmp_path / "index")) == ""

@@ -12,6 +12,7 @@ import pandas as pd
 
 from headct.checkpoints import PretrainedEncoder
 from headct.cohort import Cohort
+from headct.cohort.identities import is_virtual
 from headct.cohort.labels import Labels
 from headct.detection.method import Progress, quiet
 from headct.detection.scans import scans_of
@@ -215,7 +216,7 @@ def map_features(
         on_plane,
         known,
         tuple(rows.tolist()),
-        all("simulated" in cohort.about for cohort in cohorts),
+        all(is_virtual(cohort) for cohort in cohorts),
         about(encoder, machine),
         settings,
     )

@@ -18,6 +18,7 @@ from sklearn.preprocessing import StandardScaler
 
 from headct.checkpoints import PretrainedEncoder
 from headct.cohort import Cohort
+from headct.cohort.identities import is_virtual
 from headct.detection.method import Progress, quiet
 from headct.embedding.machine import Machine
 from headct.evaluation.intervals import Estimate, Patients, mean_of
@@ -125,7 +126,7 @@ def _anatomy(cohort: Cohort, scan_id: str, encoder: PretrainedEncoder, voxels: n
     Known are the maps of classes that `headct simulate --masks` lays beside virtual patients, on their prepared grid.
     """
     place = cohort.path / MASKS / f"{scan_id}.nii.gz"
-    if "simulated" not in cohort.about or not place.is_file():
+    if not is_virtual(cohort) or not place.is_file():
         return np.full(len(voxels), "", dtype=object)
     image: Any = nibabel.load(place)
     classes = np.asanyarray(image.dataobj)

@@ -13,6 +13,7 @@ import pandas as pd
 
 from headct.checkpoints import PretrainedEncoder
 from headct.cohort import Cohort
+from headct.cohort.identities import is_virtual
 from headct.cohort.journal import write_atomically
 from headct.embedding.inputs import Reading
 from headct.embedding.machine import Machine
@@ -170,7 +171,7 @@ def write(found: Found, cohort: Cohort, encoder: PretrainedEncoder, machine: Mac
     check(out)
     out.mkdir(parents=True, exist_ok=True)
     write_atomically(out / TABLE, found.table.to_csv(index=False).encode())
-    query, simulated = found.query, "simulated" in cohort.about
+    query, simulated = found.query, is_virtual(cohort)
     rows = found.table.head(SHOWN).to_dict("records") if query.is_hu else []
     search_page(
         _marked(query, found, None) if query.is_hu else None,

@@ -177,7 +177,7 @@ def cohort_of(index: Index, given: Path | None) -> Cohort | None:
     return cohort
 
 
-def strangers(queries: Sequence[Query], index: Index) -> str:
+def caution(queries: Sequence[Query], index: Index) -> str:
     """A sentence where a patient of both cannot be known by the id, since other keys made it; else nothing.
 
     Where either does not say how its ids came about, nothing is said, nor of virtual patients, who are nobody's.

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from headct.checkpoints import PretrainedEncoder
 from headct.cohort import Cohort
+from headct.cohort.identities import pseudonyms_of
 from headct.detection.method import Progress, quiet
 from headct.detection.scans import scans_of
 from headct.embedding.embeddings import model_of
@@ -31,7 +32,8 @@ class Gallery:
 
     `patient_id` is never empty: a scan of an unknown patient is one of its own. `model` is what made the vectors.
     `pseudonyms` are fingerprints of the keys that made the ids, with commas between; `none` for original ids, "" where
-    it is unknown. Raises Misuse where there are none, where a scan comes twice, or where a vector is not finite.
+    it is unknown, or patients are virtual. Raises Misuse where there are none, where a scan comes twice, or where a
+    vector is not finite.
     """
 
     vectors: np.ndarray
@@ -84,11 +86,7 @@ def of_cohort(
     scans = scans_of(
         [cohort], list(cohort), encoder, machine, cache, batch_size=batch_size, workers=workers, progress=progress
     )
-    return Gallery(scans.held_vectors, _known(cohort.scans), about(encoder, machine), _pseudonyms(cohort))
-
-
-def _pseudonyms(cohort: Cohort) -> str:
-    return str(cohort.about.get("pseudonyms", "none"))
+    return Gallery(scans.held_vectors, _known(cohort.scans), about(encoder, machine), pseudonyms_of(cohort))
 
 
 def expect_scans(cohort: Cohort) -> None:
@@ -132,7 +130,7 @@ def of_table(path: Path, cohort: Cohort | None = None) -> Gallery:
                 do="name the cohort that was embedded",
             )
         scans = cohort.scans.set_index("scan_id", drop=False).loc[scans["scan_id"]].reset_index(drop=True)
-    pseudonyms = made_by(model.get("ids", "")) if cohort is None else _pseudonyms(cohort)
+    pseudonyms = made_by(model.get("ids", "")) if cohort is None else pseudonyms_of(cohort)
     return Gallery(_vectors(table["vector"], path), _known(scans), model, pseudonyms)
 
 

@@ -10,6 +10,7 @@ import pandas as pd
 
 from headct.cohort import Cohort
 from headct.cohort import labels as of_cohorts
+from headct.cohort.identities import hold_pseudonyms, pseudonyms_of
 from headct.evaluation import tables
 from headct.failure import Misuse
 from headct.reading.pseudonyms import user_key
@@ -26,7 +27,7 @@ def labels_of(
     have `scan_id` and `patient_id`. Raises Misuse where it labels no scan of the index.
     """
     if cohort is not None:
-        pseudonymous = cohort.about.get("pseudonyms", "none") != "none"
+        pseudonymous = hold_pseudonyms([pseudonyms_of(cohort)])
         found = of_cohorts.read_labels(
             path, [cohort], findings=findings, key=(key or user_key()) if pseudonymous else None
         )

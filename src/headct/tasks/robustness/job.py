@@ -18,8 +18,10 @@ import torch
 
 from headct.checkpoints import PretrainedEncoder
 from headct.cohort import Cohort
+from headct.cohort.identities import is_virtual
 from headct.cohort.journal import write_atomically
 from headct.detection import Detector
+from headct.detection.calibration import POINT
 from headct.detection.scans import Held
 from headct.embedding.machine import Machine
 from headct.evaluation.intervals import Estimate, Share, mean_of
@@ -33,8 +35,6 @@ from headct.tasks.robustness.agreement import LEAST_HEADS, cosines, icc, ranks
 from headct.tasks.robustness.changes import KINDS, Change, all_changes, changed
 
 PAIRS, TABLE, METRICS, PAGE = "pairs.csv", "robustness.csv", "metrics.json", "page.html"
-POINT = "balanced"
-"""The operating point at which decisions are compared."""
 THICKNESS_MM, TILT_DEG = 1.0, 5.0
 """Two scans whose slices, or tilts, differ by more than this are another group."""
 FEW = 5
@@ -411,7 +411,7 @@ def write(
             hashes={"model": encoder.sha256} | ({"detector": by.sha256} if isinstance(by, Detector) else {}),
             versions=page.software_versions("headct", "torch", "numpy", "scipy"),
         ),
-        virtual="simulated" in cohort.about,
+        virtual=is_virtual(cohort),
     ).write(out / PAGE)
 
 

@@ -25,7 +25,7 @@ from headct import __version__, encoders
 from headct.checkpoints import PretrainedEncoder, published, registry
 from headct.checkpoints.layout import check_new
 from headct.cohort import Cohort
-from headct.cohort.identities import pseudonyms_of
+from headct.cohort.identities import is_virtual, pseudonyms_of
 from headct.cohort.journal import Journal, expect_writable, only_writer, write_atomically
 from headct.detection import splits
 from headct.detection.method import Progress, mirrored, quiet
@@ -503,7 +503,7 @@ def _record(
         "pseudonyms": sorted({pseudonyms_of(masks.cohort) for masks, _ in ready.known.places} - {""}),
         "course": course.facts(),
         "machine": str(machine),
-        "virtual": all("simulated" in masks.cohort.about for masks, _ in ready.known.places),
+        "virtual": all(is_virtual(masks.cohort) for masks, _ in ready.known.places),
         "sentences": [
             *(f"{n} scans of {p} patients for {name}" for name, (n, p) in counted.items()),
             *ready.started,

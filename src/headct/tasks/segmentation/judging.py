@@ -13,7 +13,7 @@ import pandas as pd
 from scipy.optimize import linear_sum_assignment
 
 from headct.cohort import Cohort
-from headct.cohort.identities import ids_of, pseudonyms_of, strangers
+from headct.cohort.identities import ids_of, is_virtual, pseudonyms_of, strangers
 from headct.cohort.journal import expect_writable, write_atomically
 from headct.detection.method import Progress, quiet
 from headct.embedding.machine import Machine
@@ -102,7 +102,7 @@ def judge_segmenter(
     notes = (f"{left_out:,} scans of patients that the segmenter has learned from are left out",) * (left_out > 0)
     notes += tuple(_unknown_alike(segmenter, [some.cohort for some in masks]))
     agreement = Agreement(pd.DataFrame(rows, columns=list(COLUMNS)), segmenter.classes, judging)
-    return Judged(agreement, tuple(pictures), notes, all("simulated" in some.cohort.about for some in masks))
+    return Judged(agreement, tuple(pictures), notes, all(is_virtual(some.cohort) for some in masks))
 
 
 def _unknown_alike(segmenter: Segmenter, cohorts: Sequence[Cohort]) -> Iterator[str]:
@@ -178,7 +178,7 @@ def judge_folders(
     if missing := len(true_of.keys() - drawn_of.keys()):
         notes.append(f"{missing:,} true masks have nothing beside them in {drawn.name}, and count as missed")
     agreement = Agreement(pd.DataFrame(rows, columns=list(COLUMNS)), classes.names, judging)
-    virtual = cohort is not None and "simulated" in cohort.about
+    virtual = cohort is not None and is_virtual(cohort)
     return Judged(agreement, (), tuple(notes), virtual)
 
 

@@ -39,11 +39,18 @@ class Fracture(Finding):
     tile: Vector
 
     @classmethod
-    def draw(cls, rng: np.random.Generator) -> Fracture:
-        """Lines of 0.5 to 3.5 mm: in thick slices the finest vanish, as do those that run along a slice."""
+    def draw(cls, rng: np.random.Generator, over_mm: Vector | None = None) -> Fracture:
+        """Lines of 0.5 to 3.5 mm: in thick slices the finest vanish, as do those that run along a slice.
+
+        One that tore an artery lies `over_mm`, where the blood is, and is none of the base.
+        """
         kind = ("linear", "depressed", "base")[rng.choice(3, p=(0.55, 0.25, 0.2))]
         side = 1 if rng.uniform() < 0.5 else -1
-        place = np.array((48, -30, -36) if kind == "base" else SKULL_PLACES_MM[int(rng.integers(5))], dtype=float)
+        if over_mm is not None:
+            kind = "linear" if kind == "base" else kind
+            place = np.array(over_mm) * (side, 1, 1)
+        else:
+            place = np.array((48, -30, -36) if kind == "base" else SKULL_PLACES_MM[int(rng.integers(5))], dtype=float)
         across = rng.normal(0, 1, 3) * ((1, 1, 0.2) if kind == "base" else (0.4, 1, 0.7))
         centre = (place + rng.normal(0, 5, 3)) * (side, 1, 1)
         aired = kind == "base" and rng.uniform() < 0.5

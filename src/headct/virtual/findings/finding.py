@@ -23,6 +23,10 @@ class Finding(ABC):
     def draw(cls, rng: np.random.Generator) -> Self:
         """One such finding, its size and place left to chance, down to what can hardly be seen."""
 
+    def without_oedema(self) -> Self:
+        """The same without the swelling that it brings about around itself."""
+        return self
+
     def push(self, coarse: Coarse) -> torch.Tensor:
         """How far the brain map moves (n, 3) in template mm at the coarse points."""
         return torch.zeros_like(coarse.template_mm)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, replace
+from typing import ClassVar, Self
 
 import numpy as np
 import torch
@@ -82,6 +82,9 @@ class Tumor(Finding):
             shift_mm=shift_of_mass_mm(rng, volume_ml * (2 if has_oedema else 1), centre),
             tile=vector(rng.uniform(0, 1, 3)),
         )
+
+    def without_oedema(self) -> Self:
+        return replace(self, oedema_mm=0.0)
 
     def push(self, coarse: Coarse) -> torch.Tensor:
         side = 1 if self.centre_mm[0] > 0 else -1

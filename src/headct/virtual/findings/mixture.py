@@ -66,7 +66,7 @@ COMPANIONS: Mapping[tuple[str, str], float] = MappingProxyType(
         ("ivh", "hydrocephalus"): 0.2,
     }
 )
-"""How often the second follows from the first."""
+"""How often the second follows from the first; a fracture that does lies over the epidural blood."""
 
 
 def draw_findings(seed: int, prevalence: Mapping[str, float] = PREVALENCE) -> tuple[Finding, ...]:
@@ -81,11 +81,16 @@ def draw_findings(seed: int, prevalence: Mapping[str, float] = PREVALENCE) -> tu
         raise ValueError("a prevalence is a share from 0 to 1")
     chance = dict(zip(KINDS, stream(seed, "presence").uniform(0, 1, len(KINDS)), strict=True))
     present = {name for name in KINDS if chance[name] < prevalence.get(name, 0.0)}
-    followed = stream(seed, "companions").uniform(0, 1, len(COMPANIONS))
-    for ((first, second), share), drawn in zip(COMPANIONS.items(), followed, strict=True):
+    chances = stream(seed, "companions").uniform(0, 1, len(COMPANIONS))
+    followed = set()
+    for ((first, second), share), drawn in zip(COMPANIONS.items(), chances, strict=True):
         if first in present and drawn < share and prevalence.get(second, 0.0) > 0:
             present.add(second)
-    return tuple(kind.draw(stream(seed, name)) for name, kind in KINDS.items() if name in present)
+            followed.add((first, second))
+    findings = {name: kind.draw(stream(seed, name)) for name, kind in KINDS.items() if name in present}
+    if ("edh", "fracture") in followed and isinstance(lens := findings["edh"], Epidural):
+        findings["fracture"] = Fracture.draw(stream(seed, "fracture"), over_mm=lens.centre_mm)
+    return tuple(findings.values())
 
 
 def one_of(name: str, seed: int) -> Finding:

@@ -199,8 +199,9 @@ def test_files_too_are_the_same_whatever_the_workers_and_after_a_stop(form: str,
 
     with pytest.raises(KeyboardInterrupt):
         run(job, tmp_path / "two", workers=2, progress=stop)
-    half = next(path for path in (tmp_path / "two").glob("site-a-*/study-1"))
-    half.rename(half.with_name("study-1.partial"))  # as a kill leaves the patient in whose midst it came
+    partial = tmp_path / "two" / "site-a-2-000003" / "study-1.partial"  # as a kill leaves a patient in its midst
+    partial.mkdir(parents=True, exist_ok=True)
+    (partial / "half").write_text("half")
     run(job, tmp_path / "two", workers=2, progress=silent)
     assert content_of(tmp_path / "two") == content_of(tmp_path / "one")
 

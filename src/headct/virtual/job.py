@@ -344,7 +344,7 @@ def _files(job: Job, out: Path, index: int) -> list[dict[str, Any]]:
         partial_folder.rename(folder)
         name = HEAD_NIFTI if job.format == "nifti" else HEAD_SERIES
         path = f"{simulated.patient_id}/{folder.name}/{name}"
-        records.append({"path": path} | record_of(simulated) | {"scan_id": ""})
+        records.append(record_of(simulated) | {"scan_id": "", "path": path})
     return records
 
 
@@ -387,19 +387,13 @@ def _write_truth(truth: Mapping[str, np.ndarray], scan: Scan, folder: Path) -> N
 def _write_tables(out: Path, records: Sequence[Mapping[str, Any]]) -> None:
     rows = [{name: value for name, value in record.items() if name != "landmarks_mm"} for record in records]
     write_atomically(out / LABELS, _csv(rows))
-    places = (
-        {
-            **({"path": record["path"]} if "path" in record else {}),
-            "series_id": record["series_id"],
-            "landmark": name,
-            "x_mm": x,
-            "y_mm": y,
-            "z_mm": z,
-        }
+    places = [
+        {"series_id": record["series_id"], "landmark": name, "x_mm": x, "y_mm": y, "z_mm": z}
+        | {column: record[column] for column in ("path",) if column in record}
         for record in records
         for name, (x, y, z) in record["landmarks_mm"].items()
-    )
-    write_atomically(out / "landmarks.csv", _csv(list(places)))
+    ]
+    write_atomically(out / "landmarks.csv", _csv(places))
 
 
 def _write_classes(folder: Path) -> None:

@@ -190,18 +190,20 @@ def test_a_twin_and_a_re_scan_go_together() -> None:
 
 @pytest.mark.parametrize("form", ["dicom", "nifti"])
 def test_files_too_are_the_same_whatever_the_workers_and_after_a_stop(form: str, tmp_path: Path) -> None:
-    job = Job(simulation=Simulation(seed=2, spacing_mm=5.0), patients=3, format=form)
+    job = Job(simulation=Simulation(seed=2, spacing_mm=6.0), patients=3, format=form)
     run(job, tmp_path / "one", workers=1, progress=silent)
 
     def stop(what: str, done: int, total: int | None) -> None:
-        if done == 2:
+        if done == 1:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         run(job, tmp_path / "two", workers=2, progress=stop)
-    partial = tmp_path / "two" / "site-a-2-000003" / "study-1.partial"  # as a kill leaves a patient in its midst
-    partial.mkdir(parents=True, exist_ok=True)
-    (partial / "half").write_text("half")
+    for number in range(1, 4):
+        folder = tmp_path / "two" / f"site-a-2-{number:06d}"
+        if not (folder / "study-1").exists():  # a kill leaves a patient in its midst
+            (folder / "study-1.partial").mkdir(parents=True, exist_ok=True)
+            (folder / "study-1.partial" / "half").write_text("half")
     run(job, tmp_path / "two", workers=2, progress=silent)
     assert content_of(tmp_path / "two") == content_of(tmp_path / "one")
 

@@ -46,6 +46,7 @@ class Fracture(Finding):
         """
         kind = ("linear", "depressed", "base")[rng.choice(3, p=(0.55, 0.25, 0.2))]
         side = 1 if rng.uniform() < 0.5 else -1
+        swells = kind != "base"  # over blood no more often than elsewhere: a scalp must not tell of it
         if over_mm is not None:
             kind = "linear" if kind == "base" else kind
             place = np.array(over_mm) * (side, 1, 1)
@@ -62,7 +63,7 @@ class Fracture(Finding):
             width_mm=float(np.clip(1.4 * np.exp(rng.normal(0, 0.55)), 0.5, 3.5)),
             reach_mm=float(rng.uniform(*REACH_MM[kind])),
             dent_mm=float(rng.uniform(3, 9)) if kind == "depressed" else 0.0,
-            swelling_mm=float(rng.uniform(2, 9)) if kind != "base" and rng.uniform() < 0.65 else 0.0,
+            swelling_mm=float(rng.uniform(2, 9)) if swells and rng.uniform() < 0.65 else 0.0,
             bubbles_mm=tuple(vector(spot) for spot in spots) if aired else (),
             tile=vector(rng.uniform(0, 1, 3)),
         )

@@ -34,6 +34,7 @@ def test_whose_scan_it_is_and_what_it_was_read_from_is_said() -> None:
     files = ("<b>/0001.dcm", "<b>/0002.dcm", "<b>/0003.dcm")
     page = html(replace(predicted_scan(), patient_id="a-17", files=files))
     assert "Patient a-17. Read from &lt;b&gt;/0001.dcm and 2 more files." in page
+    assert "Patient" not in html(replace(predicted_scan(), patient_id="head.nii.gz", files=("head.nii.gz",)))
 
 
 def test_reasons_to_doubt_stand_before_the_numbers() -> None:

@@ -100,8 +100,9 @@ def _answer(scan: PredictedScan) -> list[str | Markup]:
 
 
 def _whose(scan: PredictedScan) -> list[str]:
-    """By ids alone nobody finds a scan again."""
-    patient = f"Patient {visible(scan.patient_id)}. " if scan.patient_id else ""
+    """By ids alone nobody finds a scan again. Files that name no patient lend theirs, which is said once."""
+    known = scan.patient_id and scan.patient_id not in scan.files
+    patient = f"Patient {visible(scan.patient_id)}. " if known else ""
     words = patient + (f"Read from {read_from(scan.files)}." if scan.files else "")
     return [words.strip()] if words else []
 

@@ -49,7 +49,7 @@ class Fracture(Finding):
         swells = kind != "base"  # over blood no more often than elsewhere: a scalp must not tell of it
         if over_mm is not None:
             kind = "linear" if kind == "base" else kind
-            place = np.array(over_mm) * (side, 1, 1)
+            place = np.array(over_mm) * (side, 1, 1)  # mirrored below, back to where it is
         else:
             place = np.array((48, -30, -36) if kind == "base" else SKULL_PLACES_MM[int(rng.integers(5))], dtype=float)
         across = rng.normal(0, 1, 3) * ((1, 1, 0.2) if kind == "base" else (0.4, 1, 0.7))

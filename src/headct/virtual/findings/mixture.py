@@ -66,7 +66,7 @@ COMPANIONS: Mapping[tuple[str, str], float] = MappingProxyType(
         ("ivh", "hydrocephalus"): 0.2,
     }
 )
-"""How often the second follows from the first; a fracture that does lies over the epidural blood."""
+"""How often the second follows from the first; a fracture that follows from epidural blood lies over it."""
 
 
 def draw_findings(seed: int, prevalence: Mapping[str, float] = PREVALENCE) -> tuple[Finding, ...]:

@@ -24,7 +24,7 @@ def demo(
 ) -> None:
     """Walk the whole way once on virtual patients: files, cohorts, pre-training, few labels, a test, and a page.
 
-    Meant for some ten minutes of two free cores; the pre-training alone takes 140 seconds. Findings are learned from
+    Meant for some ten minutes of two free cores; the pre-training alone takes two minutes. Findings are learned from
     few labels of one site and tested there and at three others, beside a histogram, random weights, training from
     scratch and the model that comes with the package. With --data your own scans, which have no labels: cohort, a short
     pre-training, embeddings. Prints the path of the page.

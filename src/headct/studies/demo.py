@@ -111,10 +111,10 @@ FULL = Length(
     sites=("site-b", "site-c", "site-d"),
     findings=FINDINGS,
     prevalence=0.2,
-    budget_s=140.0,
+    budget_s=120.0,
     ks=(4, 8, 16),
     draws=10,
-    steps=90,
+    steps=40,
     own_budget_s=60.0,
 )
 QUICK = Length(

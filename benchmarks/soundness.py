@@ -1,13 +1,15 @@
 """Whether virtual patients can be learned, and only by their lesions.
 
     headct simulate --patients 3200 --masks --out COHORT
-    python benchmarks/soundness.py COHORT... [--epochs 8] [--told] [--threads 1]
+    python benchmarks/soundness.py COHORT... [--epochs 8] [--told] [--again 600] [--threads 1]
 
 Cohorts that differ in their seed or in how often they have a finding are taken together.
 
 Four tables. (a) What age, sex, the scanner's table, air, what was drawn for the visit (noise, pose, motion) and for the
 patient (form, calcifications, metal, surgery, bruises) and the noise of the image away from lesions alone say of each
-finding: nothing, within a site. A swollen scalp stands apart: fractures bring one, epidural bleeding brings them. (b)
+finding: nothing, within a site. What is left of brain less itself smoothed is not noise alone, so some patients are
+taken again at the same visit with other noise: the difference of the two images holds nothing else. A swollen scalp
+stands apart: fractures bring one, epidural bleeding brings them. (b)
 Whether larger lesions are scored higher. (c) A plain supervised network beside baselines on patients it has not seen;
 with `--told` the network is told in training where lesions are. (d) The same network where lesions are filled with what
 lies around them, and one that is trained and tested on blanked lesions, with lesions of others blanked in those who
@@ -47,6 +49,8 @@ from torch import nn
 from headct import Cohort
 from headct.embedding.machine import choose
 from headct.encoders.settling import settling
+from headct.preparing import Prepared, prepare
+from headct.preparing.recipe import named
 from headct.virtual.findings.bone import Bruise, Surgery
 from headct.virtual.job import CLASSES, VOLUMES
 from headct.virtual.labels import FINDINGS
@@ -114,8 +118,8 @@ def labels_of(cohort: Cohort) -> pd.DataFrame:
     return pd.read_csv(cohort.path / "labels.csv").set_index("scan_id").loc[list(cohort)].reset_index()
 
 
-def load(paths: Sequence[Path]) -> Patients:
-    """Read everything once; features of scans are worked out on the way."""
+def load(paths: Sequence[Path], again: int) -> Patients:
+    """Read everything once; features of scans are worked out on the way. `again` of each cohort are taken twice."""
     cohorts = [Cohort(path) for path in paths]
     places = [(cohort.path, scan_id) for cohort in cohorts for scan_id in cohort]
     table = pd.concat([labels_of(cohort) for cohort in cohorts], ignore_index=True)
@@ -138,6 +142,7 @@ def load(paths: Sequence[Path]) -> Patients:
     features["table"] = told.fillna(-1).to_numpy()
     drawn = [drawn_of(cohort, labels_of(cohort)["patient_id"].tolist()) for cohort in cohorts]
     features |= {what: np.concatenate([one[what] for one in drawn]) for what in drawn[0]}
+    features["noise alone"] = np.concatenate([noise_alone(cohort, again) for cohort in cohorts])
     labels = table[list(FINDINGS)].to_numpy(dtype=float)
     return Patients(places, table["patient_id"].to_numpy(), table, labels, codes, lesions, features)
 
@@ -184,27 +189,68 @@ def noise_of(hu: np.ndarray, classes: np.ndarray) -> np.ndarray:
     these two have no mask to keep away from, so places as dark as diluted fluid are left out. What noise was *drawn*
     is among the features of the visit.
     """
-    hu, classes = hu[MIDDLE].astype(np.float32), classes[MIDDLE]
-    level = ndimage.uniform_filter(hu, 3)
-    brain = (classes == CLASSES.index("brain") + 1) & (level > PURE_HU[0]) & (level < PURE_HU[1])
-    reach = max(NOISE_VOXELS) + RIM
-    deep = ndimage.minimum_filter(brain, size=(reach, reach, 1))
-    deep = deep if deep.sum() > FEW else brain
+    hu, deep = hu[MIDDLE].astype(np.float32), deep_brain(hu, classes)
     values: list[float] = []
     for width in NOISE_VOXELS:
         rest = hu - ndimage.uniform_filter(hu, (width, width, 1))
         sd = 1.48 * float(np.median(np.abs(rest[deep])))
         rest = rest.clip(-4 * sd, 4 * sd)  # what is beyond is a calcification
-        values += [sd, rest[deep].std(), kurtosis(rest[deep])]
+        values += size_and_tails(rest, deep)
         if width == min(NOISE_VOXELS):  # the colour of what is coarser is that of gyri
-            values += [(rest * np.roll(rest, 1, axis))[deep].mean() / rest[deep].var() for axis in range(3)]
+            values += colour(rest, deep)
     return np.array(values)
+
+
+def deep_brain(hu: np.ndarray, classes: np.ndarray) -> np.ndarray:
+    """The voxels of `MIDDLE` with only pure brain around them in the slice; of all pure brain if there are few."""
+    hu, classes = hu[MIDDLE].astype(np.float32), classes[MIDDLE]
+    level = ndimage.uniform_filter(hu, 3)
+    brain = (classes == CLASSES.index("brain") + 1) & (level > PURE_HU[0]) & (level < PURE_HU[1])
+    reach = max(NOISE_VOXELS) + RIM
+    deep: np.ndarray = ndimage.minimum_filter(brain, size=(reach, reach, 1))
+    return deep if deep.sum() > FEW else brain
+
+
+def size_and_tails(rest: np.ndarray, where: np.ndarray) -> list[float]:
+    return [1.48 * float(np.median(np.abs(rest[where]))), float(rest[where].std()), float(kurtosis(rest[where]))]
+
+
+def colour(rest: np.ndarray, where: np.ndarray) -> list[float]:
+    """How far a voxel goes with its neighbour, along each axis."""
+    return [float((rest * np.roll(rest, 1, axis))[where].mean() / rest[where].var()) for axis in range(3)]
+
+
+def noise_alone(cohort: Cohort, scans: int) -> np.ndarray:
+    """Size, tails and colour (n, some) of noise without anatomy; no number where a scan is not among the first `scans`.
+
+    The same patient at the same visit, with other noise, less the scan: brain, lesions and position cancel out.
+    """
+    recipe = named(cohort.about["recipe"]["name"])
+    simulation = simulation_of(cohort).prepared_by(recipe)
+    rows: list[list[float]] = []
+    for scan_id, patient_id in zip(cohort, labels_of(cohort)["patient_id"], strict=True):
+        if len(rows) == scans:
+            break
+        first = next(simulation.scans(Simulation.index_of(patient_id)))
+        visit = replace(first.visit, noise_seed=first.visit.noise_seed + 1)
+        second = prepare(replace(first, visit=visit).scan, recipe)
+        assert isinstance(second, Prepared)
+        hu = cohort.array(scan_id)
+        deep = deep_brain(hu, classes_of(cohort.path, scan_id))
+        rest = (hu[MIDDLE].astype(np.float32) - second.array[MIDDLE]) / np.sqrt(2, dtype=np.float32)
+        rows.append(size_and_tails(rest, deep) + colour(rest, deep))
+    missing = np.full((len(cohort) - len(rows), len(rows[0])), np.nan)
+    return np.concatenate([rows, missing])
+
+
+def simulation_of(cohort: Cohort) -> Simulation:
+    settings = cohort.about["simulated"]["simulation"]
+    return Simulation(seed=settings["seed"], site=settings["site"], prevalence=settings["prevalence"])
 
 
 def drawn_of(cohort: Cohort, patients: Sequence[str]) -> dict[str, np.ndarray]:
     """What was drawn (n, some) for each `visit`, for each `patient` beside findings, and how far scalps are swollen."""
-    settings = cohort.about["simulated"]["simulation"]
-    simulation = Simulation(seed=settings["seed"], site=settings["site"], prevalence=settings["prevalence"])
+    simulation = simulation_of(cohort)
     rows: dict[str, list[np.ndarray]] = {"visit": [], "patient": [], "swelling": []}
     for name in patients:
         scanned = next(simulation.scans(Simulation.index_of(name)))
@@ -256,14 +302,16 @@ def boosted() -> HistGradientBoostingClassifier:
 def show_nuisances(patients: Patients) -> None:
     """(a) Five folds by patient."""
     features = {name: patients.features[name] for name in ("table", "air", "visit", "patient", "noise")}
-    runs = [*((name, boosted) for name in (*features, "swelling")), ("all", linear), ("all", boosted)]
-    features |= {"all": np.hstack(list(features.values())), "swelling": patients.features["swelling"]}
+    runs = [(name, boosted) for name in (*features, "noise alone", "swelling")] + [("all", linear), ("all", boosted)]
+    features["all"] = np.hstack(list(features.values()))
+    features |= {name: patients.features[name] for name in ("noise alone", "swelling")}
     rows = []
     for column, finding in enumerate(FINDINGS):
-        known = np.flatnonzero(np.isfinite(patients.labels[:, column]))
-        label, row = patients.labels[known, column], counted(finding, patients.labels[:, column])
+        row = counted(finding, patients.labels[:, column])
         for name, make in runs:
-            score = np.empty(len(known))
+            told = np.isfinite(features[name]).all(axis=1)
+            known = np.flatnonzero(np.isfinite(patients.labels[:, column]) & told)
+            label, score = patients.labels[known, column], np.empty(len(known))
             folds = StratifiedGroupKFold(5, shuffle=True, random_state=0)
             for seen, unseen in folds.split(known, label, patients.groups[known]):
                 model = make().fit(features[name][known[seen]], label[seen])
@@ -279,6 +327,8 @@ def show_nuisances(patients: Patients) -> None:
     )
     above = (lows > 0.5).sum()
     said = "; ".join(f"{name}: {count}" for name, count in above.items())
+    twice = int(np.isfinite(features["noise alone"]).all(axis=1).sum())
+    print(f"noise alone: of {twice} patients")
     note = f"{above.sum()} of {lows.size} intervals lie above 0.5 ({said}); chance alone gives {0.025 * lows.size:.0f}"
     show("(a) nuisances alone: AUROC in five folds by patient", rows, note)
 
@@ -563,12 +613,13 @@ def main() -> None:
     parser.add_argument("cohorts", type=Path, nargs="+")
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--blanked-steps", type=int, default=600, help="of training on blanked lesions")
+    parser.add_argument("--again", type=int, default=600, help="scans of each cohort that are taken twice, for noise")
     parser.add_argument("--told", action="store_true", help="train with masks of lesions beside labels")
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     threadpool_limits(options.threads)
-    patients, rng = load(options.cohorts), np.random.default_rng(0)
+    patients, rng = load(options.cohorts, options.again), np.random.default_rng(0)
     if len(set(patients.groups)) < len(patients.groups):
         parser.error("intervals are over scans, so give cohorts with one scan of each patient")
     said = f"{len(patients.places)} scans of {len(set(patients.groups))} patients"

@@ -14,6 +14,7 @@ from itertools import count, islice
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from headct.virtual.acquisition import Acquisition
@@ -98,6 +99,7 @@ def sheet_of(rows: list[Image.Image]) -> Image.Image:
 
 def main(folder: Path = FOLDER) -> None:
     """Write every sheet."""
+    torch.set_num_threads(1)  # a second one only waits: a slice is some hundred short operations
     folder.mkdir(parents=True, exist_ok=True)
     for sheet, names in SHEETS.items():
         rows: dict[str, list[Image.Image]] = {window: [] for window in WINDOWS}

@@ -13,7 +13,7 @@ from headct.evaluation.measurements import concordance, errors, side_confusion
 from headct.evaluation.metrics import Confusion, Ranked
 from headct.evaluation.operating import RULES, abstention, at_threshold, choose
 from headct.evaluation.subgroups import groups_of, subgroups, unpaired
-from headct.evaluation.transfer import TransferMatrix
+from headct.evaluation.transfer import MeanTransfer, TransferMatrix
 from headct.failure import Misuse
 
 
@@ -224,6 +224,39 @@ def test_a_transfer_matrix_knows_what_is_lost_on_the_way() -> None:
     assert away.drop.corrected == away.drop.p  # the only one
     with pytest.raises(Misuse, match="no site"):
         TransferMatrix.of("ich", {})
+
+
+def test_means_of_transfer_are_over_the_findings_of_every_cell() -> None:
+    """Oracles: means by hand; DeLong's test where there is one finding; intervals narrower than of one finding."""
+    rng = np.random.default_rng(2)
+    matrices = []
+    for finding in ("ich", "sdh", "edh"):
+        labels = {site: rng.random(200) < 0.4 for site in "ab"}
+        areas = {
+            (train, test): Area.of(labels[test], rng.normal(size=200) + labels[test] * (1.5 if train == test else 0.7))
+            for train in "ab"
+            for test in "ab"
+        }
+        if finding == "edh":
+            del areas["b", "a"]
+        matrices.append(TransferMatrix.of(finding, areas))
+    mean = MeanTransfer.of(matrices)
+    assert mean is not None
+    assert mean.findings == ("ich", "sdh")
+    for pair, area in mean.areas.items():
+        each = [matrix.cells[pair].area for matrix in matrices[:2]]
+        assert area.value == pytest.approx(np.mean([one.value for one in each]))
+        assert area.high - area.low < min(one.estimate().high - one.estimate().low for one in each)
+    gain = mean.gains["a", "b"]
+    assert gain.estimate.value == pytest.approx(mean.areas["a", "b"].value - mean.areas["b", "b"].value)
+    assert gain.corrected == pytest.approx(min(1.0, max(2 * min(one.p for one in mean.gains.values()), gain.p)))
+    assert set(mean.gains) == {("a", "b"), ("b", "a")}
+    tree = mean.tree()["cells"]
+    assert (set(tree["a"]["b"]), set(tree["a"]["a"])) == ({"auroc", "gain"}, {"auroc"})
+    alone = MeanTransfer.of(matrices[:1])
+    assert alone.gains["a", "b"].p == pytest.approx(matrices[0].cells["a", "b"].gain.p)
+    lonely = TransferMatrix.of("edh", {("c", "c"): matrices[0].cells["a", "a"].area})
+    assert MeanTransfer.of([lonely, matrices[0]]) is None
 
 
 def test_losses_and_gains_of_a_transfer_matrix_are_corrected_by_holm_over_its_cells() -> None:

@@ -16,7 +16,7 @@ from headct.evaluation.intervals import Area, Estimate, Patients
 from headct.evaluation.measurements import compare_tables
 from headct.evaluation.operating import OperatingPoint
 from headct.evaluation.pairs import compare_all
-from headct.evaluation.transfer import TransferMatrix
+from headct.evaluation.transfer import MeanTransfer, TransferMatrix
 from headct.reporting.flow import Stage
 from headct.reporting.measured import measured
 from headct.reporting.results import Flow
@@ -198,6 +198,35 @@ def test_what_is_lost_away_from_home_and_what_own_labels_gain_stand_under_the_ma
         .page()
         .html()
     )
+
+
+def test_the_mean_over_findings_stands_above_the_matrices() -> None:
+    rng = np.random.default_rng(0)
+    truth = {site: rng.random(200) < 0.4 for site in "ab"}
+    strength = {"aa": 2.0, "ab": 0.5, "ba": 0.5, "bb": 1.5}
+    matrices = [
+        TransferMatrix.of(
+            finding,
+            {
+                (pair[0], pair[1]): Area.of(truth[pair[1]], rng.normal(size=200) + truth[pair[1]] * power)
+                for pair, power in strength.items()
+            },
+        )
+        for finding in ("sdh", "iph")
+    ]
+    mean = MeanTransfer.of(matrices)
+    report = report_of(evaluation(), title="T", model="ours", transfer=matrices, mean_transfer=mean)
+    words, *others = report.transfer
+    assert words == "mean over subdural hematoma and intraparenchymal hemorrhage"
+    assert others == ["sdh", "iph"]
+    (gained, _) = report.moved[words]
+    assert gained.gained.value == pytest.approx(mean.areas["b", "b"].value - mean.areas["a", "b"].value)
+    html = report.page().html()
+    below = html[html.index(f"Lost and gained, {words}") : html.index("Transfer, subdural hematoma")]
+    assert "Gained by own labels" in below
+    assert ">Lost<" not in below
+    single = report_of(evaluation(), title="T", model="ours", mean_transfer=MeanTransfer.of(matrices[:1]))
+    assert not single.transfer
 
 
 def test_what_does_not_exist_stays_unsaid() -> None:

@@ -7,9 +7,9 @@ seen on the same patients, and their errors go together.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -18,6 +18,8 @@ from scipy.stats import binomtest
 
 from headct.evaluation.intervals import LEVEL, Area, Estimate, Z
 from headct.evaluation.metrics import Array, Ranked, checked
+
+Name = TypeVar("Name", bound=Hashable)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +99,7 @@ def mcnemar(labels: ArrayLike, first_called: ArrayLike, second_called: ArrayLike
     return float(binomtest(only_first, only_first + only_second).pvalue)
 
 
-def holm(p_values: Mapping[str, float]) -> dict[str, float]:
+def holm(p_values: Mapping[Name, float]) -> dict[Name, float]:
     """Holm's step-down correction (Scandinavian Journal of Statistics 6, 1979), under the same names."""
     corrected, highest = {}, 0.0
     for done, (name, p) in enumerate(sorted(p_values.items(), key=lambda item: item[1])):
@@ -106,8 +108,8 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
     return {name: corrected[name] for name in p_values}
 
 
-def corrected(differences: Mapping[str, Difference]) -> dict[str, Difference]:
-    """Differences of several findings, corrected by Holm for being many."""
+def corrected(differences: Mapping[Name, Difference]) -> dict[Name, Difference]:
+    """Differences, by whatever they are called, corrected by Holm for being many."""
     p_values = holm({name: difference.p for name, difference in differences.items()})
     return {
         name: Difference(estimate=difference.estimate, p=difference.p, corrected=p_values[name])

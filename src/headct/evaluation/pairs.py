@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any
 
@@ -133,15 +133,6 @@ def _compared(
 
 
 def _corrected(pairs: Sequence[Pair]) -> list[Pair]:
-    area = corrected({str(index): pair.auroc for index, pair in enumerate(pairs)})
-    precision = corrected({str(index): pair.average_precision for index, pair in enumerate(pairs)})
-    return [
-        Pair(
-            first=pair.first,
-            second=pair.second,
-            finding=pair.finding,
-            auroc=area[str(index)],
-            average_precision=precision[str(index)],
-        )
-        for index, pair in enumerate(pairs)
-    ]
+    areas = corrected({place: pair.auroc for place, pair in enumerate(pairs)})
+    precisions = corrected({place: pair.average_precision for place, pair in enumerate(pairs)})
+    return [replace(pair, auroc=areas[place], average_precision=precisions[place]) for place, pair in enumerate(pairs)]

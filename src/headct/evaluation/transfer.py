@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from headct.evaluation.comparison import Difference, corrected, delong
-from headct.evaluation.intervals import Area
+from headct.evaluation.intervals import Area, Estimate, macro_area
+from headct.evaluation.repeated import difference_over_draws
 from headct.evaluation.subgroups import unpaired
 from headct.failure import Misuse
 
@@ -60,6 +61,47 @@ class TransferMatrix:
         return rows
 
 
+@dataclass(frozen=True)
+class MeanTransfer:
+    """The mean over findings of areas by (training site, test site), and of gains, which Holm corrects together.
+
+    Over the `findings` that could be tested in every cell, so that all means are over the same.
+    """
+
+    findings: tuple[str, ...]
+    areas: Mapping[tuple[str, str], Estimate]
+    gains: Mapping[tuple[str, str], Difference]
+
+    @classmethod
+    def of(cls, matrices: Sequence[TransferMatrix]) -> MeanTransfer | None:
+        """None where no finding could be tested in every cell."""
+        pairs = list(dict.fromkeys(pair for matrix in matrices for pair in matrix.cells))
+        whole = [matrix for matrix in matrices if len(matrix.cells) == len(pairs)]
+        if not whole:
+            return None
+        areas = {pair: {matrix.finding: matrix.cells[pair].area for matrix in whole} for pair in pairs}
+        gains = {
+            (train, test): difference_over_draws([areas[train, test]], [areas[test, test]])
+            for train, test in pairs
+            if train != test and all(matrix.cells[train, test].gain is not None for matrix in whole)
+        }
+        return cls(
+            tuple(matrix.finding for matrix in whole),
+            {pair: macro_area(of_findings) for pair, of_findings in areas.items()},
+            corrected(gains),
+        )
+
+    def tree(self) -> Mapping[str, Any]:
+        """`{"findings": [...], "cells": {trained: {tested: {"auroc": leaf, "gain": leaf}}}}`."""
+        rows: dict[str, dict[str, Any]] = {}
+        for (train, test), area in self.areas.items():
+            leaves: dict[str, Any] = {"auroc": area.leaf()}
+            if (train, test) in self.gains:
+                leaves["gain"] = self.gains[train, test].leaf()
+            rows.setdefault(train, {})[test] = leaves
+        return {"findings": list(self.findings), "cells": rows}
+
+
 def _cell(train: str, test: str, areas: Mapping[tuple[str, str], Area]) -> Cell:
     here, home, own = areas[train, test], areas.get((train, train)), areas.get((test, test))
     away = train != test
@@ -69,11 +111,9 @@ def _cell(train: str, test: str, areas: Mapping[tuple[str, str], Area]) -> Cell:
 
 
 def _corrected(cells: Mapping[tuple[str, str], Cell]) -> dict[tuple[str, str], Cell]:
-    numbered = {str(number): cell for number, cell in enumerate(cells.values())}
-    drops = corrected({number: cell.drop for number, cell in numbered.items() if cell.drop is not None})
-    gains = corrected({number: cell.gain for number, cell in numbered.items() if cell.gain is not None})
-    fair = (replace(cell, drop=drops.get(number), gain=gains.get(number)) for number, cell in numbered.items())
-    return dict(zip(cells, fair, strict=True))
+    drops = corrected({pair: cell.drop for pair, cell in cells.items() if cell.drop is not None})
+    gains = corrected({pair: cell.gain for pair, cell in cells.items() if cell.gain is not None})
+    return {pair: replace(cell, drop=drops.get(pair), gain=gains.get(pair)) for pair, cell in cells.items()}
 
 
 def _paired(first: Area, second: Area) -> Difference | None:

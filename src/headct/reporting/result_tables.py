@@ -252,6 +252,7 @@ def moved_table(rows: Sequence[MovedRow], title: str) -> Markup:
         Column(key="gained", header="Gained by own labels", decimals=3, write=_cell_of_difference),
         Column(key="gained_p", header="p (Holm)", decimals=3, write=_p_value),
     ]
+    columns = [column for column in columns if frame[column.key].notna().any()]
     words = "lost is the AUROC at home less that here, gained that of the site's own detector less that here"
     return table(frame, columns, f"{title}: {words}")
 

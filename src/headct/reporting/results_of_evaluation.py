@@ -14,7 +14,7 @@ from headct.evaluation.measurements import Measurements
 from headct.evaluation.metrics import Confusion as Counts
 from headct.evaluation.operating import Abstention
 from headct.evaluation.pairs import Pair
-from headct.evaluation.transfer import TransferMatrix
+from headct.evaluation.transfer import MeanTransfer, TransferMatrix
 from headct.reporting.findings import called
 from headct.reporting.measured import Measured, measured
 from headct.reporting.result_comparisons import Compared, Subgroup
@@ -22,7 +22,7 @@ from headct.reporting.result_curves import Bin, Curve, OperatingPoint
 from headct.reporting.result_flow import Confusion, Evaluated
 from headct.reporting.result_tables import ComparedRow, MeasurementRow, MetricRow, MovedRow, PointRow, SideRow
 from headct.reporting.results import Calibration, Check, Forest, Ranking, Report
-from headct.reporting.words import count
+from headct.reporting.words import count, joined
 
 METRICS: Mapping[str, str] = {
     "auroc": "AUROC",
@@ -63,6 +63,7 @@ def report_of(
     compared_with: str = "",
     curves: Mapping[str, tuple[Curve, Curve]] | None = None,
     transfer: Sequence[TransferMatrix] = (),
+    mean_transfer: MeanTransfer | None = None,
     **parts: Any,
 ) -> Report:
     """The report of an evaluation; `model` names what was evaluated, `others` baselines evaluated on the same scans.
@@ -86,8 +87,8 @@ def report_of(
         points=[_point(finding) for finding in findings.values()],
         calibrations={name: calibration(finding) for name, finding in findings.items()},
         subgroups={name: forest for name, forest in forests.items() if forest.groups},
-        transfer={matrix.finding: _transfer(matrix) for matrix in transfer},
-        moved={matrix.finding: list(_moved(matrix)) for matrix in transfer},
+        transfer=_mean_areas(mean_transfer) | {matrix.finding: _transfer(matrix) for matrix in transfer},
+        moved=_mean_gains(mean_transfer) | {matrix.finding: list(_moved(matrix)) for matrix in transfer},
         checks=[_shuffled(finding) for finding in findings.values()],
         notes=[
             *evaluation.notes,
@@ -304,6 +305,28 @@ def forest_of(finding: Finding) -> Forest:
 
 def _transfer(matrix: TransferMatrix) -> Mapping[tuple[str, str], Measured]:
     return {sites: measured(cell.area.estimate()) for sites, cell in matrix.cells.items()}
+
+
+def _mean_areas(mean: MeanTransfer | None) -> dict[str, Mapping[tuple[str, str], Measured]]:
+    """By the heading, without counts of positives: a scan is positive for one finding and negative for another."""
+    if mean is None or len(mean.findings) < 2:
+        return {}
+    areas = {pair: replace(measured(area), positives=None) for pair, area in mean.areas.items()}
+    return {_mean_over(mean): areas}
+
+
+def _mean_gains(mean: MeanTransfer | None) -> dict[str, list[MovedRow]]:
+    if mean is None or len(mean.findings) < 2:
+        return {}
+    rows = [
+        MovedRow(trained=trained, tested=tested, lost=None, lost_p=None, gained=_turned(gain), gained_p=gain.corrected)
+        for (trained, tested), gain in mean.gains.items()
+    ]
+    return {_mean_over(mean): rows}
+
+
+def _mean_over(mean: MeanTransfer) -> str:
+    return f"mean over {joined([called(name) for name in mean.findings])}"
 
 
 def _moved(matrix: TransferMatrix) -> Iterable[MovedRow]:

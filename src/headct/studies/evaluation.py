@@ -28,7 +28,7 @@ from headct.evaluation.measurements import Measurements, compare_tables, side_na
 from headct.evaluation.operating import OperatingPoint, Rule
 from headct.evaluation.pairs import Pair, compare_all
 from headct.evaluation.tables import labels_of
-from headct.evaluation.transfer import TransferMatrix
+from headct.evaluation.transfer import MeanTransfer, TransferMatrix
 from headct.failure import Failure, Misuse
 from headct.studies.evaluation_checks import Unlearned, unlearned
 from headct.studies.evaluation_curves import Kind, LearningCurve, curve_of
@@ -71,6 +71,11 @@ class Study:
         return called_by_home(self.entries, self.cohorts)
 
     @property
+    def mean_transfer(self) -> MeanTransfer | None:
+        """Over findings."""
+        return MeanTransfer.of(self.transfer)
+
+    @property
     def first(self) -> Evaluation:
         """Of the first detector, with all that is to be known."""
         main = self.evaluations[self.entries[0].name]
@@ -78,6 +83,7 @@ class Study:
 
     def tree(self) -> Mapping[str, Any]:
         """What `metrics.json` holds: the tree of the first detector, and beside it what the others add."""
+        mean = self.mean_transfer
         return {
             **self.first.tree(),
             "detectors": {
@@ -93,6 +99,7 @@ class Study:
             "beside": {name: one.tree() for name, one in self.baselines.items()},
             "pairs": [pair.tree() for pair in self.pairs],
             "transfer": {matrix.finding: matrix.tree() for matrix in self.transfer},
+            "mean_transfer": None if mean is None else mean.tree(),
             "measurements": None if self.measurements is None else self.measurements.tree(),
             "few_labels": {curve.kind: curve.tree() for curve in self.curves},
             "shuffled_training": None if self.unlearned is None else self.unlearned.tree(),

@@ -91,9 +91,7 @@ class LearningCurve:
             if finding == MACRO and learner != OURS
         ]
         found = {each: self.results.difference(OURS, *each) for each in at}
-        told = {each: one for each, one in found.items() if one is not None}
-        fair = corrected({str(number): one for number, one in enumerate(told.values())})
-        return dict(zip(told, fair.values(), strict=True))
+        return corrected({each: one for each, one in found.items() if one is not None})
 
     def less(self, other: str, place: str, size: float) -> Difference | None:
         """By how much the mean of ours exceeds another learner's, on the same draws and patients.

@@ -16,7 +16,6 @@ from headct.detection import Detector
 from headct.detection.curves import MACRO
 from headct.evaluation import Estimate, Evaluation
 from headct.evaluation.evaluation import Finding
-from headct.evaluation.intervals import macro_area
 from headct.evaluation.leakage import ALIKE, SHUFFLED
 from headct.evaluation.measurements import Measurements
 from headct.reporting.findings import called
@@ -130,6 +129,7 @@ def report_of_study(study: Study, *, files: Mapping[str, Path], examples: bool =
         model=entry.name,
         others={**others, **study.baselines},
         transfer=study.transfer,
+        mean_transfer=study.mean_transfer,
         few_shots=[figure for curve in study.curves for figure in _few_shots(curve)],
         flow=_flow_of_study(study),
         intake=intake,
@@ -188,17 +188,9 @@ def _answer(report: Report, study: Study) -> list[str | Markup]:
 
 
 def mean_areas(study: Study) -> dict[str, Estimate]:
-    """The mean area of the first detector on each cohort, over the findings that could be evaluated on all of them."""
-    row = study.rows[study.entries[0].name]
-    areas = {
-        matrix.finding: {tested: cell.area for (trained, tested), cell in matrix.cells.items() if trained == row}
-        for matrix in study.transfer
-    }
-    cohorts = dict.fromkeys(name for of_finding in areas.values() for name in of_finding)
-    common = {name: of_finding for name, of_finding in areas.items() if len(of_finding) == len(cohorts)}
-    if not common:
-        return {}
-    return {place: macro_area({name: here[place] for name, here in common.items()}) for place in cohorts}
+    """The mean area of the first detector on each cohort, over the findings that could be evaluated in every cell."""
+    row, mean = study.rows[study.entries[0].name], study.mean_transfer
+    return {} if mean is None else {tested: area for (trained, tested), area in mean.areas.items() if trained == row}
 
 
 def _checks(study: Study) -> list[Check]:

@@ -2,8 +2,8 @@
 
 Twelve patients for each finding, who have it alone, drawn one after the other and not chosen, at the slice that holds
 most of it, in each window. What follows from other findings is shown with one of these alone, at the slice that holds
-most of that, or of the ventricles for what moves them; patients in whom it does not follow are passed over. Takes six
-minutes.
+most of that, or of the ventricles for what moves them; patients in whom it does not follow are passed over. Takes
+some minutes a sheet.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -115,6 +116,9 @@ def test_splits_of_the_user_are_kept(
     found = adapt([cohort], labels, encoder, MACHINE, cache, settings, splits=tmp_path / "s.csv")
     assert found.detector.record["splits"] == {"train": 60, "validation": 20, "test": 8}
     assert "left out, for they are in no split: 8 labelled scans" in found.detector.record["sentences"]
+    for more in ({"test": 0.2}, {"validation": 0.3}):
+        with pytest.raises(Misuse, match=r"s\.csv says who is in which part"):
+            adapt([cohort], labels, encoder, MACHINE, cache, replace(settings, **more), splits=tmp_path / "s.csv")
     rows = cohort.scans[["scan_id"]].assign(split=["train", "validation"] * 48)
     rows.to_csv(tmp_path / "torn.csv", index=False)
     with pytest.raises(Misuse, match="has patients in several splits: p000 \\(train, validation\\)"):

@@ -121,6 +121,15 @@ def test_a_patient_in_two_splits_stops_it(unknown: bool) -> None:
         evaluate(parted, labels, QUICK)
 
 
+def test_scans_in_no_split_are_not_tested_where_only_scans_of_unknown_label_are_in_one() -> None:
+    predictions, labels = tables()
+    taught = labels["scan_id"].iloc[:20]
+    parted = predictions.assign(split=np.where(predictions["scan_id"].isin(taught), "train", ""))
+    labels.loc[:19, labels.columns.difference(["scan_id", "patient_id"])] = np.nan
+    with pytest.raises(Misuse, match="no scan of the predictions is in the split test"):
+        evaluate(parted, labels, QUICK)
+
+
 def test_no_test_scans_is_said() -> None:
     predictions, labels = tables()
     with pytest.raises(Misuse, match="no scan of the predictions is in the split test"):

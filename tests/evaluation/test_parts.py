@@ -9,7 +9,7 @@ from scipy.stats import norm
 
 from headct.evaluation.curves import precision_recall_band, roc_band
 from headct.evaluation.intervals import Area, Patients
-from headct.evaluation.measurements import concordance, errors, side_confusion
+from headct.evaluation.measurements import compare_tables, concordance, errors, side_confusion
 from headct.evaluation.metrics import Confusion, Ranked
 from headct.evaluation.operating import RULES, abstention, at_threshold, choose
 from headct.evaluation.subgroups import groups_of, subgroups, unpaired
@@ -170,6 +170,39 @@ def test_patients_in_both_groups_make_the_difference_surer() -> None:
     assert together.estimate.high - together.estimate.low < 0.6 * (apart.estimate.high - apart.estimate.low)
 
 
+def test_an_unpaired_difference_is_significant_where_its_interval_leaves_0_out() -> None:
+    rng, found = np.random.default_rng(5), []
+    for _ in range(60):
+        labels = [rng.permutation(np.arange(n) < n // 3) for n in (20, 40)]
+        areas = [
+            Area.of(one, rng.normal(size=len(one)) + one * power) for one, power in zip(labels, (2.4, 0.2), strict=True)
+        ]
+        found.append(unpaired(*areas, shared=False))
+    outside = [one.estimate.low > 0 or one.estimate.high < 0 for one in found]
+    assert 5 < sum(outside) < 55
+    assert [one.p < 0.05 for one in found] == outside
+
+
+def test_groups_of_texts_may_look_like_ranges() -> None:
+    rng = np.random.default_rng(0)
+    groups = pd.Series(np.repeat(["up to < 5 mm", "5 to < 9", "1 to < 5"], 40), name="gap")
+    labels = rng.random(120) < 0.5
+    found = subgroups(labels, rng.random(120), groups, Patients.of(np.arange(120)))
+    assert [one.group for one in found] == ["up to < 5 mm", "1 to < 5", "5 to < 9"]
+
+
+def test_a_missed_side_is_a_wrong_answer() -> None:
+    scans = [f"s{i}" for i in range(6)]
+    true = pd.DataFrame(
+        {"scan_id": scans, "patient_id": scans, "sdh_side": ["left", "left", "right", "none", "None", ""]}
+    )
+    told = pd.DataFrame({"scan_id": scans, "sdh_side": ["left", "none", "NONE", "none", "right", "left"]})
+    found = compare_tables(told, true)
+    assert found.sides["sdh_side"].right.value == pytest.approx(2 / 5)
+    assert found.sides["sdh_side"].counts.sum() == 5
+    assert not found.notes
+
+
 def test_errors_of_a_measurement_by_hand() -> None:
     found = errors([1.0, 4.0, 5.0, 2.0], [0.0, 4.0, 7.0, 1.0], "mm", tolerance=1.0)
     assert found.bias.value == 0
@@ -255,6 +288,9 @@ def test_means_of_transfer_are_over_the_findings_of_every_cell() -> None:
     assert (set(tree["a"]["b"]), set(tree["a"]["a"])) == ({"auroc", "gain"}, {"auroc"})
     alone = MeanTransfer.of(matrices[:1])
     assert alone.gains["a", "b"].p == pytest.approx(matrices[0].cells["a", "b"].gain.p)
+    row = MeanTransfer.of([matrix.of_detector("a") for matrix in matrices])
+    assert row.findings == ("ich", "sdh", "edh")
+    assert (set(row.areas), set(row.gains)) == ({("a", "a"), ("a", "b")}, set())
     lonely = TransferMatrix.of("edh", {("c", "c"): matrices[0].cells["a", "a"].area})
     assert MeanTransfer.of([lonely, matrices[0]]) is None
 

@@ -57,6 +57,7 @@ def test_parquet_says_the_same_as_csv(tmp_path: Path) -> None:
         ("scan_id,finding,probability\na,ich,\n", "a: the probability is empty"),
         ("scan_id,finding,probability\na,ich,high\n", "a: the probability is high"),
         ("scan_id,finding,probability\na,ich,0.1\na,ich,0.2\n", "a: predicted more than once for ich"),
+        ("scan_id,finding,probability,split\na,ich,0.1,test\na,sdh,0.2,\n", "a is in several splits"),
         ("scan_id,finding,probability\na,ich,0.1\n,ich,0.2\n", "row 3: the scan_id is empty"),
         ("scan_id,finding,probability,split\na,ich,0.1,tset\n", "'tset' is no split"),
         ('scan_id,finding,probability\n"a,ich\n', "is no table"),

@@ -24,12 +24,13 @@ from headct.detection import AdaptSettings, Detector, adapt
 from headct.detection.reasons import VIRTUAL
 from headct.embedding.machine import choose
 from headct.evaluation import EvaluationSettings, evaluate
+from headct.evaluation.measurements import SIDES, Measurements, SideConfusion
 from headct.failure import Failure, Misuse
 from headct.preparing import recipes
 from headct.preparing.windows import WINDOWS
 from headct.studies import evaluation_predictions
-from headct.studies.evaluation import Study, evaluate_detectors, points_of, sides
-from headct.studies.evaluation_report import mean_areas, report_of_study
+from headct.studies.evaluation import Study, _measurements, evaluate_detectors, points_of, sides
+from headct.studies.evaluation_report import mean_of_first, report_of_study
 from headct.studies.evaluation_scans import Labelled, labelled_scans, open_detectors
 
 MACHINE = choose("fp32", "cpu")
@@ -318,6 +319,21 @@ def test_scans_are_grouped_by_what_tables_of_labels_say(place: Place, tmp_path: 
     assert pd.read_csv(tmp_path / "out" / "labels.csv")["ward"].tolist() == half
 
 
+def test_labels_may_measure_what_cohorts_say_too(place: Place, tmp_path: Path) -> None:
+    """`thickness_mm` is a column of the cohort and looks like a measurement; `cohort` is the name of the folder."""
+    table = pd.read_csv(place.folder / "day.csv", dtype=str)
+    table.assign(thickness_mm=9.0, cohort="other").to_csv(tmp_path / "l.csv", index=False)
+    entries, day = open_detectors([place.folder / "linear"]), place.cohort("day")
+    found = labelled_scans(entries, [day], [tmp_path / "l.csv"], groups=["cohort"])
+    assert found.table["thickness_mm"].tolist() == day.scans["thickness_mm"].tolist()
+    assert set(found.table["cohort"]) == {"day"}
+    assert "cohort is the name of the folder; the column of the labels is not used" in found.notes
+    study = evaluate_detectors(
+        entries, [day], found, tmp_path / "out", place.folder / "cache", MACHINE, SETTINGS, beside=False
+    )
+    assert report_of_study(study, files={}).page().html()
+
+
 def test_virtual_patients_learned_from_beside_others_are_mistaken_for_nobody(place: Place, tmp_path: Path) -> None:
     key = bytes(32)
     home = made.make(tmp_path / "home", 24, seed=7, noise_hu=20, key=key)
@@ -413,6 +429,32 @@ def test_one_detector_is_called_by_its_home(place: Place, tmp_path: Path) -> Non
     assert study.transfer[0].cells["night", "day"].drop is not None
 
 
+def test_a_detector_that_is_called_like_a_cohort_has_a_row_of_its_own(place: Place, tmp_path: Path) -> None:
+    shutil.copytree(place.folder / "knn", tmp_path / "day")
+    shutil.copytree(place.folder / "model", tmp_path / "model")
+    detectors = [str(place.folder / "linear"), str(tmp_path / "day")]
+    study = place.study(tmp_path / "out", detectors, ["night", "day"], ["night.csv", "day.csv"], beside=False)
+    assert study.rows == {"linear": "linear", "day": "detector day"}
+    assert set(study.transfer[0].cells) == {(a, b) for a in ("linear", "detector day") for b in ("night", "day")}
+
+
+def test_a_row_of_the_first_detector_is_over_what_it_can_test_itself(two_by_two: tuple[Study, Path]) -> None:
+    study, _ = two_by_two
+    less = [replace(study.transfer[0], cells={k: c for k, c in study.transfer[0].cells.items() if k[0] != "knn"})]
+    fewer = replace(study, transfer=[*less, *study.transfer[1:]])
+    assert fewer.mean_transfer.findings == study.mean_transfer.findings[1:]
+    assert mean_of_first(fewer).findings == study.mean_transfer.findings
+
+
+def test_few_that_were_learned_from_leave_baselines_no_disadvantage(place: Place) -> None:
+    (entry,) = open_detectors([place.folder / "linear"])
+    drawn = pd.DataFrame({"scan_id": ["a", "b", "b"], "finding": ["ich", "ich", "sdh"]})
+    few = replace(entry, shots=drawn)
+    assert evaluation_predictions._disadvantage(few, 2) == ""
+    assert "learned from 1 of the 2 scans" in evaluation_predictions._disadvantage(few, 1)
+    assert evaluation_predictions._disadvantage(entry, 2) != ""
+
+
 def test_every_number_of_the_tree_is_whole_and_on_the_page(two_by_two: tuple[Study, Path]) -> None:
     study, _ = two_by_two
     tree = json.loads(json.dumps(study.tree(), allow_nan=False))
@@ -432,9 +474,10 @@ def test_every_number_of_the_tree_is_whole_and_on_the_page(two_by_two: tuple[Stu
                   "volume (ml)", "Hits and misses", "manufacturer"):  # fmt: skip
         assert words in html
     assert "Every patient on this page is virtual" not in html
-    areas = mean_areas(study)
     row = study.rows[study.entries[0].name]
-    for place, mean in areas.items():
+    found = mean_of_first(study)
+    assert found is not None
+    for (_, place), mean in found.areas.items():
         cells = [matrix.cells[row, place].area.value for matrix in study.transfer if (row, place) in matrix.cells]
         assert mean.value == pytest.approx(np.mean(cells))
         assert mean.low < mean.value or mean.value == 1
@@ -512,6 +555,12 @@ def test_sides_are_told_from_findings_on_either_side() -> None:
             for name in ("sdh_left", "sdh_right")
         ]
     )
-    said, truth = sides(evaluate(told, labels, SETTINGS))
+    evaluation = evaluate(told, labels, SETTINGS)
+    said, truth = sides(evaluation)
     assert said["sdh_side"].tolist() == truth["sdh_side"].tolist()
     assert truth["sdh_side"].tolist()[:4] == ["none", "left", "right", "both"]
+    own = SideConfusion(SIDES, np.zeros((4, 4)), evaluation.findings["sdh_left"].estimates["auroc"], None)
+    kept = _measurements(evaluation, labels, Measurements({}, {"sdh_side": own}))
+    assert kept.sides["sdh_side"] is own
+    assert kept.notes == ("sdh_side is as it was measured, not as the detector told it",)
+    assert _measurements(evaluation, labels, None).sides["sdh_side"].right.value == 1

@@ -190,6 +190,12 @@ def _shared_out(
     labels: Labels, scan_ids: Sequence[str], patients: Sequence[str], settings: AdaptSettings, splits: Path | None
 ) -> np.ndarray:
     if splits is not None:
+        usual = AdaptSettings()
+        if (settings.validation, settings.test) != (usual.validation, usual.test):
+            raise Misuse(
+                f"{splits} says who is in which part, so shares for validation and test would do nothing",
+                do="leave out --validation and --test, or --splits",
+            )
         return read_splits(splits, scan_ids, patients)
     shares = {
         "train": 1 - settings.validation - settings.test,

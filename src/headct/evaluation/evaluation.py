@@ -257,7 +257,7 @@ def _by_split(
 ) -> tuple[dict[str, Case], dict[str, Case]]:
     rows = np.concatenate([case.rows for case in cases.values()])
     splits = np.concatenate([case.splits.to_numpy(dtype=object) for case in cases.values()])
-    if not (splits != "").any():
+    if not (splits != "").any() and not any(split for case in cases.values() for split in case.unknown_in):
         notes.append("the predictions name no splits: it is taken that none of these scans was trained on")
         return dict(cases), {}
     for split, fate in (("train", "were trained on"), ("", "are in no split")):

@@ -11,8 +11,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
+from headct.evaluation.cells import UNKNOWN
 from headct.evaluation.intervals import Estimate, Patients, Share, Z, mean_of
-from headct.evaluation.tables import named, texts
+from headct.evaluation.tables import named, stripped
 from headct.failure import Misuse
 
 SIDES = ("left", "right", "both", "none")
@@ -167,7 +168,7 @@ def compare_tables(measured: pd.DataFrame, labels: pd.DataFrame) -> Measurements
     sides_of: dict[str, SideConfusion] = {}
     notes = []
     for name in map(str, columns):
-        truth, told = texts(both[name]), texts(both[f"{name} measured"])
+        truth, told = (_words(both[column], name) for column in (name, f"{name} measured"))
         known = ((truth != "") & (told != "")).to_numpy()
         missing = both["scan_id"][(truth != "") & (told == "")]
         if len(missing):
@@ -183,6 +184,12 @@ def compare_tables(measured: pd.DataFrame, labels: pd.DataFrame) -> Measurements
             values, true = _numbers(told[known], name), _numbers(truth[known], name)
             errors_of[name] = errors(values, true, unit, tolerance=TOLERANCE[unit], patients=patients)
     return Measurements(errors_of, sides_of, tuple(notes))
+
+
+def _words(column: pd.Series, name: str) -> pd.Series:
+    """A column as small letters, empty where nothing is known; of a side `none` is an answer."""
+    words = stripped(column).str.lower()
+    return words.where(~words.isin(UNKNOWN - {"none"} if name.endswith("_side") else UNKNOWN), "")
 
 
 def _numbers(column: pd.Series, name: str) -> np.ndarray:

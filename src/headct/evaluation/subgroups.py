@@ -18,7 +18,7 @@ from scipy.special import ndtr
 
 from headct.evaluation.cells import UNKNOWN
 from headct.evaluation.comparison import Difference, corrected
-from headct.evaluation.intervals import Area, Estimate, Patients, correlation, of_difference
+from headct.evaluation.intervals import Area, Estimate, Patients, Z, correlation, of_difference
 from headct.evaluation.leakage import too_few
 from headct.evaluation.metrics import checked
 from headct.evaluation.tables import stripped
@@ -104,7 +104,8 @@ def _from_low(group: str) -> tuple[float, str]:
     if group.startswith("≥ "):
         return np.inf, group
     low, found, _ = group.partition(" to < ")
-    return (float(low) if found else 0.0), group
+    start = pd.to_numeric(low, errors="coerce") if found else 0.0  # a text may hold the same words
+    return (0.0 if np.isnan(start) else float(start)), group
 
 
 def _subgroup(
@@ -130,7 +131,8 @@ def _subgroup(
 def unpaired(first: Area, second: Area, *, shared: bool = True) -> Difference:
     """The difference of areas read from different scans.
 
-    `shared`: both count patients by the same codes, and may have some in common; else all patients differ.
+    `shared`: both count patients by the same codes, and may have some in common; else all patients differ. The p value
+    takes the interval's own half on the side of 0 for its deviation, so that it is below 0.05 where 0 is outside.
     """
     together = correlation(first.influence, second.influence) if shared else 0.0
     limits = []
@@ -141,8 +143,7 @@ def unpaired(first: Area, second: Area, *, shared: bool = True) -> Difference:
         limits.append((area.value, estimate.low, estimate.high))
     low, high = of_difference(limits[0], limits[1], together)
     value = first.value - second.value
-    covariance = together * np.sqrt(first.steadied * second.steadied)
-    deviation = float(np.sqrt(max(first.steadied + second.steadied - 2 * covariance, 0.0)))
+    deviation = (value - low if value > 0 else high - value) / Z
     estimate = Estimate.of(
         value,
         low,

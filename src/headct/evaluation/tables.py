@@ -82,6 +82,13 @@ def read_predictions(path: Path) -> pd.DataFrame:
         )
     if "split" in table:
         table["split"] = _splits(path, table)
+        torn = table.groupby("scan_id")["split"].transform("nunique") > 1
+        if torn.any():
+            raise Misuse(
+                f"{path}: {_rows(table[torn])}: {table['scan_id'][torn].iloc[0]} is in several splits",
+                why="a scan is in the same split for every finding",
+                do="give all of its rows the same split",
+            )
     if "ood" in table:
         table["ood"] = _shares(path, table, "ood")
     return table

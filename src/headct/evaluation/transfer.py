@@ -48,6 +48,10 @@ class TransferMatrix:
         cells = {(train, test): _cell(train, test, areas) for train, test in areas}
         return cls(finding, trained, tested, _corrected(cells))
 
+    def of_detector(self, trained: str) -> TransferMatrix:
+        """The row of one detector alone."""
+        return replace(self, cells={pair: cell for pair, cell in self.cells.items() if pair[0] == trained})
+
     def tree(self) -> Mapping[str, Any]:
         """`{trained: {tested: {"auroc": leaf, "drop": leaf, "gain": leaf}}}`."""
         rows: dict[str, dict[str, Any]] = {}
@@ -83,7 +87,7 @@ class MeanTransfer:
         gains = {
             (train, test): difference_over_draws([areas[train, test]], [areas[test, test]])
             for train, test in pairs
-            if train != test and all(matrix.cells[train, test].gain is not None for matrix in whole)
+            if (test, test) in areas and all(matrix.cells[train, test].gain is not None for matrix in whole)
         }
         return cls(
             tuple(matrix.finding for matrix in whole),

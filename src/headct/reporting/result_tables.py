@@ -253,8 +253,12 @@ def moved_table(rows: Sequence[MovedRow], title: str) -> Markup:
         Column(key="gained_p", header="p (Holm)", decimals=3, write=_p_value),
     ]
     columns = [column for column in columns if frame[column.key].notna().any()]
-    words = "lost is the AUROC at home less that here, gained that of the site's own detector less that here"
-    return table(frame, columns, f"{title}: {words}")
+    means = {
+        "lost": "lost is the AUROC at home less that here",
+        "gained": "gained that of the site's own detector less that here",
+    }
+    told = ", ".join(words for name, words in means.items() if frame[name].notna().any())
+    return table(frame, columns, f"{title}: {told}")
 
 
 def beside_published(rows: Sequence[Published], why_not_comparable: str, caption: str = "Published numbers") -> Markup:

@@ -73,6 +73,7 @@ def report_of(
     `intake`, `examples`, `few_shots`, `published`, `measurements`, `record`, `provenance`, `to_do`, `virtual`.
     """
     findings = evaluation.findings
+    means = [mean_transfer] if mean_transfer is not None and len(mean_transfer.findings) > 1 else []
     forests = {name: forest_of(finding) for name, finding in findings.items() if finding.subgroups}
     return Report(
         title=title,
@@ -87,8 +88,14 @@ def report_of(
         points=[_point(finding) for finding in findings.values()],
         calibrations={name: calibration(finding) for name, finding in findings.items()},
         subgroups={name: forest for name, forest in forests.items() if forest.groups},
-        transfer=_mean_areas(mean_transfer) | {matrix.finding: _transfer(matrix) for matrix in transfer},
-        moved=_mean_gains(mean_transfer) | {matrix.finding: list(_moved(matrix)) for matrix in transfer},
+        transfer={
+            **{_mean_over(mean): _mean_areas(mean) for mean in means},
+            **{matrix.finding: _transfer(matrix) for matrix in transfer},
+        },
+        moved={
+            **{_mean_over(mean): _mean_gains(mean) for mean in means},
+            **{matrix.finding: list(_moved(matrix)) for matrix in transfer},
+        },
         checks=[_shuffled(finding) for finding in findings.values()],
         notes=[
             *evaluation.notes,
@@ -307,22 +314,16 @@ def _transfer(matrix: TransferMatrix) -> Mapping[tuple[str, str], Measured]:
     return {sites: measured(cell.area.estimate()) for sites, cell in matrix.cells.items()}
 
 
-def _mean_areas(mean: MeanTransfer | None) -> dict[str, Mapping[tuple[str, str], Measured]]:
-    """By the heading, without counts of positives: a scan is positive for one finding and negative for another."""
-    if mean is None or len(mean.findings) < 2:
-        return {}
-    areas = {pair: replace(measured(area), positives=None) for pair, area in mean.areas.items()}
-    return {_mean_over(mean): areas}
+def _mean_areas(mean: MeanTransfer) -> Mapping[tuple[str, str], Measured]:
+    """Without counts of positives: a scan is positive for one finding and negative for another."""
+    return {pair: replace(measured(area), positives=None) for pair, area in mean.areas.items()}
 
 
-def _mean_gains(mean: MeanTransfer | None) -> dict[str, list[MovedRow]]:
-    if mean is None or len(mean.findings) < 2:
-        return {}
-    rows = [
+def _mean_gains(mean: MeanTransfer) -> list[MovedRow]:
+    return [
         MovedRow(trained=trained, tested=tested, lost=None, lost_p=None, gained=_turned(gain), gained_p=gain.corrected)
         for (trained, tested), gain in mean.gains.items()
     ]
-    return {_mean_over(mean): rows}
 
 
 def _mean_over(mean: MeanTransfer) -> str:

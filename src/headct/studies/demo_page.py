@@ -84,8 +84,8 @@ def _answer(walked: Walked) -> Iterator[str]:
         if (home, k) in results.areas[other]
     ]
     yield (
-        f"They differ {joined(gains)}; intervals are over patients and over the draws of examples, of which "
-        f"training from scratch has {results.draws(SCRATCH, home, k)}."
+        f"They differ {joined(gains)}; intervals are over patients and over draws of examples, those against training "
+        "from scratch, which was done for one draw, over patients alone."
     )
     away = [
         f"{_macro(walked, LONGER, site, k).written(2)} at {site} "

@@ -274,10 +274,13 @@ def transfer(
 
 
 def called_by_home(entries: Sequence[Entry], cohorts: Sequence[Cohort]) -> dict[str, str]:
-    """By name of a detector, the cohort that it alone learned from, or its name."""
+    """By name of a detector, the cohort that it alone learned from, or its name, told from that of a cohort."""
     homes = {entry.name: _home(entry, cohorts) for entry in entries}
-    times = Counter(homes.values())
-    return {name: home if home and times[home] == 1 else name for name, home in homes.items()}
+    times, places = Counter(homes.values()), names_of(cohorts)
+    return {
+        name: home if home and times[home] == 1 else f"detector {name}" if name in places else name
+        for name, home in homes.items()
+    }
 
 
 def _home(entry: Entry, cohorts: Sequence[Cohort]) -> str:
@@ -312,7 +315,14 @@ def _measurements(evaluation: Evaluation, labels: pd.DataFrame, compared: Measur
     of_sides = compare_tables(told, known)
     if compared is None:
         return of_sides
-    return Measurements(compared.errors, {**compared.sides, **of_sides.sides}, (*compared.notes, *of_sides.notes))
+    twice = [
+        f"{name} is as it was measured, not as the detector told it"
+        for name in of_sides.sides
+        if name in compared.sides
+    ]
+    return Measurements(
+        compared.errors, {**of_sides.sides, **compared.sides}, (*compared.notes, *of_sides.notes, *twice)
+    )
 
 
 def sides(evaluation: Evaluation) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -199,7 +199,10 @@ def taught(
 
 def _disadvantage(entry: Entry, learned: int) -> str:
     """That baselines learned from fewer scans than the detector, in a sentence; empty where they did not."""
-    own = 0 if entry.splits is None else int((entry.splits["split"] == "train").sum())
+    if entry.shots is not None:
+        own = entry.shots["scan_id"].nunique()
+    else:
+        own = 0 if entry.splits is None else int((entry.splits["split"] == "train").sum())
     if learned >= own:
         return ""
     return (

@@ -14,10 +14,11 @@ from markupsafe import Markup
 from headct.cohort.identities import hold_pseudonyms, is_virtual, pseudonyms_of
 from headct.detection import Detector
 from headct.detection.curves import MACRO
-from headct.evaluation import Estimate, Evaluation
+from headct.evaluation import Evaluation
 from headct.evaluation.evaluation import Finding
 from headct.evaluation.leakage import ALIKE, SHUFFLED
 from headct.evaluation.measurements import Measurements
+from headct.evaluation.transfer import MeanTransfer
 from headct.reporting.findings import called
 from headct.reporting.flow import Loss, Stage
 from headct.reporting.intake import STEP_OF, STEPS, Intake
@@ -179,18 +180,20 @@ def _flow_of_study(study: Study) -> Flow:
 
 def _answer(report: Report, study: Study) -> list[str | Markup]:
     """Several cohorts are told apart in the second sentence: one number over all hides where it fails."""
-    areas = mean_areas(study)
-    if len(areas) < 2:
+    mean = mean_of_first(study)
+    if mean is None or len(mean.areas) < 2:
         return list(report.answer)
-    told = joined([f"{measured(area).written()} on {name}" for name, area in areas.items()])
-    words = Markup("Cohort by cohort, its mean AUROC is {}.").format(told)
+    told = joined([f"{measured(area).written()} on {name}" for (_, name), area in mean.areas.items()])
+    fewer = len(mean.findings) < len(study.first.findings)
+    over = f"over {joined([called(name) for name in mean.findings])}, which all of them can test, " if fewer else ""
+    words = Markup("Cohort by cohort, its mean AUROC {}is {}.").format(over, told)
     return [*report.answer[:1], words, *report.answer[1:]]
 
 
-def mean_areas(study: Study) -> dict[str, Estimate]:
-    """The mean area of the first detector on each cohort, over the findings that could be evaluated in every cell."""
-    row, mean = study.rows[study.entries[0].name], study.mean_transfer
-    return {} if mean is None else {tested: area for (trained, tested), area in mean.areas.items() if trained == row}
+def mean_of_first(study: Study) -> MeanTransfer | None:
+    """The mean areas of the first detector, over the findings that could be evaluated on all cohorts."""
+    row = study.rows[study.entries[0].name]
+    return MeanTransfer.of([matrix.of_detector(row) for matrix in study.transfer])
 
 
 def _checks(study: Study) -> list[Check]:

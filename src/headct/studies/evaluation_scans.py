@@ -121,8 +121,8 @@ def labelled_scans(
     if values.empty:
         raise Failure(f"every label of {', '.join(findings)} is unknown", do="fill in 1 or 0 where it is known")
     table = _table(values[list(findings)], patients.loc[values.index], cohorts)
-    table = table.merge(pd.concat([one.measured for one in read]), left_on="scan_id", right_index=True, how="left")
-    table, completed = _completed(table, pd.concat([one.about for one in read]))
+    about, measured = (pd.concat([getattr(one, name) for one in read]) for name in ("about", "measured"))
+    table, completed = _completed(table, about.join(measured[measured.columns.difference(about.columns, sort=False)]))
     names = _all_names(table, told.loc[table["scan_id"]].tolist(), cohorts, key)
     parts, notes = _parts(table, names, entries, key)
     notes += [*_unknown_alike(entries, cohorts, key), *completed]
@@ -177,6 +177,8 @@ def _completed(table: pd.DataFrame, about: pd.DataFrame) -> tuple[pd.DataFrame, 
             if empty.any():
                 table = table.assign(**{name: table[name].where(~empty, said)})
                 notes.append(f"{name} of {count(int(empty.sum()), 'scan')} is from the labels, as no cohort says it")
+        elif name == "cohort" and (texts(table[name]) != texts(said)).any():
+            notes.append("cohort is the name of the folder; the column of the labels is not used")
     return table, notes
 
 

@@ -258,6 +258,7 @@ def _terms(study: Study, one: Contestant, machine: Machine) -> str:
         study.labels.to_csv(),
         "\0".join(map(str, study.scan_ids)),
         "\0".join(map(str, study.parts)),
+        "\0".join(map(str, study.sites)),
         study.drawn.table.to_csv(),
     ]
     return hashlib.sha256("\1".join(parts).encode()).hexdigest()

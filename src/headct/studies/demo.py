@@ -103,7 +103,7 @@ class Length:
 
 FULL = Length(
     files=12,
-    unlabelled=120,
+    unlabelled=100,
     labelled=180,
     validation=0.15,
     test=0.35,
@@ -114,7 +114,7 @@ FULL = Length(
     budget_s=120.0,
     ks=(4, 8, 16),
     draws=10,
-    steps=40,
+    steps=25,
     own_budget_s=60.0,
 )
 QUICK = Length(

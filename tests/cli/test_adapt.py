@@ -51,7 +51,7 @@ def test_json_and_a_choice_of_findings(place: Path, tmp_path: Path, capsys: pyte
     assert run(line(place, tmp_path / "d", *options)) == 0
     rows = json.loads(capsys.readouterr().out)
     assert [row["finding"] for row in rows] == ["sdh"]
-    assert rows[0]["train"] == "4 / 4"
+    assert (rows[0]["train_with"], rows[0]["train_without"]) == (4, 4)
     assert (tmp_path / "d" / "shots.csv").is_file()
     assert (tmp_path / ".headct-vectors").is_dir()
 

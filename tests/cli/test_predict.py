@@ -17,7 +17,7 @@ from headct.checkpoints import Card, load, save
 from headct.cli.app import run
 from headct.cohort.labels import read_labels
 from headct.detection import AdaptSettings, Detector, adapt
-from headct.detection.job import PREDICTIONS
+from headct.detection.detector import PREDICTIONS
 from headct.detection.reasons import VIRTUAL
 from headct.embedding.machine import choose
 from headct.preparing import recipes
@@ -53,6 +53,8 @@ def test_a_cohort_becomes_a_table(place: Path, tmp_path: Path, capsys: pytest.Ca
     assert "probability" in said.out
     assert "24 scans, 48 rows" in said.err
     assert "and 28 more rows" in said.err
+    assert re.search(r"\d\.\d{3} \(\d\.\d{3} to \d\.\d{3}\) +0\.\d+ +(yes|no)(, close)? ", said.out)
+    assert said.out.count("unlike the training scans") <= 3  # a reason is told once, whatever rows have it
     assert "not a medical device" in said.err
     assert len(pd.read_parquet(out)) == 48
 

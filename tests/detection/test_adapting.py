@@ -75,8 +75,8 @@ def test_shots_leave_few_labels_in_training_and_are_written(
     cohort: Cohort, labels: Labels, encoder: PretrainedEncoder, cache: Path
 ) -> None:
     found = adapt([cohort], labels, encoder, MACHINE, cache, AdaptSettings(method="linear", shots=4))
-    assert [row["train"] for row in found.rows] == ["4 / 4", "4 / 4"]
-    assert [row["validation"] for row in found.rows] == ["12 / 12", "12 / 12"]
+    assert [(row["train_with"], row["train_without"]) for row in found.rows] == [(4, 4), (4, 4)]
+    assert [(row["validation_with"], row["validation_without"]) for row in found.rows] == [(12, 12), (12, 12)]
     ids = labels.values.index.tolist()
     drawn = scans_of([cohort], ids, encoder, MACHINE, cache).vectors(
         np.flatnonzero(np.isin(ids, found.tables["shots"]["scan_id"]))
@@ -98,12 +98,27 @@ def test_a_finding_of_too_few_for_the_shots_is_left_out_and_said_unless_it_was_a
     labels, settings = labels_from(table, cohort, tmp_path), AdaptSettings(method="linear", shots=8)
     found = adapt([cohort], labels, encoder, MACHINE, cache, settings)
     assert found.detector.findings == ("ich", "sdh")
-    assert [row["train"] for row in found.rows] == ["8 / 8", "8 / 8"]
+    assert [(row["train_with"], row["train_without"]) for row in found.rows] == [(8, 8), (8, 8)]
     assert set(found.tables["shots"]["finding"]) == {"ich", "sdh"}
     assert found.notes == ["edh is left out: K = 8 not drawn, of 6 patients with it and 30 without"]
     assert found.notes[0] in found.detector.record["sentences"]
     with pytest.raises(Misuse, match="8 shots cannot be drawn: edh: K = 8 not drawn"):
         adapt([cohort], labels, encoder, MACHINE, cache, settings, required=["edh"])
+
+
+def test_too_few_patients_to_say_much_are_told_after_the_test_is_taken_away(
+    cohort: Cohort, encoder: PretrainedEncoder, cache: Path, tmp_path: Path
+) -> None:
+    table = made.truth(cohort).assign(edh=0)
+    table.loc[:15, "edh"] = 1  # eight patients
+    labels, settings = labels_from(table, cohort, tmp_path), AdaptSettings(method="linear", test=0.4)
+    found = adapt([cohort], labels, encoder, MACHINE, cache, settings)
+    (training, validation) = found.notes
+    assert training.startswith("edh: training has 3 patients with the finding, ")
+    assert validation.startswith("edh: validation has 2 patients with the finding, ")
+    row = next(row for row in found.rows if row["finding"] == "edh")
+    assert row["validation_auroc_high"] - row["validation_auroc_low"] > 0.3
+    assert row["validation_auroc_low"] <= row["validation_auroc"] <= row["validation_auroc_high"]
 
 
 def test_splits_of_the_user_are_kept(
@@ -150,7 +165,7 @@ def test_unknown_labels_teach_nothing(cohort: Cohort, encoder: PretrainedEncoder
     found = adapt(
         [cohort], labels_from(table, cohort, tmp_path), encoder, MACHINE, cache, AdaptSettings(method="linear")
     )
-    known = sum(sum(map(int, str(found.rows[0][part]).split(" / "))) for part in ("train", "validation"))
+    known = sum(found.rows[0][f"{part}_{kind}"] for part in ("train", "validation") for kind in ("with", "without"))
     assert known == table["ich"].notna().sum()
 
 

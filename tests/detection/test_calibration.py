@@ -179,3 +179,12 @@ def test_a_detectors_points_are_those_that_tables_choose_on_the_same_scans() -> 
         chosen = {name: choose(labels, p, rule, TARGET).threshold for name, rule in POINTS.items()}
         assert operating_points(p, labels) == chosen
     assert dict(POINTS) == {"balanced": "youden", "sensitive": "sensitivity", "specific": "specificity"}
+
+
+def test_a_validation_set_with_few_positives_gives_no_interval_from_samples_without_any() -> None:
+    """Two patients of fifteen have it: one sample in eight holds neither, and from it all scans are alike."""
+    logits = np.concatenate([np.linspace(-4, 0, 13), [3.0, 4.0]])
+    labels = np.array([0.0] * 13 + [1.0] * 2)
+    _, low, _ = calibrate(logits, labels, [f"p{row}" for row in range(15)], seed=0)(logits)
+    assert low[-1] > 0.2
+    assert low.max() - low.min() > 0.2

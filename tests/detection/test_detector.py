@@ -18,6 +18,7 @@ from headct.checkpoints import Card, CheckpointFailure, PretrainedEncoder
 from headct.cohort import Cohort
 from headct.detection import Adapted, AdaptSettings, Detector, adapt
 from headct.detection.card import write_up
+from headct.detection.detector import SCORES
 from headct.embedding.machine import choose
 from headct.failure import Failure, Misuse
 from headct.preparing import recipes
@@ -57,13 +58,23 @@ def test_the_card_of_a_baseline_does_not_credit_the_encoder(folder: Path) -> Non
 
 def test_predictions_are_in_the_order_of_the_input_and_have_its_columns(folder: Path, cohort: Cohort) -> None:
     table = Detector.load(folder).predict(cohort, batch_size=5)
-    scores = ["scan_id", "finding", "probability", "low", "high", "ood", "reasons"]
     ids = ["patient_id", "study_id", "series_id"]
-    assert table.columns.tolist() == [*scores, *ids, "files"]
+    assert table.columns.tolist() == [*SCORES.names, *ids, "files"]
     for name in ("scan_id", *ids):
         assert table[name].tolist() == np.repeat(cohort.scans[name].to_numpy(), 2).tolist()
     assert table[["probability", "low", "high", "ood"]].to_numpy().min() >= 0
     assert table[["probability", "low", "high", "ood"]].to_numpy().max() <= 1
+
+
+def test_an_answer_is_yes_from_the_threshold_on(folder: Path, cohort: Cohort) -> None:
+    detector = Detector.load(folder)
+    table = detector.predict(cohort, batch_size=5)
+    assert table["threshold"].tolist() == table["finding"].map(detector.thresholds).tolist()
+    assert table["answer"].tolist() == np.where(table["probability"] >= table["threshold"], "yes", "no").tolist()
+    assert set(table["answer"]) == {"yes", "no"}
+    for row in table.to_dict("records"):
+        close = any(reason.startswith("the answer might be the other") for reason in row["reasons"])
+        assert close == (row["low"] < row["threshold"] <= row["high"])
 
 
 def test_a_scan_unlike_those_of_training_is_doubted(folder: Path, tmp_path: Path) -> None:

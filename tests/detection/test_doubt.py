@@ -97,6 +97,7 @@ def test_words_about_rank_and_operating_point() -> None:
         "unlike the training scans: further from them than 99.5 % of 400 validation scans"
     ]
     assert unfamiliar(1.0, 9) == ["unlike the training scans: further from them than all of 9 validation scans"]
-    assert undecided(0.2, 0.6, 0.5) == ["near the operating point 0.50"]
+    assert undecided(0.2, 0.6, 0.5) == ["the answer might be the other: the interval holds the operating point 0.50"]
     assert undecided(0.2, 0.4, 0.5) == []
-    assert undecided(0.2, 0.4, None) == ["no operating point: validation lacks a class"]
+    assert undecided(0.5, 0.6, 0.5) == []  # yes all the way
+    assert undecided(0.2, 0.4, None) == ["no operating point: validation lacks a class, so 0.5 is taken"]

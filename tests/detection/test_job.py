@@ -11,7 +11,8 @@ from detection import made
 from headct.cohort import Cohort
 from headct.detection import Detector
 from headct.detection import job as jobs
-from headct.detection.job import PREDICTIONS, check, predict_into
+from headct.detection.detector import PREDICTIONS
+from headct.detection.job import check, predict_into
 from headct.embedding.inputs import Reading
 from headct.embedding.machine import choose
 from headct.failure import Misuse

@@ -67,7 +67,7 @@ def test_the_best_on_validation_is_taken_and_the_lowest_of_equals(
     monkeypatch.setattr(ladder, "method", rungs.__getitem__)
     climbed = climb(task)
     assert climbed.fitted is list(rungs.values())[taken]
-    areas = {str(row["method"]): row["validation AUROC"] for row in climbed.rows}
+    areas = {str(row["method"]): row["validation_auroc"] for row in climbed.rows}
     assert validation_auroc(task, climbed.fitted) == max(areas.values()) >= areas["linear"]
     said = {str(row["method"]): row["decision"] for row in climbed.rows}
     assert said[ladder.RUNGS[taken]].startswith("taken")
@@ -94,7 +94,7 @@ def test_a_rung_that_cannot_be_learned_is_left_out_and_said(task: Task, monkeypa
     assert climbed.fitted == Told(GOOD)
     assert climbed.rows[1] == {
         "method": "lora",
-        "validation AUROC": None,
+        "validation_auroc": None,
         "decision": "left out: training diverged before step 10",
     }
     monkeypatch.setattr(ladder, "method", lambda name: Diverges())

@@ -91,6 +91,32 @@ def test_points_chosen_before_go_before_validation_and_after_a_given_threshold()
     assert given.findings["ich"].operating_point.threshold == 0.7
 
 
+def test_the_predictions_own_threshold_is_taken_where_validation_gives_none() -> None:
+    own = MODELS["good"].assign(threshold=0.3)
+    found = evaluate(own, labels(), SETTINGS)
+    assert {one.operating_point.threshold for one in found.findings.values()} == {0.3}
+    assert not any("threshold" in note for note in found.notes)
+    assert evaluate(own, labels(), EvaluationSettings(draws=100, threshold=0.7)).findings["ich"].operating_point == (
+        OperatingPoint(0.7, "as given")
+    )
+    by_f1 = evaluate(own, labels(), EvaluationSettings(draws=100, rule="f1"))
+    assert any(note.startswith("ich: there are no validation scans") and "by f1" in note for note in by_f1.notes)
+
+
+def test_a_threshold_that_nobody_chose_is_told() -> None:
+    notes = evaluate(MODELS["good"], labels(), SETTINGS).notes
+    assert any(note.startswith("ich: the threshold is 0.5, as there are no validation scans") for note in notes)
+
+
+def test_thresholds_of_several_models_are_refused(tmp_path) -> None:
+    path = tmp_path / "p.csv"
+    path.write_text("scan_id,finding,probability,threshold\na,ich,0.5,0.2\nb,ich,0.5,\nb,sdh,0.5,0.4\n")
+    assert read_predictions(path)["threshold"].dropna().tolist() == [0.2, 0.4]
+    path.write_text("scan_id,finding,probability,threshold\na,ich,0.5,0.2\nb,ich,0.5,0.3\n")
+    with pytest.raises(Misuse, match=r"ich has several thresholds: 0\.2, 0\.3"):
+        read_predictions(path)
+
+
 def test_scans_least_like_training_are_left_to_a_person_first() -> None:
     table, truth = MODELS["good"].copy(), labels()
     both = table.merge(truth, on="scan_id")

@@ -22,7 +22,7 @@ from headct.cohort import Cohort
 from headct.cohort.labels import read_labels
 from headct.detection import AdaptSettings, Detector, adapt
 from headct.detection.reasons import VIRTUAL
-from headct.embedding.machine import choose
+from headct.embedding.machine import Machine, choose
 from headct.evaluation import EvaluationSettings, evaluate
 from headct.evaluation.measurements import SIDES, Measurements, SideConfusion
 from headct.failure import Failure, Misuse
@@ -34,6 +34,12 @@ from headct.studies.evaluation_report import mean_of_first, report_of_study
 from headct.studies.evaluation_scans import Labelled, labelled_scans, open_detectors
 
 MACHINE = choose("fp32", "cpu")
+
+
+def on_machine(_: PretrainedEncoder) -> Machine:
+    return MACHINE
+
+
 SETTINGS = EvaluationSettings(draws=100)
 LEAF = {"value", "low", "high", "n", "positives", "method"}
 
@@ -62,7 +68,7 @@ class Place:
             self.labelled(detectors, cohorts, tables),
             out,
             self.folder / "cache",
-            MACHINE,
+            on_machine,
             SETTINGS,
             **more,
         )
@@ -269,7 +275,7 @@ def test_the_same_scan_of_two_patients_ends_it(place: Place, tmp_path: Path, mon
     with pytest.raises(
         Failure, match=r"1 pairs of scans of different patients have the same vector: 0{7}50{8} and 0{7}50{7}4"
     ):
-        evaluate_detectors(entries, [copied], labelled, tmp_path, tmp_path / "cache", MACHINE, SETTINGS)
+        evaluate_detectors(entries, [copied], labelled, tmp_path, tmp_path / "cache", on_machine, SETTINGS)
 
 
 def test_labels_of_another_cohort_are_refused(place: Place, tmp_path: Path) -> None:
@@ -311,7 +317,7 @@ def test_scans_are_grouped_by_what_tables_of_labels_say(place: Place, tmp_path: 
     assert "age of 23 scans is from the labels, as no cohort says it" in found.notes
     settings = replace(SETTINGS, groups=("ward", "age"))
     study = evaluate_detectors(
-        entries, [day], found, tmp_path / "out", place.folder / "cache", MACHINE, settings, beside=False
+        entries, [day], found, tmp_path / "out", place.folder / "cache", on_machine, settings, beside=False
     )
     of = {(one.column, one.group): one.scans for one in study.first.findings["sdh"].subgroups}
     assert of["ward", "east"] == of["ward", "west"] == of["age", "65 to < 80"] == 12
@@ -329,7 +335,7 @@ def test_labels_may_measure_what_cohorts_say_too(place: Place, tmp_path: Path) -
     assert set(found.table["cohort"]) == {"day"}
     assert "cohort is the name of the folder; the column of the labels is not used" in found.notes
     study = evaluate_detectors(
-        entries, [day], found, tmp_path / "out", place.folder / "cache", MACHINE, SETTINGS, beside=False
+        entries, [day], found, tmp_path / "out", place.folder / "cache", on_machine, SETTINGS, beside=False
     )
     assert report_of_study(study, files={}).page().html()
 
@@ -381,7 +387,7 @@ def test_too_few_patients_or_a_single_class_end_it(place: Place, tmp_path: Path,
     labelled = labelled_scans(entries, [place.cohort("day")], [tmp_path / "l.csv"])
     with pytest.raises(Failure, match="no finding can be evaluated") as caught:
         evaluate_detectors(
-            entries, [place.cohort("day")], labelled, tmp_path, place.folder / "cache", MACHINE, SETTINGS
+            entries, [place.cohort("day")], labelled, tmp_path, place.folder / "cache", on_machine, SETTINGS
         )
     assert why in caught.value.why
 

@@ -17,8 +17,7 @@ if TYPE_CHECKING:
 
     from headct.embedding.machine import Machine
 
-TITLES = {"train": "train with / without", "validation": "validation with / without"}
-"""Of columns whose cells are two numbers of scans, where people read them."""
+PARTS = ("train", "validation")
 
 
 def adapt(
@@ -134,8 +133,8 @@ def adapt(
     for note in adapted.notes:
         talk.warn(note)
     adapted.save(out)
-    talk.table(adapted.ladder, to_stderr=True)
-    talk.table(adapted.rows if as_json else [_titled(row) for row in adapted.rows], as_json=as_json)
+    talk.table([_shown_rung(row) for row in adapted.ladder], to_stderr=True)
+    talk.table(adapted.rows if as_json else [_shown(row) for row in adapted.rows], as_json=as_json)
     talk.say(f"validation chose and calibrated, so its numbers are too good; vectors are kept in {place}")
     talk.say(f"the detector ({adapted.detector.learned_by}) is in {out}")
 
@@ -150,5 +149,14 @@ def _plan_of_auto(machine: Machine) -> str:
     return f"{told}. Training takes long on a CPU: --method {RUNGS[0]} is the first alone, done once scans are embedded"
 
 
-def _titled(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {TITLES.get(name, name): value for name, value in row.items()}
+def _shown(row: Mapping[str, Any]) -> dict[str, Any]:
+    area, low, high = (row[f"validation_auroc{end}"] for end in ("", "_low", "_high"))
+    return {
+        "finding": row["finding"],
+        **{f"{part} with / without": f"{row[f'{part}_with']} / {row[f'{part}_without']}" for part in PARTS},
+        "validation AUROC": f"{area:.3f} ({low:.3f} to {high:.3f})",
+    }
+
+
+def _shown_rung(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {"method": row["method"], "validation AUROC": row["validation_auroc"], "decision": row["decision"]}

@@ -18,6 +18,8 @@ from headct.failure import Misuse
 if TYPE_CHECKING:
     import pandas as pd
 
+    from headct.checkpoints import PretrainedEncoder
+    from headct.embedding.machine import Machine
     from headct.evaluation import Estimate, Evaluation, EvaluationSettings
     from headct.evaluation.measurements import Measurements
     from headct.studies.evaluation import Study
@@ -276,11 +278,15 @@ def _of_detectors(
     )  # fmt: skip
     for sentence in (sentence for account in labelled.accounts for sentence in account.sentences()):
         talk.say(sentence)
-    machine = choose(precision, device, graph=entries[0].detector.encoder.runtime)
-    talk.say(f"on {machine}")
+
+    def machine_of(encoder: PretrainedEncoder) -> Machine:
+        return choose(precision, device, graph=encoder.runtime)
+
+    for machine in dict.fromkeys(str(machine_of(entry.detector.encoder)) for entry in entries):
+        talk.say(f"on {machine}")
     with progress_of(talk) as progress:
         study = evaluate_detectors(
-            entries, opened, labelled, out, cache or out.parent / ".headct-vectors", machine, settings,
+            entries, opened, labelled, out, cache or out.parent / ".headct-vectors", machine_of, settings,
             measured=None if measured is None else read_measured(measured), beside=beside, few=few,
             batch_size=batch, workers=workers, progress=lambda what: partial(progress, what),
         )  # fmt: skip
@@ -321,11 +327,10 @@ def _of_curve(curve: LearningCurve) -> list[dict[str, Any]]:
 
 
 def _behind(curve: LearningCurve, row: Mapping[Any, Any]) -> dict[str, str]:
-    """By how much the mean of the encoder exceeds that of a learner; nothing for a single finding."""
-    from headct.detection.curves import MACRO
+    """By how much the encoder exceeds a learner in what is compared; nothing for a single finding of several."""
     from headct.studies.evaluation_curves import OURS
 
-    if row["finding"] != MACRO or row["learner"] == OURS:
+    if row["finding"] != curve.compared(row["cohort"]) or row["learner"] == OURS:
         return {f"{OURS} less it": ""}
     less = curve.less(row["learner"], row["cohort"], row["size"])
     assert less is not None

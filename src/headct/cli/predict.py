@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -55,9 +56,10 @@ def predict(
 ) -> None:
     """Probabilities of findings, each with its interval and the reasons to doubt it. Not a medical device.
 
-    FILE.parquet has a row for each scan and finding; what could not be looked at is in FILE.rejections.parquet. ood is
-    the share of validation scans that are more like the training scans. The same line goes on after a kill.
-    --criteria, --keep-ids and --key are for files: a cohort keeps what it was ingested with.
+    FILE.parquet has a row for each scan and finding; what could not be looked at is in FILE.rejections.parquet. An
+    answer is yes from a probability of `threshold` on, and close where the interval holds it. ood is the share of
+    validation scans that are more like the training scans. The same line goes on after a kill; pages
+    are begun anew. --criteria, --keep-ids and --key are for files: a cohort keeps what it was ingested with.
 
     Examples:
         headct predict night --detector detector --out night.parquet
@@ -66,7 +68,7 @@ def predict(
     """
     from headct.cli.rejected import expect_something, nothing, reasons
     from headct.detection import Detector
-    from headct.detection.job import SCORES, check, predict_into
+    from headct.detection.job import check, predict_into
     from headct.embedding.embeddings import rejections_path
     from headct.embedding.inputs import Reading
     from headct.embedding.machine import choose
@@ -102,10 +104,10 @@ def predict(
     if as_json:
         talk.json(done.rows)
     else:
-        shown = [{name: row[name] for name in SCORES.names} for row in done.rows[:SHOWN]]
-        talk.table([{**row, "reasons": "; ".join(row["reasons"])} for row in shown])
+        talk.table([_shown(row) for row in done.rows[:SHOWN]])
         if len(done.rows) > SHOWN:
             talk.say(f"and {len(done.rows) - SHOWN:,} more rows")
+        talk.table(_doubts(done.rows))
     doubted = sum(bool(row["reasons"]) for row in done.rows)
     talk.say(f"{count(done.scans, 'scan')}, {count(len(done.rows), 'row')}, {doubted:,} with a reason to doubt: {out}")
     if done.rejected:
@@ -117,3 +119,32 @@ def predict(
             f"{count(pages, 'page')}: {page}" if pages == 1 else f"{count(pages, 'page')}, and their index: {page}"
         )
     talk.say("research software, not a medical device")
+
+
+def _shown(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row for the terminal, where the reasons to doubt have a table of their own."""
+    from headct.evaluation.operating import is_close
+
+    close = ", close" if is_close(row["low"], row["high"], row["threshold"]) else ""
+    return {
+        "scan": row["scan_id"],
+        "patient": row["patient_id"],
+        "finding": row["finding"],
+        "probability": f"{row['probability']:.3f} ({row['low']:.3f} to {row['high']:.3f})",
+        "yes from": row["threshold"],
+        "answer": row["answer"] + close,
+        "ood": row["ood"],
+    }
+
+
+def _doubts(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Each reason once, with how many scans have it; that an answer is close, the answer says."""
+    from headct.detection.reasons import undecided
+
+    scans_of: dict[str, set[str]] = {}
+    for row in rows:
+        for reason in row["reasons"]:
+            if reason in undecided(row["low"], row["high"], row["threshold"]):
+                continue
+            scans_of.setdefault(reason, set()).add(row["scan_id"])
+    return [{"reason to doubt": reason, "scans": len(scans)} for reason, scans in scans_of.items()]

@@ -27,8 +27,8 @@ from headct.detection.scans import scans_of
 from headct.detection.shots import Shots, draw_shots
 from headct.detection.splits import check_patients, read_splits, split, splits_table
 from headct.embedding.machine import Machine
-from headct.evaluation.leakage import no_duplicates
-from headct.evaluation.metrics import auroc
+from headct.evaluation.intervals import Area, Patients
+from headct.evaluation.leakage import no_duplicates, too_few
 from headct.failure import Misuse
 from headct.reporting.words import count
 
@@ -67,8 +67,9 @@ class AdaptSettings:
 class Adapted:
     """A detector, tables that belong beside it (splits, and shots where few were drawn), and what to tell.
 
-    `rows` have finding, scans of training and validation with / without, and validation AUROC, `ladder` what the rungs
-    of `auto` did, `notes` sentences on what was left out.
+    `rows` have finding, `train_with`, `train_without`, `validation_with`, `validation_without` (scans), and
+    `validation_auroc` with its 95 % interval (`_low`, `_high`); `ladder` what the rungs of `auto` did, `notes`
+    sentences on what was left out, and what is learned from too few.
     """
 
     detector: Detector
@@ -135,6 +136,7 @@ def adapt(
         machine=machine,
     )
     fitted, ladder = _fitted(task, settings, progress)
+    notes += _hardly_any(task, settings)
     detector, rows = _detector(task, fitted, _met(cohorts, scan_ids, task.known(task.train)))
     account = _impersonal(labels.account)
     virtual = all(is_virtual(cohort) for cohort in cohorts)
@@ -273,6 +275,20 @@ def _few(
     return labels, truth.to_numpy(dtype=float), shots, notes
 
 
+def _hardly_any(task: Task, settings: AdaptSettings) -> list[str]:
+    """Findings of which training or validation has so few patients that numbers say nothing; shots were asked for."""
+    parts = {"training": task.train, "validation": task.validation}
+    notes = []
+    for name, rows in parts.items():
+        if name == "training" and settings.shots is not None:
+            continue
+        patients = Patients.of(task.patients[rows])
+        for column, finding in enumerate(task.findings):
+            if why := too_few(task.labels[rows, column], patients):
+                notes.append(f"{finding}: {name} has {why}: too few for its numbers to say much")
+    return notes
+
+
 def _fitted(
     task: Task, settings: AdaptSettings, progress: Callable[[str], Progress]
 ) -> tuple[Fitted, list[dict[str, Any]]]:
@@ -299,13 +315,17 @@ def _detector(task: Task, fitted: Fitted, met: Met) -> tuple[Detector, list[dict
         calibration = calibrate(score, truth, patients[known].tolist(), task.seed)
         calibrations.append(calibration)
         points.append(operating_points(calibration(score)[0], truth))
-        train = task.labels[task.train, column]
+        train, area = task.labels[task.train, column], Area.of(truth, score, Patients.of(patients[known])).estimate()
         rows.append(
             {
                 "finding": finding,
-                "train": f"{int((train == 1).sum())} / {int((train == 0).sum())}",
-                "validation": f"{int(truth.sum())} / {int((truth == 0).sum())}",
-                "validation AUROC": auroc(truth, score),
+                "train_with": int((train == 1).sum()),
+                "train_without": int((train == 0).sum()),
+                "validation_with": int(truth.sum()),
+                "validation_without": int((truth == 0).sum()),
+                "validation_auroc": area.value,
+                "validation_auroc_low": area.low,
+                "validation_auroc_high": area.high,
             }
         )
     learned_from = task.scans.vectors(task.known(task.train))

@@ -116,14 +116,18 @@ def calibrate(
     (slope,), (shift,) = _fit_lines(logits, labels, np.ones((1, len(labels))))
     if kind == "isotonic":
         return Calibration("isotonic", float(slope), float(shift), knots=_knots(logits, labels, patient, rng))
-    draws = _fit_lines(logits, labels, _resampled(patient, DRAWS, rng), (slope, shift))
+    draws = _fit_lines(logits, labels, _resampled(patient, labels, DRAWS, rng), (slope, shift))
     return Calibration("platt", float(slope), float(shift), np.stack(draws, axis=1))
 
 
-def _resampled(patient: np.ndarray, draws: int, rng: np.random.Generator) -> np.ndarray:
-    """Weights (draws, n): how often the patient of each scan was drawn."""
-    count = int(patient.max()) + 1
-    return rng.multinomial(count, np.full(count, 1 / count), size=draws)[:, patient].astype(float)
+def _resampled(patient: np.ndarray, labels: np.ndarray, draws: int, rng: np.random.Generator) -> np.ndarray:
+    """Weights (draws, n): how often the patient of each scan was drawn. Samples of one class calibrate nothing."""
+    count, found = int(patient.max()) + 1, np.zeros((0, len(patient)))
+    while len(found) < draws:
+        weights = rng.multinomial(count, np.full(count, 1 / count), size=draws)[:, patient].astype(float)
+        both = (weights @ labels > 0) & (weights @ (1 - labels) > 0)
+        found = np.concatenate([found, weights[both]])
+    return found[:draws]
 
 
 def _fit_lines(
@@ -186,7 +190,7 @@ def _curve(at: np.ndarray, logits: np.ndarray, labels: np.ndarray, weights: np.n
 
 def _knots(logits: np.ndarray, labels: np.ndarray, patient: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     at = np.unique(np.quantile(logits, np.linspace(0, 1, KNOTS)))
-    drawn = [_curve(at, logits, labels, one) for one in _resampled(patient, DRAWS // 4, rng)]
+    drawn = [_curve(at, logits, labels, one) for one in _resampled(patient, labels, DRAWS // 4, rng)]
     low, high = np.quantile(drawn, INTERVAL, axis=0)
     return np.stack([at, _curve(at, logits, labels, np.ones(len(labels))), low, high])
 

@@ -59,7 +59,7 @@ def _learned(record: Mapping[str, Any]) -> list[str]:
     lines = ["## Learned from", "", *(f"- {sentence}" for sentence in record.get("sentences", ()))]
     if rungs := record.get("ladder"):
         lines += ["", "| method | validation AUROC | decision |", "|---|---:|---|"]
-        lines += [f"| {row['method']} | {_number(row['validation AUROC'])} | {row['decision']} |" for row in rungs]
+        lines += [f"| {row['method']} | {_number(row['validation_auroc'])} | {row['decision']} |" for row in rungs]
     return [*lines, ""]
 
 
@@ -78,10 +78,19 @@ def _findings(config: Mapping[str, Any]) -> list[str]:
         row = rows.get(name, {})
         told = ", ".join(f"{point} {value:.3g}" for point, value in points.items()) or "none"
         lines.append(
-            f"| {name} | {row.get('train', '')} | {row.get('validation', '')} | "
-            f"{_number(row.get('validation AUROC'))} | {calibration['kind']} | {told} |"
+            f"| {name} | {_both(row, 'train')} | {_both(row, 'validation')} | {_area(row)} | {calibration['kind']} | "
+            f"{told} |"
         )
     return [*lines, ""]
+
+
+def _both(row: Mapping[str, Any], part: str) -> str:
+    return f"{row[f'{part}_with']} / {row[f'{part}_without']}" if row else ""
+
+
+def _area(row: Mapping[str, Any]) -> str:
+    low, high = (_number(row.get(f"validation_auroc_{end}")) for end in ("low", "high"))
+    return f"{_number(row['validation_auroc'])} ({low} to {high})" if row else ""
 
 
 def _number(value: Any) -> str:

@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import torch
 from safetensors.torch import save as to_bytes
 from torch import Tensor
@@ -50,7 +51,21 @@ TOLERANCE = 1e-3
 PLAIN = Machine(torch.device("cpu"), "fp32", "for the self-test")
 WHOSE = tuple(name for name in IDS if name != "scan_id")
 """Ids of whom a scan is of."""
-COLUMNS = ("scan_id", "finding", "probability", "low", "high", "ood", "reasons", *WHOSE, "files")
+SCORES = pa.schema(
+    [
+        ("scan_id", pa.string()),
+        ("finding", pa.string()),
+        ("probability", pa.float64()),
+        ("low", pa.float64()),
+        ("high", pa.float64()),
+        ("threshold", pa.float64()),
+        ("answer", pa.string()),
+        ("ood", pa.float64()),
+        ("reasons", pa.list_(pa.string())),
+    ]
+)
+PREDICTIONS = pa.schema([*SCORES, *((name, pa.string()) for name in WHOSE), ("files", pa.list_(pa.string()))])
+"""With whose scan it is, and the files that it was read from; none for one of a cohort, whose `files` say."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +79,7 @@ class Known:
 
 @dataclass(frozen=True)
 class Judged:
-    """A batch of scans that were looked at: names of jobs as in `Looked`, rows by `COLUMNS`, and rejections."""
+    """A batch of scans that were looked at: names of jobs as in `Looked`, rows by `PREDICTIONS`, and rejections."""
 
     met: Sequence[str]
     names: Sequence[str]
@@ -129,11 +144,12 @@ class Detector:
         keep_ids: bool = False,
         progress: Progress = quiet,
     ) -> pd.DataFrame:
-        """A row for each scan and finding: scan_id, finding, probability, low, high, ood, reasons, and whose it is.
+        """A row for each scan and finding: `SCORES`, and whose it is.
 
         Whose: patient_id, study_id, series_id and files (none for a scan of a cohort). `low` to `high` is the 95 %
-        interval of calibration (`headct.detection.calibration`); `ood` the share of validation scans that are more
-        like the training scans; `reasons` to doubt are sentences, mostly none. Inputs and options are those of
+        interval of calibration (`headct.detection.calibration`). The `answer` is yes from the probability `threshold`
+        on, which was chosen on validation scans. `ood` is the share of validation scans that are more like the training
+        scans; `reasons` to doubt are sentences, mostly none. Inputs and options are those of
         `headct.embed`. What cannot be looked at is in `.attrs["rejections"]`, a list of mappings with code, sentence,
         remedy and files, and a warning says how many. Raises Misuse where a cohort has another recipe, Failure where
         nothing could be looked at.
@@ -152,7 +168,7 @@ class Detector:
         if not by_scan:
             told = "; ".join(dict.fromkeys(str(row["sentence"]) for row in rejections)) or "the inputs hold no scans"
             raise Failure("nothing could be looked at", why=told, do="name files, folders or cohorts that hold scans")
-        table = pd.DataFrame([row for rows in by_scan.values() for row in rows], columns=list(COLUMNS))
+        table = pd.DataFrame([row for rows in by_scan.values() for row in rows], columns=PREDICTIONS.names)
         if rejections:
             table.attrs["rejections"] = rejections
             warnings.warn(f'{len(rejections)} inputs were rejected: see .attrs["rejections"]', stacklevel=2)
@@ -192,10 +208,10 @@ class Detector:
         return found
 
     def rows(self, scans: Scans, known: Sequence[Known]) -> list[list[dict[str, Any]]]:
-        """Of each scan a row for each finding, by `COLUMNS` up to the reasons. Call it of `on(machine)`."""
+        """Of each scan a row for each finding, by `SCORES`. Call it of `on(machine)`."""
         every = np.arange(len(scans))
         middle, low, high = self.probabilities(self.fitted.scores(scans, every))
-        far = self.familiar(scans.vectors(every))
+        far, thresholds = self.familiar(scans.vectors(every)), self.thresholds
         return [
             [
                 {
@@ -204,6 +220,8 @@ class Detector:
                     "probability": float(middle[row, column]),
                     "low": float(low[row, column]),
                     "high": float(high[row, column]),
+                    "threshold": thresholds[finding],
+                    "answer": "yes" if middle[row, column] >= thresholds[finding] else "no",
                     "ood": float(far[row]),
                     "reasons": [
                         *undecided(low[row, column], high[row, column], self.points[column].get(POINT)),

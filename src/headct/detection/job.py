@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from headct import __version__
 from headct.cohort.journal import Journal, expect_writable, only_writer
-from headct.detection.detector import WHOSE, Detector, Judged
+from headct.detection.detector import PREDICTIONS, Detector, Judged
 from headct.detection.method import Progress, quiet
 from headct.embedding.embeddings import REJECTIONS, model_of, partial_of, rejections_path, writing
 from headct.embedding.inputs import Inputs, Reading, chosen_by, digest
@@ -25,19 +25,6 @@ from headct.embedding.machine import Machine
 from headct.embedding.vectors import about
 from headct.failure import Misuse
 
-SCORES = pa.schema(
-    [
-        ("scan_id", pa.string()),
-        ("finding", pa.string()),
-        ("probability", pa.float64()),
-        ("low", pa.float64()),
-        ("high", pa.float64()),
-        ("ood", pa.float64()),
-        ("reasons", pa.list_(pa.string())),
-    ]
-)
-PREDICTIONS = pa.schema([*SCORES, *((name, pa.string()) for name in WHOSE), ("files", pa.list_(pa.string()))])
-"""With whose scan it is, and the files that it was read from; none for one of a cohort, whose `files` say."""
 PART_INPUTS, PART_S = 256, 20.0
 """A part is kept when it has so many inputs or is so old: a kill costs no more."""
 

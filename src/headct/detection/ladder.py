@@ -20,7 +20,7 @@ RUNGS = ("linear", "lora", "full")
 
 @dataclass(frozen=True)
 class Climbed:
-    """What was taken, and how each rung did: `rows` have method, validation AUROC, and what was decided, in words."""
+    """What was taken, and how each rung did: `rows` have method, `validation_auroc`, and what was decided, in words."""
 
     fitted: Fitted
     rows: tuple[dict[str, Any], ...]
@@ -72,11 +72,11 @@ def validation_auroc(task: Task, fitted: Fitted) -> float:
 
 def _row(name: str, areas: dict[str, float], skipped: dict[str, str], best: str, frozen: str) -> dict[str, Any]:
     if name in skipped:
-        return {"method": name, "validation AUROC": None, "decision": skipped[name]}
+        return {"method": name, "validation_auroc": None, "decision": skipped[name]}
     if name == best:
         decision = "taken" if name != frozen or len(areas) == 1 else "taken: nothing that was trained is better"
     elif name == frozen:
         decision = "bettered by training"
     else:
         decision = f"not taken: {'worse' if areas[name] < areas[frozen] else 'no better'} than {best}"
-    return {"method": name, "validation AUROC": areas[name], "decision": decision}
+    return {"method": name, "validation_auroc": areas[name], "decision": decision}

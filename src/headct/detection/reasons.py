@@ -9,6 +9,7 @@ from typing import Any, Self
 import pandas as pd
 
 from headct.detection.ood import DOUBT
+from headct.evaluation.operating import FALLBACK, is_close
 from headct.scan import FLAGS
 
 RARE = 0.05
@@ -86,10 +87,12 @@ def unfamiliar(share: float, others: int) -> list[str]:
 
 
 def undecided(low: float, high: float, point: float | None) -> list[str]:
-    """Whether an interval of probability holds the operating point."""
+    """Whether the answer to one finding might as well be the other; None is a point that validation did not give."""
     if point is None:
-        return ["no operating point: validation lacks a class"]
-    return [f"near the operating point {point:.2f}"] if low <= point <= high else []
+        return [f"no operating point: validation lacks a class, so {FALLBACK:g} is taken"]
+    if not is_close(low, high, point):
+        return []
+    return [f"the answer might be the other: the interval holds the operating point {point:.2f}"]
 
 
 def _common(values: pd.Series, scans: int) -> list[Any]:

@@ -62,6 +62,8 @@ from headct.failure import Failure, Misuse
 
 FORMAT = 1
 VALIDATION = "validation"
+OWN = "the predictions' own"
+"""Where a threshold comes from that the predictions name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -215,7 +217,7 @@ def evaluate(
     notes += _caution_of_all(good)
     findings, precision, compared = {}, {}, {}
     for name, case in good.items():
-        point = _operating_point(validation.get(name), settings, name, (points or {}).get(name))
+        point = _operating_point(validation.get(name), settings, case, (points or {}).get(name), notes)
         notes += _cautions(case)
         drawn = _drawn(weights, np.searchsorted(rows, case.rows))
         precision[name] = Ranked.of(case.labels, case.probabilities).average_precision(drawn)
@@ -340,15 +342,27 @@ def _grouping(labels: pd.DataFrame, column: str, findings: Sequence[str]) -> pd.
 
 
 def _operating_point(
-    case: Case | None, settings: EvaluationSettings, finding: str, before: OperatingPoint | None
+    validation: Case | None,
+    settings: EvaluationSettings,
+    tested: Case,
+    before: OperatingPoint | None,
+    notes: list[str],
 ) -> OperatingPoint:
+    """The settings go before what was chosen before, this before validation scans, these before the model's own."""
+    finding = tested.finding
     if settings.threshold is not None:
         return OperatingPoint(settings.threshold, "as given")
     if before is not None:
         return before
-    if case is None or len(np.unique(case.labels)) < 2:
-        return OperatingPoint(FALLBACK, f"{FALLBACK}, as there are no validation scans with and without {finding}")
-    return operating.choose(case.labels, case.probabilities, settings.rule, settings.target)
+    if validation is not None and len(np.unique(validation.labels)) == 2:
+        return operating.choose(validation.labels, validation.probabilities, settings.rule, settings.target)
+    lacking = f"there are no validation scans with and without {finding}"
+    if tested.threshold is not None:
+        if settings.rule != EvaluationSettings.rule:
+            notes.append(f"{finding}: {lacking} to choose a threshold by {settings.rule}; {OWN} is taken")
+        return OperatingPoint(tested.threshold, OWN)
+    notes.append(f"{finding}: the threshold is {FALLBACK}, as {lacking}; name another with --threshold")
+    return OperatingPoint(FALLBACK, f"{FALLBACK}, as {lacking}")
 
 
 def _drawn(weights: NDArray[np.uint8], rows: NDArray[np.intp]) -> NDArray[np.uint8]:

@@ -38,6 +38,11 @@ def rule_named(name: str) -> Rule:
     raise Misuse(f"no rule for thresholds is called {name}", do=f"choose one of {', '.join(RULES)}")
 
 
+def is_close(low: float, high: float, threshold: float) -> bool:
+    """Whether an interval of a probability holds the threshold, so that the answer might as well be the other."""
+    return low < threshold <= high  # at the threshold the answer is yes
+
+
 @dataclass(frozen=True)
 class OperatingPoint:
     """A threshold (positive at or above it) and where it comes from."""

@@ -1,9 +1,10 @@
 """The tables that are evaluated, as `headct predict` or anyone else writes them: CSV, Parquet or Excel.
 
-Predictions: `scan_id, finding, probability`, a row for each scan and finding; optional `low, high, ood, reasons` and
-`split`. Labels: `scan_id, patient_id`, then a column for each finding, or for each of its readers, that holds 1, 0 or
-nothing (unknown), in the spellings of `headct.evaluation.cells`. Other columns of the labels (`site`, `manufacturer`,
-`kernel`, `age`, ...) are what subgroups are made of. Identifiers are texts: `007` is not `7`.
+Predictions: `scan_id, finding, probability`, a row for each scan and finding; optional `threshold` (from which on the
+finding is called), `ood`, `split`, and what else `headct predict` writes. Labels: `scan_id, patient_id`, then a column
+for each finding, or for each of its readers, that holds 1, 0 or nothing (unknown), in the spellings of
+`headct.evaluation.cells`. Other columns of the labels (`site`, `manufacturer`, `kernel`, `age`, ...) are what subgroups
+are made of. Identifiers are texts: `007` is not `7`.
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ class Case:
     patients: Patients
     unknown: int  # predictions left out because the label is empty
     ood: Array  # how unlike the training scans each is, 0 to 1; NaN where nothing is said
-    unknown_in: Mapping[str, int] = field(default_factory=dict)  # the same by split
+    threshold: float | None = None  # the model's own
+    unknown_in: Mapping[str, int] = field(default_factory=dict)  # of `unknown`, by split
 
     def of(self, split: str) -> Case:
         """The scans of one split."""
@@ -89,8 +91,17 @@ def read_predictions(path: Path) -> pd.DataFrame:
                 why="a scan is in the same split for every finding",
                 do="give all of its rows the same split",
             )
-    if "ood" in table:
-        table["ood"] = _shares(path, table, "ood")
+    for column in ("ood", "threshold"):
+        if column in table:
+            table[column] = _shares(path, table, column)
+    if "threshold" in table:
+        for finding, own in table.groupby("finding", sort=False)["threshold"]:
+            if own.nunique() > 1:
+                raise Misuse(
+                    f"{path}: {finding} has several thresholds: {named(sorted(own.dropna().unique()))}",
+                    why="a threshold is that of a model, and these are of several",
+                    do="evaluate each model apart, or leave the column out",
+                )
     return table
 
 
@@ -221,8 +232,15 @@ def _case(finding: str, predictions: pd.DataFrame, rows: np.ndarray, truth: Arra
         patients=patients.only(rows[kept]),
         unknown=int((~kept).sum()),
         ood=of_known["ood"].to_numpy(dtype=float) if "ood" in of_known else np.full(len(of_known), np.nan),
+        threshold=_own_threshold(of_known),
         unknown_in=Counter(predictions["split"][~kept]) if "split" in predictions else {},
     )
+
+
+def _own_threshold(predictions: pd.DataFrame) -> float | None:
+    if "threshold" not in predictions or not len(own := predictions["threshold"].dropna()):
+        return None
+    return float(own.iloc[0])
 
 
 def stripped(column: pd.Series) -> pd.Series:

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
+from headct.evaluation.operating import is_close
 from headct.reporting.drawing import LETTER, WIDTH, across_axis, dot, drawing, figure, line, shortened, text
 from headct.reporting.findings import called
 from headct.reporting.page import Page, Provenance, Section
@@ -37,7 +38,7 @@ class Found:
     @property
     def is_close(self) -> bool:
         """Whether the interval holds the operating point, so that the answer might as well be the other."""
-        return self.low < self.threshold <= self.high
+        return is_close(self.low, self.high, self.threshold)
 
     @property
     def answer(self) -> str:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from headct.checkpoints import PretrainedEncoder
 from headct.cohort import Cohort
 from headct.cohort.journal import write_atomically
 from headct.detection.calibration import POINTS, TARGET
@@ -31,7 +32,7 @@ from headct.evaluation.tables import labels_of
 from headct.evaluation.transfer import MeanTransfer, TransferMatrix
 from headct.failure import Failure, Misuse
 from headct.studies.evaluation_checks import Unlearned, unlearned
-from headct.studies.evaluation_curves import Kind, LearningCurve, curve_of
+from headct.studies.evaluation_curves import Kind, LearningCurve, curve_of, forget_curves
 from headct.studies.evaluation_predictions import Vectors, predicted, taught
 from headct.studies.evaluation_scans import Entry, Labelled, counted, names_of
 
@@ -47,7 +48,8 @@ LABELS = "labels.csv"
 class Study:
     """What came out. The first detector is the one that the page is about; all were tested on the same scans.
 
-    `evaluations` are by detector, `baselines` by their name, `predictions` by detector and of all labelled scans.
+    `evaluations` and `machines` are by detector, `baselines` by their name, `predictions` by detector and of all
+    labelled scans.
     `unlearned` is None where nothing could be learned again.
     """
 
@@ -62,8 +64,13 @@ class Study:
     curves: Sequence[LearningCurve]
     unlearned: Unlearned | None
     predictions: Mapping[str, pd.DataFrame]
-    machine: Machine
+    machines: Mapping[str, Machine]
     notes: tuple[str, ...]
+
+    @property
+    def machine(self) -> Machine:
+        """Of the first detector."""
+        return self.machines[self.entries[0].name]
 
     @property
     def rows(self) -> Mapping[str, str]:
@@ -112,7 +119,7 @@ def evaluate_detectors(
     labelled: Labelled,
     out: Path,
     cache: Path,
-    machine: Machine,
+    machine_of: Callable[[PretrainedEncoder], Machine],
     settings: EvaluationSettings,
     *,
     measured: pd.DataFrame | None = None,
@@ -124,9 +131,10 @@ def evaluate_detectors(
 ) -> Study:
     """Evaluate detectors on the tested scans of cohorts; predictions and labels go to `out`, vectors to `cache`.
 
-    `measured` are measurements by scan_id to be compared with those of the labels, `beside` asks for baselines and the
-    check by shuffled training labels, `few` for curves over fewer labels. The groups of the settings come on top of
-    those of the scans. Raises Failure where scans of different patients are the same, or no finding can be evaluated;
+    `machine_of` says where an encoder runs, for a graph may have to run elsewhere than others. `measured` are
+    measurements by scan_id to be compared with those of the labels, `beside` asks for baselines and the check by
+    shuffled training labels, `few` for curves over fewer labels. The groups of the settings come on top of those of the
+    scans. Raises Failure where scans of different patients are the same, or no finding can be evaluated;
     Misuse, before anything is looked at, where a cohort has another recipe than a detector, a detector no such
     threshold (`points_of`), or groups and measurements do not go with the labels.
     """
@@ -138,10 +146,15 @@ def evaluate_detectors(
             cohort.expect(entry.detector.encoder.recipe)
     points = {entry.name: points_of(entry, settings) for entry in entries}
     vectors = Vectors(cohorts, labelled.scan_ids, cache, batch_size=batch_size, workers=workers, progress=progress)
+    machines = {entry.name: machine_of(entry.detector.encoder) for entry in entries}
+    machine = machines[entries[0].name]
     everyone = vectors.by(entries[0].detector.encoder, machine)
     patient_ids = [str(one) for one in labelled.table["patient_id"]]
     no_duplicates(everyone.vectors(np.arange(len(everyone))), labelled.scan_ids, patient_ids)
-    tables = {entry.name: predicted(entry, labelled, vectors, machine, _place(out, entry.name)) for entry in entries}
+    tables = {}
+    for entry in entries:
+        place = _place(out, entry.name)
+        tables[entry.name] = predicted(entry, labelled, vectors, machines[entry.name], place)
     _write_labels(labelled.table, out)
     told = {name: _of_test(table, labelled) for name, table in tables.items()}
     settings = replace(settings, groups=tuple(dict.fromkeys([*labelled.groups, *settings.groups])))
@@ -149,6 +162,7 @@ def evaluate_detectors(
     plain, notes = replace(settings, groups=()), list(labelled.notes)
     probed: dict[str, pd.DataFrame] = {}
     curves: list[LearningCurve] = []
+    forget_curves(out)
     checked: Unlearned | None = None
     if beside or few:
         known, why = taught(entries[0], labelled, vectors, machine, settings.seed)
@@ -176,7 +190,7 @@ def evaluate_detectors(
         curves=curves,
         unlearned=checked,
         predictions=tables,
-        machine=machine,
+        machines=machines,
         notes=tuple(notes),
     )
 

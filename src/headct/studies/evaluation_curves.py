@@ -72,6 +72,11 @@ class LearningCurve:
         each = [finding for finding in testable if self.sizes(place, finding)]
         return [*([MACRO] if mean else []), *(each if alone or not mean else [])]
 
+    def compared(self, place: str) -> str:
+        """What differences between learners are of: the mean over findings, or the only one that can be tested."""
+        testable = self.results.study.testable(place)
+        return testable[0] if len(testable) == 1 else MACRO
+
     def area(self, learner: str, place: str, size: float, finding: str) -> Estimate:
         """The mean over draws, and of `MACRO` over findings, with an interval over draws and test patients."""
         found = (
@@ -88,13 +93,13 @@ class LearningCurve:
         at = [
             (learner, place, size)
             for learner, place, size, finding in self._every()
-            if finding == MACRO and learner != OURS
+            if finding == self.compared(place) and learner != OURS
         ]
         found = {each: self.results.difference(OURS, *each) for each in at}
         return corrected({each: one for each, one in found.items() if one is not None})
 
     def less(self, other: str, place: str, size: float) -> Difference | None:
-        """By how much the mean of ours exceeds another learner's, on the same draws and patients.
+        """By how much ours exceeds another learner's in what is compared, on the same draws and patients.
 
         Corrected by Holm over all other learners, cohorts and sizes of the curve.
         """
@@ -110,13 +115,13 @@ class LearningCurve:
         return self.results.draws(OURS, place, size)
 
     def tree(self) -> Mapping[str, Any]:
-        """For `metrics.json`: the method; learner, cohort, size, finding; and the differences of means."""
+        """For `metrics.json`: the method; learner, cohort, size, finding; and the differences."""
         areas: dict[str, Any] = {}
         differences: dict[str, Any] = {}
         for learner, place, size, finding in self._every():
             leaf = {"auroc": self.area(learner, place, size, finding).leaf(), "draws": self.draws(place, size)}
             areas.setdefault(learner, {}).setdefault(place, {}).setdefault(f"{size:g}", {})[finding] = leaf
-            if finding == MACRO and learner != OURS:
+            if finding == self.compared(place) and learner != OURS:
                 less = self.less(learner, place, size)
                 assert less is not None
                 of = differences.setdefault(f"{OURS} less {learner}", {}).setdefault(place, {})
@@ -194,6 +199,13 @@ def curve_of(
     study.drawn.write(folder / f"{kind}.csv")
     write_atomically(folder / f"{kind}-aurocs.csv", found.table().to_csv(index=False).encode())
     return found, notes
+
+
+def forget_curves(out: Path) -> None:
+    """Remove the curves of an earlier evaluation at this place: they would be taken for those of this one."""
+    for kind in get_args(Kind):
+        for table in (f"{kind}.csv", f"{kind}-aurocs.csv"):
+            (out / CURVES / table).unlink(missing_ok=True)
 
 
 def _study(kind: Kind, known: Taught) -> Study:

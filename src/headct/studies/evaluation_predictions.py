@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -20,9 +21,8 @@ from headct import __version__
 from headct.checkpoints import PretrainedEncoder
 from headct.cohort import Cohort
 from headct.cohort.identities import is_virtual
-from headct.cohort.journal import refused
-from headct.detection.detector import Known
-from headct.detection.job import SCORES
+from headct.cohort.journal import Journal, only_writer, refused
+from headct.detection.detector import SCORES, Known
 from headct.detection.linear import Linear
 from headct.detection.method import Progress, Scans, Task, quiet
 from headct.detection.scans import Held, OfCohorts, scans_of
@@ -35,6 +35,8 @@ from headct.studies.evaluation_scans import Entry, Labelled
 
 SCHEMA = pa.schema([*SCORES, ("split", pa.string())])
 HISTOGRAM, RANDOM = "histogram probe", "random encoder"
+KEPT_SCANS = 64
+"""That are predicted at once and then kept: a network that was trained takes seconds for each."""
 REGIONS = 3
 """Of the histograms, along each axis."""
 
@@ -70,6 +72,8 @@ class Vectors:
 def predicted(entry: Entry, labelled: Labelled, vectors: Vectors, machine: Machine, out: Path) -> pd.DataFrame:
     """What a detector says of all labelled scans, by `SCHEMA`; kept in `out`, and taken from there a second time.
 
+    What a killed call has looked at is not looked at again.
+
     The same numbers as `headct predict` gives, up to rounding: arrays meet the encoder in other batches.
     """
     detector = entry.detector.on(machine)
@@ -82,10 +86,23 @@ def predicted(entry: Entry, labelled: Labelled, vectors: Vectors, machine: Machi
     }
     if out.is_file() and model_of(out) == terms:
         return pq.read_table(out).to_pandas()
-    scans = vectors.by(detector.encoder, machine)
-    told = detector.rows(scans, _known(vectors.cohorts, labelled.scan_ids))
-    table = [row | {"split": str(part)} for rows, part in zip(told, labelled.parts, strict=True) for row in rows]
-    _write(out, table, terms)
+    scans, known = vectors.by(detector.encoder, machine), _known(vectors.cohorts, labelled.scan_ids)
+    home, told = out.with_name(f".{out.name}.predicting"), []
+    with only_writer(home, out):
+        journal = Journal(home / "journal")
+        journal.resume(terms, out)
+        for number, start in enumerate(range(0, len(scans), KEPT_SCANS)):
+            part = journal.get("part", number)
+            if part is None:
+                rows = slice(start, start + KEPT_SCANS)
+                few = OfCohorts(scans.held_vectors[rows], scans.places[rows])
+                part = detector.rows(few, known[rows])
+                journal.put("part", number, part)
+            told += part
+        table = [row | {"split": str(part)} for rows, part in zip(told, labelled.parts, strict=True) for row in rows]
+        _write(out, table, terms)
+        journal.remove()
+        shutil.rmtree(home, ignore_errors=True)
     return pd.DataFrame(table, columns=SCHEMA.names)
 
 

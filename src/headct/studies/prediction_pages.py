@@ -16,9 +16,10 @@ from headct.cohort.journal import refused
 from headct.detection import Detector
 from headct.detection.method import Progress, quiet
 from headct.detection.ood import DOUBT
-from headct.detection.reasons import VIRTUAL
+from headct.detection.reasons import VIRTUAL, undecided
 from headct.embedding.inputs import Reading, Ready, stream
 from headct.embedding.machine import Machine
+from headct.evaluation.operating import is_close
 from headct.reporting.findings import called
 from headct.reporting.page import Page, Provenance, Section, check_place, clear, numbered, software_versions
 from headct.reporting.result_pictures import Shown
@@ -77,12 +78,10 @@ def _ready(inputs: Sequence[Path], reading: Reading, workers: int) -> Iterator[R
 
 def _scan(ready: Ready, rows: Sequence[Mapping[str, Any]], detector: Detector, machine: Machine) -> PredictedScan:
     x, y, z = (float(mm) for mm in ready.spacing_mm)
-    thresholds = detector.thresholds
     vectors = vectors_of(detector, [ready.array], (x, y, z), machine)
     far = detector.familiar
-    called_yes = [row for row in rows if row["probability"] >= thresholds[row["finding"]]]
     driving: Mapping[str, Sequence[Shown]] = {}
-    if called_yes and can_look(detector):
+    if any(map(_said, rows)) and can_look(detector):
         driving = driving_slices(detector, ready.array, (x, y, z), machine)
     return PredictedScan(
         scan_id=ready.ids["scan_id"],
@@ -94,7 +93,7 @@ def _scan(ready: Ready, rows: Sequence[Mapping[str, Any]], detector: Detector, m
                 probability=row["probability"],
                 low=row["low"],
                 high=row["high"],
-                threshold=thresholds[row["finding"]],
+                threshold=row["threshold"],
                 slices=driving.get(row["finding"], ()),
             )
             for row in rows
@@ -135,27 +134,23 @@ def _index(
     virtual: bool,
 ) -> Page:
     """All scans in one table, those with the most probable answers first; each leads to its page."""
-    thresholds, doubts = detector.thresholds, _of_virtual([row for rows in told.values() for row in rows])
-
-    def said(row: Mapping[str, Any]) -> bool:
-        return bool(row["probability"] >= thresholds[row["finding"]])
-
-    positive = Counter(str(row["finding"]) for rows in told.values() for row in rows if said(row))
-    anything = sum(any(said(row) for row in rows) for rows in told.values())
+    doubts = _of_virtual([row for rows in told.values() for row in rows])
+    positive = Counter(str(row["finding"]) for rows in told.values() for row in rows if _said(row))
+    anything = sum(any(map(_said, rows)) for rows in told.values())
     named = joined([f"{called(name)} ({positive[name]:,})" for name in detector.findings])
-    order = sorted(told, key=lambda scan_id: (-sum(said(row) for row in told[scan_id]), scan_id))
+    order = sorted(told, key=lambda scan_id: (-sum(map(_said, told[scan_id])), scan_id))
     frame = pd.DataFrame(
         [
             {
                 "scan": scan_id,
-                **{row["finding"]: (row["probability"], said(row), _near(row["reasons"])) for row in told[scan_id]},
+                **{row["finding"]: row for row in told[scan_id]},
                 "files": read_from(told[scan_id][0]["files"]),
                 "doubts": "; ".join(
                     dict.fromkeys(
                         reason
                         for row in told[scan_id]
                         for reason in row["reasons"]
-                        if not (_of_one_answer(reason) or reason in doubts)
+                        if reason not in (*doubts, *undecided(row["low"], row["high"], row["threshold"]))
                     )
                 ),
             }
@@ -195,16 +190,10 @@ def _link(scan_id: str, place: Path, page: Path) -> Markup:
     return Markup('<a href="{}">{}</a>').format(quote(place.relative_to(page.parent).as_posix()), visible(scan_id))
 
 
-def _near(reasons: Sequence[str]) -> bool:
-    """Whether an answer might as well be the other."""
-    return any(reason.startswith("near the operating point") for reason in reasons)
+def _said(row: Mapping[str, Any]) -> bool:
+    return bool(row["answer"] == "yes")
 
 
-def _of_one_answer(reason: str) -> bool:
-    """Whether a reason is about one answer and not about the scan."""
-    return _near([reason]) or reason.startswith("no operating point")
-
-
-def _answered(value: tuple[float, bool, bool]) -> Markup:
-    probability, said, near = value
-    return Markup("<b>{}</b>" if said else "{}").format(f"{probability:.2f}{' ±' if near else ''}")
+def _answered(row: Mapping[str, Any]) -> Markup:
+    close = " ±" if is_close(row["low"], row["high"], row["threshold"]) else ""
+    return Markup("<b>{}</b>" if _said(row) else "{}").format(f"{row['probability']:.2f}{close}")

@@ -21,6 +21,8 @@ from headct.checkpoints import Card, PretrainedEncoder, load, save
 from headct.cohort import Cohort
 from headct.cohort.labels import read_labels
 from headct.detection import AdaptSettings, Detector, adapt
+from headct.detection.detector import Known
+from headct.detection.method import Scans
 from headct.detection.reasons import VIRTUAL
 from headct.embedding.machine import Machine, choose
 from headct.evaluation import EvaluationSettings, evaluate
@@ -520,6 +522,47 @@ def test_what_was_predicted_is_taken_again(place: Place, tmp_path: Path, monkeyp
     monkeypatch.setattr(evaluation_predictions, "_write", never)
     second = place.study(tmp_path, ["linear"], ["day"], ["day.csv"], beside=False)
     assert json.dumps(first.tree()) == json.dumps(second.tree())
+
+
+def test_a_killed_evaluation_predicts_the_rest(place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A trained network looks at every scan again, which takes as long as all before."""
+    monkeypatch.setattr(evaluation_predictions, "KEPT_SCANS", 10)
+    (entry,), day = open_detectors([place.folder / "linear"]), place.cohort("day")
+    labelled = place.labelled(["linear"], ["day"], ["day.csv"])
+    vectors = evaluation_predictions.Vectors([day], labelled.scan_ids, place.folder / "cache")
+    whole = evaluation_predictions.predicted(entry, labelled, vectors, MACHINE, tmp_path / "whole.parquet")
+    seen: list[int] = []
+    rows = Detector.rows
+
+    def killed_after(most: int) -> None:
+        def cut(self: Detector, scans: Scans, known: list[Known]) -> list[list[dict[str, Any]]]:
+            if len(seen) == most:
+                raise KeyboardInterrupt
+            seen.append(len(scans))
+            return rows(self, scans, known)
+
+        monkeypatch.setattr(Detector, "rows", cut)
+
+    killed_after(2)
+    with pytest.raises(KeyboardInterrupt):
+        evaluation_predictions.predicted(entry, labelled, vectors, MACHINE, tmp_path / "p.parquet")
+    seen.clear()
+    killed_after(99)
+    again = evaluation_predictions.predicted(entry, labelled, vectors, MACHINE, tmp_path / "p.parquet")
+    assert sum(seen) == len(day) - 20
+    pd.testing.assert_frame_equal(again, whole)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["p.parquet", "whole.parquet"]
+
+
+def test_each_detector_runs_where_its_encoder_can(place: Place, tmp_path: Path) -> None:
+    entries, day = open_detectors([place.folder / "linear", place.folder / "knn"]), place.cohort("day")
+    found = labelled_scans(entries, [day], [place.folder / "day.csv"])
+    machines = iter([MACHINE, replace(MACHINE, why="as a graph does")])
+    study = evaluate_detectors(
+        entries, [day], found, tmp_path, place.folder / "cache", lambda _: next(machines), SETTINGS, beside=False
+    )
+    assert [one.why for one in study.machines.values()] == [MACHINE.why, "as a graph does"]
+    assert study.machine is study.machines["linear"]
 
 
 def test_what_was_predicted_of_other_arrays_under_the_same_names_is_not_taken(place: Place, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from headct.detection.scans import Held
 from headct.embedding.machine import choose
 from headct.failure import Misuse
 from headct.preparing import recipes
-from headct.studies.evaluation_curves import OURS, LearningCurve, curve_of, kinds
+from headct.studies.evaluation_curves import OURS, LearningCurve, curve_of, forget_curves, kinds
 from headct.studies.evaluation_predictions import Taught
 
 LEARNED, TESTED = 120, 80
@@ -224,3 +224,23 @@ def test_other_names_are_refused() -> None:
     assert kinds(["shares", "shots", "shares"]) == ["shots", "shares"]
     with pytest.raises(Misuse, match="no curve over 'labels'"):
         kinds(["labels"])
+
+
+def test_one_finding_alone_is_compared_too(known: Taught, tmp_path: Path) -> None:
+    """`sdh` cannot be tested, so there is no mean over findings."""
+    labels = known.task.labels.copy()
+    labels[LEARNED:, 1] = 1
+    curve, _ = made(with_labels(known, labels), "shots", tmp_path)
+    less = curve.less(NOISE, "a", 16)
+    assert less is not None
+    gain = curve.area(OURS, "a", 16, "ich").value - curve.area(NOISE, "a", 16, "ich").value
+    assert less.estimate.value == pytest.approx(gain)
+    assert curve.tree()["differences"][f"{OURS} less {NOISE}"]["a"]["16"]["auroc"]["value"] == less.estimate.value
+
+
+def test_curves_of_an_earlier_evaluation_are_not_left_beside_a_later_one(known: Taught, tmp_path: Path) -> None:
+    made(known, "shots", tmp_path)
+    made(known, "shares", tmp_path)
+    (tmp_path / "curves" / "notes.txt").write_text("mine")
+    forget_curves(tmp_path)
+    assert [path.name for path in (tmp_path / "curves").iterdir()] == ["notes.txt"]

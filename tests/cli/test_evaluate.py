@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from hashlib import sha256
 from pathlib import Path
 
@@ -215,6 +216,16 @@ def test_detectors_on_a_cohort_as_it_is_typed(tmp_path: Path, capsys: pytest.Cap
     assert run([*judge, *own]) == 0
     found = json.loads((tmp_path / "own" / "metrics.json").read_text())
     assert found["settings"]["target"] == 0.95
+    assert (
+        run(["adapt", str(tmp_path / "night"), *labels, *learn, "--method", "knn", "--out", str(tmp_path / "k")]) == 0
+    )
+    capsys.readouterr()
+    two = ["--detector", str(tmp_path / "k"), "--out", str(tmp_path / "two"), "--draws", "100", "--no-baselines"]
+    assert run([*judge, *two]) == 0
+    told = capsys.readouterr().err
+    assert re.search(r"^ *d +ich ", told, re.MULTILINE)  # the numbers of each detector
+    assert re.search(r"^ *k +sdh ", told, re.MULTILINE)
+    assert re.search(r"^ *k +night +mean +[01]\.\d{3} \(", told, re.MULTILINE)  # and each on each cohort
     assert "(sensitivity 0.95), chosen by d" in found["findings"]["ich"]["operating_point"]["origin"]
     capsys.readouterr()
     here = ["evaluate", "--detector", str(tmp_path / "d"), "--cohort", str(tmp_path / "night"), *machine]

@@ -496,7 +496,8 @@ def test_a_page_claims_no_more_than_is_known_of_its_detectors(two_by_two: tuple[
     study, _ = two_by_two
     record = report_of_study(study, files={}, examples=False).record
     assert record["disjoint"].startswith("By patient, checked by identifier; among the scans of these cohorts")
-    assert "external" in record
+    assert record["internal"].endswith("of night, which training scans came from too.")
+    assert record["external"].endswith("of day, which no training scan came from.")
     silent = replace(study, entries=[replace(study.entries[0], splits=None), *study.entries[1:]])
     for key in ("disjoint", "partitions"):
         assert (

@@ -205,7 +205,7 @@ def _of_tables(
     write_tree(tree, out / "metrics.json")
     _write_page(report.page(), out)
     _tell(done, talk)
-    _end(done, tree, talk, out, as_json=as_json)
+    _end({"": done}, tree, talk, out, as_json=as_json)
 
 
 def _measurements(path: Path, labels: pd.DataFrame, untaught: pd.DataFrame) -> Measurements:
@@ -298,9 +298,10 @@ def _of_detectors(
     if study.unlearned is not None:
         _tell_unlearned(study.unlearned, talk)
     talk.table(list(_compared(study)), to_stderr=True)
+    talk.table(list(_by_cohort(study)), to_stderr=True)
     for found in study.curves:
         talk.table(_of_curve(found), to_stderr=True)
-    _end(study.first, tree, talk, out, as_json=as_json)
+    _end(study.evaluations, tree, talk, out, as_json=as_json)
 
 
 def _of_curve(curve: LearningCurve) -> list[dict[str, Any]]:
@@ -348,12 +349,20 @@ def _write_page(page: Any, out: Path) -> None:
         raise refused(place, error) from error
 
 
-def _end(done: Evaluation, tree: Mapping[str, Any], talk: Talk, out: Path, *, as_json: bool) -> None:
+def _end(
+    evaluations: Mapping[str, Evaluation], tree: Mapping[str, Any], talk: Talk, out: Path, *, as_json: bool
+) -> None:
+    """`evaluations` by detector, of the same scans."""
     from headct.reporting.words import count
 
     if as_json:
         talk.json(tree)
-    talk.table(list(_rows(done)), to_stderr=True)
+    several = len(evaluations) > 1
+    rows = [
+        ({"detector": name} if several else {}) | dict(row) for name, one in evaluations.items() for row in _rows(one)
+    ]
+    talk.table(rows, to_stderr=True)
+    done = next(iter(evaluations.values()))
     tested = f"{count(done.scans, 'scan')} of {count(done.patients, 'patient')}"
     talk.say(f"{tested}: {out / 'metrics.json'}, {out / 'report.html'}")
 
@@ -386,6 +395,22 @@ def _compared(study: Study) -> Iterator[Mapping[str, Any]]:
             "difference": _shown(pair.auroc.estimate),
             "p (Holm)": f"{pair.auroc.corrected:.3g}",
         }
+
+
+def _by_cohort(study: Study) -> Iterator[Mapping[str, Any]]:
+    """The mean over findings, and the findings where there is none, of each detector on each cohort."""
+    mean = study.mean_transfer
+    areas = (
+        {"mean": mean.areas}
+        if mean is not None and len(mean.findings) > 1
+        else {
+            matrix.finding: {pair: cell.area.estimate() for pair, cell in matrix.cells.items()}
+            for matrix in study.transfer
+        }
+    )
+    for finding, cells in areas.items():
+        for (detector, cohort), area in cells.items():
+            yield {"detector": detector, "cohort": cohort, "finding": finding, "AUROC": _shown(area)}
 
 
 def _rows(done: Evaluation) -> Iterator[Mapping[str, Any]]:

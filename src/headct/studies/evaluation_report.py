@@ -409,8 +409,7 @@ def _record_of_study(study: Study) -> dict[str, str]:
     }
     if study.transfer:
         record["transfer"] = "Under Transfer between sites."
-    if len(study.cohorts) > 1:
-        record["external"] = "Cohorts beside each other under Transfer between sites."
+    record |= _inside_and_outside(study, tested)
     readers = [f"{name}: {', '.join(ones)}" for one in study.labelled.accounts for name, ones in one.readers.items()]
     if readers:
         rule = study.labelled.accounts[0].reader_rule
@@ -418,6 +417,24 @@ def _record_of_study(study: Study) -> dict[str, str]:
     if any(name.endswith("_ml") for name in study.labelled.groups):
         record["severity"] = "Under Subgroups, by the volume of the lesion."
     return {name: words for name, words in record.items() if words}
+
+
+def _inside_and_outside(study: Study, tested: pd.DataFrame) -> dict[str, str]:
+    """Scans tested in the cohorts that the first detector learned from, and in others; nothing where it is silent."""
+    splits = study.entries[0].splits
+    if splits is None:
+        return {}
+    train = set(splits["scan_id"][splits["split"] == "train"])
+    names = zip(names_of(study.cohorts), study.cohorts, strict=True)
+    homes = [name for name, cohort in names if any(scan_id in cohort for scan_id in train)]
+    home = tested["cohort"].isin(homes)
+    told = {
+        key: f"{count(int(chosen.sum()), 'scan')} of {joined(list(dict.fromkeys(tested['cohort'][chosen])))}"
+        for key, chosen in (("internal", home), ("external", ~home))
+        if chosen.any()
+    }
+    which = {"internal": "which training scans came from too", "external": "which no training scan came from"}
+    return {key: f"{words}, {which[key]}." for key, words in told.items()}
 
 
 def _start(detector: Detector) -> str:

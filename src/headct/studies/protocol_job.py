@@ -24,7 +24,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from headct import __version__, datasets
+from headct import datasets
 from headct.checkpoints import PretrainedEncoder
 from headct.cohort import Cohort
 from headct.cohort.journal import expect_writable, write_atomically
@@ -340,7 +340,7 @@ class _Walk:
         self.protocol, self.encoder, self.machine, self.way = protocol, encoder, machine, way
         self.out, self.cohort, self.material, self.progress = out, cohort, material, progress
         went_in = {
-            "headct": __version__,
+            "versions": _versions(),  # those of the record are then those that made the parts
             **material.sha256,
             "parts": material.parts.tolist(),
             "findings": material.findings,

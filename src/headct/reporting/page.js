@@ -69,7 +69,7 @@
     var frame = table.parentNode;
     var hint = document.createElement("span");
     hint.className = "more";
-    hint.textContent = "more columns to the right: scroll the table";
+    hint.textContent = "more columns: scroll right";
     frame.parentNode.insertBefore(hint, frame);
     var look = function () { hint.hidden = frame.scrollWidth <= frame.clientWidth + 1; };
     window.addEventListener("resize", look);

@@ -329,8 +329,9 @@ def test_every_kind_of_file_gives_the_same(cohort: Cohort, tmp_path: Path) -> No
     table.to_csv(tmp_path / "semicolon.csv", index=False, sep=";")
     table.to_csv(tmp_path / "tab.tsv", index=False, sep="\t", encoding="utf-8-sig")
     table.to_parquet(tmp_path / "table.parquet")
+    table.to_csv(tmp_path / "unicode-text.txt", index=False, sep="\t", encoding="utf-16")  # as Excel calls it
     read = [read_labels(path, [cohort]) for path in sorted(tmp_path.iterdir())]
-    assert len(read) == 4
+    assert len(read) == 5
     for one in read[1:]:
         pd.testing.assert_frame_equal(one.values, read[0].values)
     assert read[0].account.counts["ich"] == (4, 3, 1)

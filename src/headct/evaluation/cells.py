@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import warnings
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -41,18 +42,28 @@ def opened(path: Path) -> pd.DataFrame:
     kind = path.suffix.lower()
     if kind == ".xls":
         raise Misuse(f"{path} is of an Excel before 2007", do="save it as .xlsx or as CSV")
+    if path.is_dir():
+        raise Misuse(f"{path} is a folder, and no table", do="name a CSV, Parquet or Excel file")
+    if path.is_file() and not path.stat().st_size:
+        raise Misuse(f"{path} is empty", why="the file has 0 bytes", do="write it again, or copy it once more")
     try:
         if kind in {".xlsx", ".xlsm"}:
             table = _with_names(_sheet(path))
         elif kind == ".parquet":
             table = pd.read_parquet(path)
         else:
-            lines = pd.read_csv(
-                path, header=None, dtype=str, keep_default_na=False, sep=_separator(path), encoding="utf-8-sig"
-            )
+            encoding = _encoding(path)
+            separator = _separator(path, encoding)
+            lines = pd.read_csv(path, header=None, dtype=str, keep_default_na=False, sep=separator, encoding=encoding)
             table = _with_names(lines)
     except FileNotFoundError:
         raise Misuse(f"there is no table {path}", do="check the path") from None
+    except UnicodeError as error:
+        raise Misuse(
+            f"{path} is not written in UTF-8",
+            why="its letters are in another encoding, or it is no text",
+            do="save it as `CSV UTF-8`, as Excel calls it, or as .xlsx",
+        ) from error
     except (OSError, ValueError, KeyError, BadZipFile, pa.ArrowException, pd.errors.ParserError) as error:
         why = str(error).partition("\n")[0]
         raise Misuse(f"{path} is no table", why=why, do="give a CSV, Parquet or Excel file") from error
@@ -94,10 +105,21 @@ def _with_names(lines: pd.DataFrame) -> pd.DataFrame:
     return table
 
 
-def _separator(path: Path) -> str:
-    """What most often stands between the names of the columns; a comma where nothing does."""
-    with path.open(encoding="utf-8-sig") as file:
+def _encoding(path: Path) -> str:
+    """UTF-8, or UTF-16 where its mark begins the file, as Excel's `Unicode text` does."""
+    with path.open("rb") as file:
+        return "utf-16" if file.read(2) in (BOM_UTF16_LE, BOM_UTF16_BE) else "utf-8-sig"
+
+
+def _separator(path: Path, encoding: str) -> str:
+    """What most often stands between the names of the columns; a comma where nothing does.
+
+    Raises UnicodeError where a name holds what stands in no text, as in UTF-16 without its mark.
+    """
+    with path.open(encoding=encoding) as file:
         head = file.readline()
+    if "\0" in head:
+        raise UnicodeError("a zero byte")
     return max(",;\t", key=head.count)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from hashlib import sha256
 from pathlib import Path
 
@@ -206,6 +207,7 @@ def test_detectors_on_a_cohort_as_it_is_typed(tmp_path: Path, capsys: pytest.Cap
     shares = tree["few_labels"]["shares"]["learners"]["frozen encoder"]["night"]
     area = shares["1"]["macro"]["auroc"]
     assert f"{area['value']:.3f} ({area['low']:.3f} to {area['high']:.3f})" in said.err
+    assert re.search(r"100 % +night", said.err)
     html = (tmp_path / "out" / "report.html").read_text()
     assert "labelled patients" in html
     assert "mean over findings, on night: linear probes" in html.lower()

@@ -308,7 +308,7 @@ def _of_curve(curve: LearningCurve) -> list[dict[str, Any]]:
     table = table[[pair in shown for pair in zip(table["cohort"], table["finding"], strict=True)]]
     return [
         {
-            curve.kind: f"{row['size']:g}",
+            curve.kind: f"{100 * row['size']:g} %" if curve.kind == "shares" else f"{row['size']:g}",
             "cohort": row["cohort"],
             "finding": row["finding"],
             "learner": row["learner"],

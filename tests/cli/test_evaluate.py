@@ -68,9 +68,15 @@ def test_json_is_the_tree(files: dict[str, Path], capsys: pytest.CaptureFixture[
 @pytest.mark.parametrize(
     ("more", "code", "says"),
     [
-        (["--rule", "best"], 2, "no rule for thresholds is called best"),
+        (["--rule", "best"], 2, "no rule for thresholds is called best\n  do:  choose one of sensitivity"),
+        (["--rule", "Youdens"], 2, "no rule for thresholds is called Youdens\n  do:  did you mean youden?"),
         (["--target", "1"], 2, "target is 1"),
-        (["--group", "kernel"], 2, "the labels have no column kernel"),
+        (
+            ["--group", "kernel"],
+            2,
+            "the labels have no column kernel\n  why: they have ich, sah, site\n  do:  name one",
+        ),
+        (["--group", "Sites"], 2, "do:  did you mean site?"),
         (["--curve", "shots"], 2, "--curve learns from a cohort"),
         (["--detector", "d"], 2, "--predictions stand instead of --detector and --cohort"),
         (["--labels", "second.csv"], 2, "with --predictions there is one table of labels"),

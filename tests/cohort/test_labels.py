@@ -318,6 +318,8 @@ def test_what_cannot_be_used_is_said(content: str, says: str, cohort: Cohort, tm
 def test_wanted_findings_must_be_there_and_known(cohort: Cohort, tmp_path: Path) -> None:
     with pytest.raises(Misuse, match=r"no finding 'ichh'\n  do:  did you mean ich\?"):
         read("patient_id,ich\np000,1\n", cohort, tmp_path, findings=["ichh"])
+    with pytest.raises(Misuse, match=r"no finding 'ICH'\n  do:  did you mean ich\?"):
+        read("patient_id,ich_r1,ich_r2\np000,1,1\n", cohort, tmp_path, findings=["ICH"])
     with pytest.raises(Misuse, match="all values of ich are unknown"):
         read("patient_id,ich\np000,\n", cohort, tmp_path, findings=["ich"])
 

@@ -10,7 +10,6 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any, cast
@@ -29,6 +28,7 @@ from headct.evaluation.cells import (
     Readers,
     by_reader,
     combined,
+    nearest,
     parsed,
     read_table,
     reader_of,
@@ -513,11 +513,10 @@ def _findings(
     known = {reader_of(name)[0] for name in columns} | columns.keys()
     missing = [name for name in wanted if name not in known]
     if missing:
-        near = get_close_matches(missing[0], map(str, table.columns), n=1)
-        others = f"its columns are {', '.join(map(str, table.columns))}"
-        raise Misuse(
-            f"{path.name} has no finding {missing[0]!r}", do=f"did you mean {near[0]}? {others}" if near else others
-        )
+        others = [name for name in map(str, table.columns) if name.lower() not in NOT_FINDINGS]
+        near = nearest(missing[0], [reader_of(name)[0] for name in others])
+        told = f"its columns are {', '.join(map(str, table.columns))}"
+        raise Misuse(f"{path.name} has no finding {missing[0]!r}", do=f"did you mean {near}? {told}" if near else told)
     if not columns:
         told = "; ".join(f"{name}: {why}" for name, why in left_out.items()) or "it has no other columns"
         raise Misuse(

@@ -11,6 +11,7 @@ import warnings
 from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 from zipfile import BadZipFile
@@ -154,6 +155,12 @@ def reader_of(column: str) -> tuple[str, str]:
     """The finding and the reader that a column's name tells; no reader where it tells none."""
     found = _READER_LAST.fullmatch(column) or _READER_FIRST.fullmatch(column)
     return (found["finding"].strip(), found["reader"]) if found else (column, "")
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """The name that was meant most likely, in whichever case it was written; empty where none is like it."""
+    spelt = {one.lower(): one for one in reversed(list(names))}
+    return next((spelt[one] for one in get_close_matches(name.lower(), spelt, n=1)), "")
 
 
 def by_reader(columns: Iterable[str]) -> tuple[dict[str, list[str]], dict[str, str]]:

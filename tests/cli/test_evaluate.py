@@ -91,6 +91,37 @@ def test_what_cannot_work_ends_with_2(
     assert not files["out"].exists()
 
 
+def test_labels_of_series_are_matched_as_predictions_tell_them(
+    files: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As `headct simulate --format dicom` writes labels, which know no scan_id."""
+    truth, told = pd.read_csv(files["labels"]), pd.read_csv(files["predictions"])
+    of_scan = truth.assign(series_id="1.2." + truth.index.astype(str))
+    told.merge(of_scan[["scan_id", "series_id", "patient_id"]]).to_csv(files["predictions"], index=False)
+    assert run(line(files, "--draws", "100", "--quiet")) == 0
+    by_scan = json.loads((files["out"] / "metrics.json").read_text())
+    of_scan.drop(columns=["scan_id", "patient_id"]).to_csv(files["labels"], index=False)
+    assert run(line(files, "--draws", "100")) == 0
+    assert "l.csv: 80 of 80 rows of labels match by series_id" in capsys.readouterr().err
+    by_series = json.loads((files["out"] / "metrics.json").read_text())
+    assert by_series["findings"] == by_scan["findings"]
+    assert by_series["notes"][:2] == [
+        "l.csv: 80 of 80 rows of labels match by series_id",
+        "l.csv: patients are those of the predictions",
+    ]
+
+
+@pytest.mark.parametrize("option", ["--labels", "--predictions"])
+def test_folders_and_swapped_tables_are_said(
+    files: dict[str, Path], capsys: pytest.CaptureFixture[str], option: str
+) -> None:
+    assert run(line({**files, option.removeprefix("--"): files["labels"].parent})) == 2
+    assert "is a folder, and no table" in capsys.readouterr().err
+    swapped = {"labels": files["predictions"], "predictions": files["labels"], "out": files["out"]}
+    assert run(line(swapped)) == 2
+    assert "holds labels, and no predictions" in capsys.readouterr().err
+
+
 def test_nothing_to_judge_ends_with_1(files: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
     text = files["labels"].read_text().splitlines()
     files["labels"].write_text(

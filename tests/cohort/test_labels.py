@@ -319,6 +319,11 @@ def test_what_cannot_be_used_is_said(content: str, says: str, cohort: Cohort, tm
         read(content, cohort, tmp_path)
 
 
+def test_the_scans_of_a_cohort_are_no_labels_though_preferred_is_yes_or_no(cohort: Cohort) -> None:
+    with pytest.raises(Misuse, match=r"scans\.parquet is the table of a cohort's scans, and holds no labels"):
+        read_labels(cohort.path / "scans.parquet", [cohort])
+
+
 def test_wanted_findings_must_be_there_and_known(cohort: Cohort, tmp_path: Path) -> None:
     with pytest.raises(Misuse, match=r"no finding 'ichh'\n  do:  did you mean ich\?"):
         read("patient_id,ich\np000,1\n", cohort, tmp_path, findings=["ichh"])

@@ -22,12 +22,16 @@ from scipy.sparse.csgraph import connected_components
 from headct.cohort.cohort import Cohort
 from headct.cohort.identities import fingerprint, hold_pseudonyms, pseudonyms_of
 from headct.evaluation.cells import (
+    IDENTIFIERS,
+    MEASURES,
     NEGATIVE,
     POSITIVE,
+    SIDE,
     UNKNOWN,
     Readers,
     by_reader,
     combined,
+    expect_labels,
     nearest,
     parsed,
     read_table,
@@ -37,8 +41,8 @@ from headct.failure import Misuse
 from headct.reading.pseudonyms import Kind, Pseudonyms
 from headct.reporting.words import count
 
-KINDS: Mapping[str, Kind] = {"scan_id": "scan", "series_id": "series", "study_id": "study", "patient_id": "patient"}
-"""Columns of `scans.parquet` by which a row may name scans, the most exact first, and their kinds of pseudonym."""
+KINDS: Mapping[str, Kind] = dict(zip(IDENTIFIERS, ("scan", "series", "study", "patient"), strict=True))
+"""The identifiers of `scans.parquet`, and their kinds of pseudonym."""
 PATIENTS = ("patient_id", "patient")
 """Columns that tell whose scans are whose, where another one names the scans."""
 ABOUT = frozenset({"site", "age", "sex", "split"})
@@ -46,9 +50,6 @@ ABOUT = frozenset({"site", "age", "sex", "split"})
 TOLD = ("age", "sex", "site")
 """Columns of these that say what a scan is of, and are kept beside its labels."""
 NOT_FINDINGS = frozenset({*KINDS, *PATIENTS, *ABOUT, "path", "file", "files", "series", "study"})
-MEASURES = ("_mm", "_ml", "_deg", "_hu")
-"""Ends of names of columns that hold a measurement, even where it happens to be 0 or 1."""
-SIDE = "_side"
 MEASUREMENT = "a measurement by its name"
 SHOWN = 5
 
@@ -182,6 +183,7 @@ def read_labels(
     matches, nothing is labelled, or nothing that is preferred.
     """
     table = read_table(path)
+    expect_labels(table, path)
     found = _match(table, _Known(cohorts, key), path)
     columns, left_out = _findings(table, findings, found.column, path)
     groups, of_readers = by_reader(columns)

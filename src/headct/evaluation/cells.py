@@ -27,6 +27,12 @@ NEGATIVE = frozenset({"0", "no", "n", "false", "f", "negative", "neg", "absent"}
 UNKNOWN = frozenset({"", "nan", "na", "n/a", "<na>", "null", "none", "unknown", "uncertain", "?"})
 """Spellings of a label, in any case."""
 
+IDENTIFIERS = ("scan_id", "series_id", "study_id", "patient_id")
+"""Columns by which a row may name scans, the most exact first."""
+MEASURES = ("_mm", "_ml", "_deg", "_hu")
+"""Ends of names of columns that hold a measurement, even where it happens to be 0 or 1."""
+SIDE = "_side"
+
 Readers = Literal["majority", "any"]
 
 _READER_LAST = re.compile(r"(?P<finding>.+?)[_\-. :](?:r|rater|reader)[_\-. ]?(?P<reader>\d+)", re.IGNORECASE)
@@ -75,6 +81,20 @@ def opened(path: Path) -> pd.DataFrame:
     if table.empty:
         raise Misuse(f"{path} has no rows", do="give a table with a row for each scan")
     return table
+
+
+def expect_labels(table: pd.DataFrame, path: Path) -> None:
+    """Raises Misuse for tables of ours that are named instead of labels, though they may hold 1 and 0."""
+    others = {
+        "the table of a cohort's scans": {"scan_id", "shard", "crc32"},
+        "a table of predictions": {"scan_id", "finding", "probability"},
+    }
+    for what, columns in others.items():
+        if columns <= set(table.columns):
+            raise Misuse(
+                f"{path} is {what}, and holds no labels",
+                do="name a table with a row for each scan and a column of 1, 0 or nothing for each finding",
+            )
 
 
 def _sheet(path: Path) -> pd.DataFrame:

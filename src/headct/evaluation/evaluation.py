@@ -490,7 +490,10 @@ def _compare(
     told = other.reindex(case.scan_ids).to_numpy(dtype=float)
     if np.isnan(told).any():
         absent = list(case.scan_ids[np.isnan(told)])
-        notes.append(f"not compared: the other model did not predict {case.finding} of {named(absent)}")
+        notes.append(
+            f"{case.finding} is not compared: the other model predicted {len(told) - len(absent):,} of the "
+            f"{len(told):,} tested scans, without {named(absent)}; predict these too, or leave them out of both"
+        )
         return None
     areas = [Area.of(case.labels, scores, case.patients) for scores in (case.probabilities, told)]
     return {

@@ -78,7 +78,7 @@ def test_auto_says_beforehand_what_it_will_do_and_what_is_quicker_on_a_cpu(
         ("patient_id,ich\np000,1\np001,1\n", [], 2, "2 labelled patients are too few"),
         ("patient_id,ich\n" + "".join(f"p{row:03d},1\n" for row in range(24)), [], 2, "ich has a single class"),
         ("patient_id,ich\np000,\np001,\n", [], 2, "own.csv has no finding"),
-        ("patient_id,ich\np000,1\np000,0\n", [], 2, "rows of own.csv contradict each other: rows 2, 3"),
+        ("patient_id,ich\np000,1\np000,0\n", [], 2, "own.csv contradict each other: rows 2, 3"),
         ("patient_id,ich\np000,1\n", ["--method", "magic"], 2, "no method is called 'magic'"),
         ("patient_id,ich\np000,1\n", ["--readers", "all"], 2, "no rule over readers is called 'all'"),
         ("patient_id,ich\np000,1\n", ["--findings", "sdh"], 2, "own.csv has no finding 'sdh'"),

@@ -68,9 +68,15 @@ def test_json_is_the_tree(files: dict[str, Path], capsys: pytest.CaptureFixture[
 @pytest.mark.parametrize(
     ("more", "code", "says"),
     [
-        (["--rule", "best"], 2, "no rule for thresholds is called best"),
+        (["--rule", "best"], 2, "no rule for thresholds is called best\n  do:  choose one of sensitivity"),
+        (["--rule", "Youdens"], 2, "no rule for thresholds is called Youdens\n  do:  did you mean youden?"),
         (["--target", "1"], 2, "target is 1"),
-        (["--group", "kernel"], 2, "the labels have no column kernel"),
+        (
+            ["--group", "kernel"],
+            2,
+            "the labels have no column kernel\n  why: they have ich, sah, site\n  do:  name one",
+        ),
+        (["--group", "Sites"], 2, "do:  did you mean site?"),
         (["--curve", "shots"], 2, "--curve learns from a cohort"),
         (["--detector", "d"], 2, "--predictions stand instead of --detector and --cohort"),
         (["--labels", "second.csv"], 2, "with --predictions there is one table of labels"),
@@ -83,6 +89,37 @@ def test_what_cannot_work_ends_with_2(
     assert run(line(files, *more)) == code
     assert says in capsys.readouterr().err
     assert not files["out"].exists()
+
+
+def test_labels_of_series_are_matched_as_predictions_tell_them(
+    files: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As `headct simulate --format dicom` writes labels, which know no scan_id."""
+    truth, told = pd.read_csv(files["labels"]), pd.read_csv(files["predictions"])
+    of_scan = truth.assign(series_id="1.2." + truth.index.astype(str))
+    told.merge(of_scan[["scan_id", "series_id", "patient_id"]]).to_csv(files["predictions"], index=False)
+    assert run(line(files, "--draws", "100", "--quiet")) == 0
+    by_scan = json.loads((files["out"] / "metrics.json").read_text())
+    of_scan.drop(columns=["scan_id", "patient_id"]).to_csv(files["labels"], index=False)
+    assert run(line(files, "--draws", "100")) == 0
+    assert "l.csv: 80 of 80 rows of labels match by series_id" in capsys.readouterr().err
+    by_series = json.loads((files["out"] / "metrics.json").read_text())
+    assert by_series["findings"] == by_scan["findings"]
+    assert by_series["notes"][:2] == [
+        "l.csv: 80 of 80 rows of labels match by series_id",
+        "l.csv: patients are those of the predictions",
+    ]
+
+
+@pytest.mark.parametrize("option", ["--labels", "--predictions"])
+def test_folders_and_swapped_tables_are_said(
+    files: dict[str, Path], capsys: pytest.CaptureFixture[str], option: str
+) -> None:
+    assert run(line({**files, option.removeprefix("--"): files["labels"].parent})) == 2
+    assert "is a folder, and no table" in capsys.readouterr().err
+    swapped = {"labels": files["predictions"], "predictions": files["labels"], "out": files["out"]}
+    assert run(line(swapped)) == 2
+    assert "holds labels, and no predictions" in capsys.readouterr().err
 
 
 def test_nothing_to_judge_ends_with_1(files: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
@@ -207,6 +244,7 @@ def test_detectors_on_a_cohort_as_it_is_typed(tmp_path: Path, capsys: pytest.Cap
     shares = tree["few_labels"]["shares"]["learners"]["frozen encoder"]["night"]
     area = shares["1"]["macro"]["auroc"]
     assert f"{area['value']:.3f} ({area['low']:.3f} to {area['high']:.3f})" in said.err
+    assert re.search(r"100 % +night", said.err)
     html = (tmp_path / "out" / "report.html").read_text()
     assert "labelled patients" in html
     assert "mean over findings, on night: linear probes" in html.lower()

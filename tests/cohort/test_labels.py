@@ -221,9 +221,9 @@ def test_measurements_belong_to_rows_of_one_scan(cohort: Cohort, tmp_path: Path)
 @pytest.mark.parametrize("column", ["age", "Site", "sex", "split", "volume_ml"])
 def test_what_describes_a_scan_does_not_name_it(column: str, cohort: Cohort, tmp_path: Path) -> None:
     """As an age of 40 and a patient 40, where the column of ids is misspelt."""
-    with pytest.raises(Misuse, match="matches no scan of the cohort\n  why: no value of wrong is an id"):
+    with pytest.raises(Misuse, match="matches no scan of the cohort\n  why: it has wrong 'q0'; the cohort"):
         read(f"wrong,{column},ich\nq0,p000,1\nq1,p001,0\n", cohort, tmp_path)
-    with pytest.raises(Misuse, match="no value of any column is an id"):
+    with pytest.raises(Misuse, match="it has no column of ids; the cohort"):
         read(f"{column},ich\np000,1\n", cohort, tmp_path)
 
 
@@ -303,7 +303,11 @@ def test_rows_about_the_same_scan_are_errors_that_name_them(cohort: Cohort, tmp_
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        ("patient_id,ich\nq1,1\nq2,0\n", "matches no scan of the cohort"),
+        (
+            "patient_id,ich\nq1,1\nq2,0\n",
+            "labels.csv matches no scan of the cohort\n  why: it has patient_id 'q1'; the cohort has "
+            "scan_id '0000000000000000', series_id 'se000-0', study_id 'st000', patient_id 'p000'\n",
+        ),
         ("patient_id,ich\np000,\np001,unknown\n", "has no finding, beside 'patient_id'\n  why: ich: every value"),
         ("patient_id,age\np000,60\n", "has no finding, beside 'patient_id'"),
         ("patient_id,ich\n", "has no rows"),
@@ -315,9 +319,16 @@ def test_what_cannot_be_used_is_said(content: str, says: str, cohort: Cohort, tm
         read(content, cohort, tmp_path)
 
 
+def test_the_scans_of_a_cohort_are_no_labels_though_preferred_is_yes_or_no(cohort: Cohort) -> None:
+    with pytest.raises(Misuse, match=r"scans\.parquet is the table of a cohort's scans, and holds no labels"):
+        read_labels(cohort.path / "scans.parquet", [cohort])
+
+
 def test_wanted_findings_must_be_there_and_known(cohort: Cohort, tmp_path: Path) -> None:
     with pytest.raises(Misuse, match=r"no finding 'ichh'\n  do:  did you mean ich\?"):
         read("patient_id,ich\np000,1\n", cohort, tmp_path, findings=["ichh"])
+    with pytest.raises(Misuse, match=r"no finding 'ICH'\n  do:  did you mean ich\?"):
+        read("patient_id,ich_r1,ich_r2\np000,1,1\n", cohort, tmp_path, findings=["ICH"])
     with pytest.raises(Misuse, match="all values of ich are unknown"):
         read("patient_id,ich\np000,\n", cohort, tmp_path, findings=["ich"])
 
@@ -329,8 +340,9 @@ def test_every_kind_of_file_gives_the_same(cohort: Cohort, tmp_path: Path) -> No
     table.to_csv(tmp_path / "semicolon.csv", index=False, sep=";")
     table.to_csv(tmp_path / "tab.tsv", index=False, sep="\t", encoding="utf-8-sig")
     table.to_parquet(tmp_path / "table.parquet")
+    table.to_csv(tmp_path / "unicode-text.txt", index=False, sep="\t", encoding="utf-16")  # as Excel calls it
     read = [read_labels(path, [cohort]) for path in sorted(tmp_path.iterdir())]
-    assert len(read) == 4
+    assert len(read) == 5
     for one in read[1:]:
         pd.testing.assert_frame_equal(one.values, read[0].values)
     assert read[0].account.counts["ich"] == (4, 3, 1)
@@ -406,7 +418,7 @@ def test_original_identifiers_match_pseudonyms_by_their_key(cohort: Cohort, tmp_
     assert (secret.account.pseudonymised, plain.account.pseudonymised) == (True, False)
     assert "turned into pseudonyms by the key" in secret.account.sentences()[0]
     for other in (None, bytes(32)):
-        with pytest.raises(Misuse, match="its ids are pseudonyms"):
+        with pytest.raises(Misuse, match=r"it has id 'st000'; .*\n.*its ids are pseudonyms: name the key .*--key FILE"):
             read_labels(path, [hidden], key=other)
 
 

@@ -145,9 +145,18 @@ def test_a_folder_that_lacks_a_file_is_refused(name: str, copy: Path, checkpoint
 
 
 def test_what_is_no_detector_is_said(checkpoint: Path, tmp_path: Path) -> None:
-    for place, says in ((checkpoint, "is not a detector"), (tmp_path / "none", "does not exist")):
+    for place, says in ((tmp_path, "is not a detector"), (tmp_path / "none", "does not exist")):
         with pytest.raises(Misuse, match=says):
             Detector.load(place)
+
+
+def test_a_model_is_no_detector_and_how_to_make_one_is_said(checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "checkpoint").symlink_to(checkpoint)
+    for model in (str(checkpoint), str(tmp_path / "run"), "ct-fm"):
+        says = f"{model} is not a detector\n  why: it is a model\n  do:  make a detector from it: `headct adapt` with"
+        with pytest.raises(Misuse, match=says):
+            Detector.load(model)
 
 
 def test_a_detector_is_not_written_over_another(adapted: Adapted, folder: Path) -> None:

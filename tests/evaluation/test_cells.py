@@ -1,14 +1,19 @@
-"""Several readers to one label. Oracle: `statistics.multimode` over the votes that were given."""
+"""Several readers to one label, and files that hold no table.
+
+Oracle of the readers: `statistics.multimode` over the votes that were given.
+"""
 
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 from statistics import multimode
 
 import numpy as np
 import pytest
 
-from headct.evaluation.cells import combined
+from headct.evaluation.cells import combined, opened
+from headct.failure import Misuse
 
 NONE = float("nan")
 
@@ -50,3 +55,23 @@ def test_ties_and_missing_votes(votes: tuple[float, ...], majority: float, some:
     readers = [np.array([vote], dtype=float) for vote in votes]
     np.testing.assert_equal(combined(readers, "majority"), [majority])
     np.testing.assert_equal(combined(readers, "any"), [some])
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"", "t.csv is empty\n  why: the file has 0 bytes\n  do:  "),
+        ("scan_id,größe\na,1\n".encode("latin-1"), "t.csv is not written in UTF-8\n  why: .*\n  do:  save it as `CSV"),
+        ("scan_id,ich\na,1\n".encode("utf-16-le"), "t.csv is not written in UTF-8"),
+        (b"\xff\xfes", "t.csv is not written in UTF-8"),
+    ],
+)
+def test_a_file_without_text_is_said_with_what_to_do(tmp_path: Path, content: bytes, says: str) -> None:
+    (tmp_path / "t.csv").write_bytes(content)
+    with pytest.raises(Misuse, match=says):
+        opened(tmp_path / "t.csv")
+
+
+def test_a_folder_is_no_table(tmp_path: Path) -> None:
+    with pytest.raises(Misuse, match="is a folder, and no table"):
+        opened(tmp_path)

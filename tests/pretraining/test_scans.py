@@ -75,6 +75,7 @@ def test_cohorts_of_two_recipes_do_not_go_together() -> None:
         Scans([night, fine])
     assert recipes["head"].id in str(caught.value)
     assert recipes["head-fine"].id in str(caught.value)
+    assert "make fine again with --recipe head, or leave it out" in str(caught.value)
     assert "cohort fine" in caught.value.what
 
 

@@ -284,8 +284,21 @@ def test_labels_of_another_cohort_are_refused(place: Place, tmp_path: Path) -> N
     (tmp_path / "other.csv").write_text("patient_id,ich\nq1,1\nq2,0\n")
     with pytest.raises(Misuse, match=r"other\.csv matches no scan of the cohort"):
         labelled_scans(open_detectors([place.folder / "linear"]), [place.cohort("day")], [tmp_path / "other.csv"])
-    with pytest.raises(Misuse, match="several tables label the same scans"):
+    with pytest.raises(Misuse, match=r"several tables label the same scans: .*\n  why: they are in .*day\.csv, "):
         place.labelled(["linear"], ["day"], ["day.csv", "day.csv"])
+
+
+def test_tables_of_one_name_are_told_apart_by_their_paths(place: Place, tmp_path: Path) -> None:
+    truth = pd.read_csv(place.folder / "day.csv")
+    tables = [tmp_path / folder / "labels.csv" for folder in ("a", "b")]
+    for rows, table in enumerate(tables):
+        table.parent.mkdir()
+        truth[rows::2].to_csv(table, index=False)
+    entries, cohorts = open_detectors([place.folder / "linear"]), [place.cohort("day")]
+    assert [one.table for one in labelled_scans(entries, cohorts, tables).accounts] == list(map(str, tables))
+    tables[1].rename(tmp_path / "b.csv")
+    found = labelled_scans(entries, cohorts, [tables[0], tmp_path / "b.csv"]).accounts
+    assert [one.table for one in found] == ["labels.csv", "b.csv"]
 
 
 def test_findings_that_are_called_otherwise_are_refused(place: Place, tmp_path: Path) -> None:

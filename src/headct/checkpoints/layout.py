@@ -112,6 +112,8 @@ class Sealed:
         or was changed.
         """
         none = Misuse(f"{folder} is not a {self.noun}", do=f"name a folder that `{self.made_by}` has written")
+        if is_ours(folder) or is_ours(folder / "checkpoint"):  # a finished run holds one
+            raise self.of_model(str(folder))
         if not folder.exists():
             raise Misuse(f"{folder} does not exist", do=none.do)
         if not (folder / CONFIG).is_file():
@@ -139,6 +141,14 @@ class Sealed:
                 do=COPY_AGAIN,
             )
         return config, sha256
+
+    def of_model(self, model: str) -> Misuse:
+        """The error for a model that was named instead of what is made from one."""
+        return Misuse(
+            f"{model} is not a {self.noun}",
+            why="it is a model",
+            do=f"make a {self.noun} from it: `{self.made_by}` with --model {model}",
+        )
 
 
 def tensors(path: Path, content: bytes) -> dict[str, Tensor]:

@@ -124,8 +124,8 @@ def evaluate(
 
     Labels are 1, 0 or empty (unknown: the scan is left out for that finding). Patients that a detector has seen are
     left out, its thresholds are those of its own validation scans, several detectors are compared in pairs. Of tables,
-    labels have scan_id and patient_id; with a column `split` in the predictions, thresholds are chosen on
-    validation scans and everything else is read from test scans.
+    labels name scans, series, studies or patients as the predictions do; with a column `split` in the predictions,
+    thresholds are chosen on validation scans and everything else is read from test scans.
 
     Examples:
         headct evaluate --detector detector --cohort night --labels reads.csv --out evaluation
@@ -184,16 +184,17 @@ def _of_tables(
     from headct import evaluation
     from headct.evaluation.cells import readers_rule
     from headct.evaluation.evaluation import write_tree
-    from headct.evaluation.tables import agreed, match
+    from headct.evaluation.tables import agreed, counted, labels_for
     from headct.studies.evaluation_report import report_of_tables
 
     rule = readers_rule(readers)
-    told, truth = evaluation.read_predictions(predictions), evaluation.read_labels(labels)
-    truth, lines = agreed(truth, list(dict.fromkeys(told["finding"])), rule)
-    lines = [f"{labels.name}: {line}" for line in (*match(told, truth), *lines)]
+    told = evaluation.read_predictions(predictions)
+    other = None if against is None else evaluation.read_predictions(against)
+    truth, matched = labels_for(labels, [told] if other is None else [told, other])
+    truth, of_readers = agreed(truth, list(dict.fromkeys(told["finding"])), rule)
+    lines = [f"{labels.name}: {line}" for line in (*matched, *counted(told, truth), *of_readers)]
     for sentence in lines:
         talk.say(sentence)
-    other = None if against is None else evaluation.read_predictions(against)
     done = evaluation.evaluate(told, truth, settings, other)
     found = None if measured is None else _measurements(measured, truth, evaluation.untaught(truth, told))
     files = {"predictions": predictions, "labels": labels}
@@ -315,7 +316,7 @@ def _of_curve(curve: LearningCurve) -> list[dict[str, Any]]:
     table = table[[pair in shown for pair in zip(table["cohort"], table["finding"], strict=True)]]
     return [
         {
-            curve.kind: f"{row['size']:g}",
+            curve.kind: f"{100 * row['size']:g} %" if curve.kind == "shares" else f"{row['size']:g}",
             "cohort": row["cohort"],
             "finding": row["finding"],
             "learner": row["learner"],

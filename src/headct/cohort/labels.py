@@ -10,7 +10,6 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any, cast
@@ -23,12 +22,17 @@ from scipy.sparse.csgraph import connected_components
 from headct.cohort.cohort import Cohort
 from headct.cohort.identities import fingerprint, hold_pseudonyms, pseudonyms_of
 from headct.evaluation.cells import (
+    IDENTIFIERS,
+    MEASURES,
     NEGATIVE,
     POSITIVE,
+    SIDE,
     UNKNOWN,
     Readers,
     by_reader,
     combined,
+    expect_labels,
+    nearest,
     parsed,
     read_table,
     reader_of,
@@ -37,8 +41,8 @@ from headct.failure import Misuse
 from headct.reading.pseudonyms import Kind, Pseudonyms
 from headct.reporting.words import count
 
-KINDS: Mapping[str, Kind] = {"scan_id": "scan", "series_id": "series", "study_id": "study", "patient_id": "patient"}
-"""Columns of `scans.parquet` by which a row may name scans, the most exact first, and their kinds of pseudonym."""
+KINDS: Mapping[str, Kind] = dict(zip(IDENTIFIERS, ("scan", "series", "study", "patient"), strict=True))
+"""The identifiers of `scans.parquet`, and their kinds of pseudonym."""
 PATIENTS = ("patient_id", "patient")
 """Columns that tell whose scans are whose, where another one names the scans."""
 ABOUT = frozenset({"site", "age", "sex", "split"})
@@ -46,9 +50,6 @@ ABOUT = frozenset({"site", "age", "sex", "split"})
 TOLD = ("age", "sex", "site")
 """Columns of these that say what a scan is of, and are kept beside its labels."""
 NOT_FINDINGS = frozenset({*KINDS, *PATIENTS, *ABOUT, "path", "file", "files", "series", "study"})
-MEASURES = ("_mm", "_ml", "_deg", "_hu")
-"""Ends of names of columns that hold a measurement, even where it happens to be 0 or 1."""
-SIDE = "_side"
 MEASUREMENT = "a measurement by its name"
 SHOWN = 5
 
@@ -182,6 +183,7 @@ def read_labels(
     matches, nothing is labelled, or nothing that is preferred.
     """
     table = read_table(path)
+    expect_labels(table, path)
     found = _match(table, _Known(cohorts, key), path)
     columns, left_out = _findings(table, findings, found.column, path)
     groups, of_readers = by_reader(columns)
@@ -198,12 +200,12 @@ def read_labels(
     labels = labels[labels.notna().any(axis=1)]
     if labels.empty and alternates:
         raise Misuse(
-            f"{path.name} labels no series that is the preferred one of its study",
+            f"{path} labels no series that is the preferred one of its study",
             do="leave out --preferred, or name studies instead of series",
         )
     if labels.empty:
         raise Misuse(
-            f"{path.name} labels no scan of the cohort: all values of {', '.join(values)} are unknown",
+            f"{path} labels no scan of the cohort: all values of {', '.join(values)} are unknown",
             why=f"empty, and {', '.join(sorted(UNKNOWN - {''}))}, mean unknown",
             do="write 1 where a finding is there and 0 where it is not",
         )
@@ -312,6 +314,10 @@ class _Known:
             if row[name]:
                 self._ids[name][row[name]].append(scan_id)
 
+    def examples(self) -> list[str]:
+        """One identifier of each kind that there is."""
+        return [f"{name} {next(iter(ids))!r}" for name, ids in self._ids.items() if ids]
+
     def by_id(self, name: str, values: Iterable[str], *, pseudonymised: bool) -> list[tuple[str, ...]]:
         """The scans that each value names as an identifier of this kind."""
         ids = self._ids[name]
@@ -371,7 +377,7 @@ def _match(table: pd.DataFrame, known: _Known, path: Path) -> _Found:
         if "path" not in map(str.lower, columns) and any(one.matched == len(table) for _, one in found):
             break
     if not found:
-        raise _no_match(list(columns), known, path)
+        raise _no_match(columns, known, path)
     return max(found, key=lambda ranked: ranked[0])[1]  # the first of equal ones
 
 
@@ -406,14 +412,14 @@ def _line(row: int) -> int:
     return row + 2
 
 
-def _no_match(tried: Sequence[str], known: _Known, path: Path) -> Misuse:
-    example = next(iter(known.patient_of))
-    why = f"no value of {', '.join(tried[:8]) or 'any column'} is an id or a path of the cohort, such as scan {example}"
+def _no_match(tried: Mapping[str, Sequence[str]], known: _Known, path: Path) -> Misuse:
+    theirs = [f"{column} {values[0]!r}" for column, values in tried.items()]
+    why = f"it has {_some(theirs) or 'no column of ids'}; the cohort has {', '.join(known.examples())}"
     if known.has_pseudonyms and known.pseudonyms is None:
         do = "its ids are pseudonyms: name the key that it was ingested with (--key FILE), or ingest with --keep-ids"
     else:
         do = "add a column scan_id, series_id, study_id, patient_id or path, with values as in scans.parquet"
-    return Misuse(f"{path.name} matches no scan of the cohort", why=why, do=do)
+    return Misuse(f"{path} matches no scan of the cohort", why=why, do=do)
 
 
 def _expect_once(found: _Found, values: pd.DataFrame, path: Path) -> None:
@@ -438,7 +444,7 @@ def _expect_once(found: _Found, values: pd.DataFrame, path: Path) -> None:
     what = "contradict each other" if contradictory else "are about the same scan"
     by = f"they were matched by {found.column!r} as {found.matched_as}"
     raise Misuse(
-        f"rows of {path.name} {what}: {'; '.join(shown)}" + (f"; and {number - SHOWN} more" if number > SHOWN else ""),
+        f"rows of {path} {what}: {'; '.join(shown)}" + (f"; and {number - SHOWN} more" if number > SHOWN else ""),
         why=f"{by}, and which of them is right cannot be known" if contradictory else by,
         do="keep one row for each, or one column for each reader (ich_r1, ich_r2)",
     )
@@ -513,15 +519,14 @@ def _findings(
     known = {reader_of(name)[0] for name in columns} | columns.keys()
     missing = [name for name in wanted if name not in known]
     if missing:
-        near = get_close_matches(missing[0], map(str, table.columns), n=1)
-        others = f"its columns are {', '.join(map(str, table.columns))}"
-        raise Misuse(
-            f"{path.name} has no finding {missing[0]!r}", do=f"did you mean {near[0]}? {others}" if near else others
-        )
+        others = [name for name in map(str, table.columns) if name.lower() not in NOT_FINDINGS]
+        near = nearest(missing[0], [reader_of(name)[0] for name in others])
+        told = f"its columns are {', '.join(map(str, table.columns))}"
+        raise Misuse(f"{path} has no finding {missing[0]!r}", do=f"did you mean {near}? {told}" if near else told)
     if not columns:
         told = "; ".join(f"{name}: {why}" for name, why in left_out.items()) or "it has no other columns"
         raise Misuse(
-            f"{path.name} has no finding, beside {identifier!r}", why=told,
+            f"{path} has no finding, beside {identifier!r}", why=told,
             do="give a column of 1, 0 or nothing for each finding",
         )  # fmt: skip
     return columns, left_out
@@ -535,7 +540,7 @@ def _no_label(column: pd.Series, wrong: Sequence[int], minus: Sequence[int], pat
         why = "-1 means uncertain in some tables and absent in others"
     else:
         do, why = "write 1, 0 or nothing; make a number or a grade into a label by a threshold of your choice", ""
-    return Misuse(f"{path.name} has values that are no label in {column.name}: {shown}{more}", why=why, do=do)
+    return Misuse(f"{path} has values that are no label in {column.name}: {shown}{more}", why=why, do=do)
 
 
 def _measured(table: pd.DataFrame, found: _Found) -> pd.DataFrame:

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import re
 import warnings
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 from zipfile import BadZipFile
@@ -24,6 +26,12 @@ POSITIVE = frozenset({"1", "yes", "y", "true", "t", "positive", "pos", "present"
 NEGATIVE = frozenset({"0", "no", "n", "false", "f", "negative", "neg", "absent"})
 UNKNOWN = frozenset({"", "nan", "na", "n/a", "<na>", "null", "none", "unknown", "uncertain", "?"})
 """Spellings of a label, in any case."""
+
+IDENTIFIERS = ("scan_id", "series_id", "study_id", "patient_id")
+"""Columns by which a row may name scans, the most exact first."""
+MEASURES = ("_mm", "_ml", "_deg", "_hu")
+"""Ends of names of columns that hold a measurement, even where it happens to be 0 or 1."""
+SIDE = "_side"
 
 Readers = Literal["majority", "any"]
 
@@ -41,18 +49,28 @@ def opened(path: Path) -> pd.DataFrame:
     kind = path.suffix.lower()
     if kind == ".xls":
         raise Misuse(f"{path} is of an Excel before 2007", do="save it as .xlsx or as CSV")
+    if path.is_dir():
+        raise Misuse(f"{path} is a folder, and no table", do="name a CSV, Parquet or Excel file")
+    if path.is_file() and not path.stat().st_size:
+        raise Misuse(f"{path} is empty", why="the file has 0 bytes", do="write it again, or copy it once more")
     try:
         if kind in {".xlsx", ".xlsm"}:
             table = _with_names(_sheet(path))
         elif kind == ".parquet":
             table = pd.read_parquet(path)
         else:
-            lines = pd.read_csv(
-                path, header=None, dtype=str, keep_default_na=False, sep=_separator(path), encoding="utf-8-sig"
-            )
+            encoding = _encoding(path)
+            separator = _separator(path, encoding)
+            lines = pd.read_csv(path, header=None, dtype=str, keep_default_na=False, sep=separator, encoding=encoding)
             table = _with_names(lines)
     except FileNotFoundError:
         raise Misuse(f"there is no table {path}", do="check the path") from None
+    except UnicodeError as error:
+        raise Misuse(
+            f"{path} is not written in UTF-8",
+            why="its letters are in another encoding, or it is no text",
+            do="save it as `CSV UTF-8`, as Excel calls it, or as .xlsx",
+        ) from error
     except (OSError, ValueError, KeyError, BadZipFile, pa.ArrowException, pd.errors.ParserError) as error:
         why = str(error).partition("\n")[0]
         raise Misuse(f"{path} is no table", why=why, do="give a CSV, Parquet or Excel file") from error
@@ -63,6 +81,20 @@ def opened(path: Path) -> pd.DataFrame:
     if table.empty:
         raise Misuse(f"{path} has no rows", do="give a table with a row for each scan")
     return table
+
+
+def expect_labels(table: pd.DataFrame, path: Path) -> None:
+    """Raises Misuse for tables of ours that are named instead of labels, though they may hold 1 and 0."""
+    others = {
+        "the table of a cohort's scans": {"scan_id", "shard", "crc32"},
+        "a table of predictions": {"scan_id", "finding", "probability"},
+    }
+    for what, columns in others.items():
+        if columns <= set(table.columns):
+            raise Misuse(
+                f"{path} is {what}, and holds no labels",
+                do="name a table with a row for each scan and a column of 1, 0 or nothing for each finding",
+            )
 
 
 def _sheet(path: Path) -> pd.DataFrame:
@@ -94,10 +126,21 @@ def _with_names(lines: pd.DataFrame) -> pd.DataFrame:
     return table
 
 
-def _separator(path: Path) -> str:
-    """What most often stands between the names of the columns; a comma where nothing does."""
-    with path.open(encoding="utf-8-sig") as file:
+def _encoding(path: Path) -> str:
+    """UTF-8, or UTF-16 where its mark begins the file, as Excel's `Unicode text` does."""
+    with path.open("rb") as file:
+        return "utf-16" if file.read(2) in (BOM_UTF16_LE, BOM_UTF16_BE) else "utf-8-sig"
+
+
+def _separator(path: Path, encoding: str) -> str:
+    """What most often stands between the names of the columns; a comma where nothing does.
+
+    Raises UnicodeError where a name holds what stands in no text, as in UTF-16 without its mark.
+    """
+    with path.open(encoding=encoding) as file:
         head = file.readline()
+    if "\0" in head:
+        raise UnicodeError("a zero byte")
     return max(",;\t", key=head.count)
 
 
@@ -132,6 +175,12 @@ def reader_of(column: str) -> tuple[str, str]:
     """The finding and the reader that a column's name tells; no reader where it tells none."""
     found = _READER_LAST.fullmatch(column) or _READER_FIRST.fullmatch(column)
     return (found["finding"].strip(), found["reader"]) if found else (column, "")
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """The name that was meant most likely, in whichever case it was written; empty where none is like it."""
+    spelt = {one.lower(): one for one in reversed(list(names))}
+    return next((spelt[one] for one in get_close_matches(name.lower(), spelt, n=1)), "")
 
 
 def by_reader(columns: Iterable[str]) -> tuple[dict[str, list[str]], dict[str, str]]:

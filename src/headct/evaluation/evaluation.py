@@ -40,6 +40,7 @@ from numpy.typing import NDArray
 
 from headct.evaluation import comparison, leakage, operating, subgroups
 from headct.evaluation.calibration import Bin, Decomposition, decomposition, ece_estimate, reliability_curve
+from headct.evaluation.cells import nearest
 from headct.evaluation.comparison import Difference
 from headct.evaluation.curves import Band, precision_recall_band, roc_band
 from headct.evaluation.intervals import (
@@ -330,7 +331,12 @@ def grouped(labels: pd.DataFrame, columns: Sequence[str], findings: Sequence[str
 def _grouping(labels: pd.DataFrame, column: str, findings: Sequence[str]) -> pd.Series:
     if column not in labels:
         known = [name for name in labels.columns if name not in ("scan_id", "patient_id")]
-        raise Misuse(f"the labels have no column {column}", why=f"they have {', '.join(known)}", do="check the name")
+        near = nearest(column, known)
+        raise Misuse(
+            f"the labels have no column {column}",
+            why=f"they have {', '.join(known)}",
+            do=f"did you mean {near}?" if near else "name one of these",
+        )
     groups = subgroups.groups_of(labels[column], findings)
     if not (groups != "").any():
         raise Misuse(
@@ -498,7 +504,10 @@ def _compare(
     told = other.reindex(case.scan_ids).to_numpy(dtype=float)
     if np.isnan(told).any():
         absent = list(case.scan_ids[np.isnan(told)])
-        notes.append(f"not compared: the other model did not predict {case.finding} of {named(absent)}")
+        notes.append(
+            f"{case.finding} is not compared: the other model predicted {len(told) - len(absent):,} of the "
+            f"{len(told):,} tested scans, without {named(absent)}; predict these too, or leave them out of both"
+        )
         return None
     areas = [Area.of(case.labels, scores, case.patients) for scores in (case.probabilities, told)]
     return {

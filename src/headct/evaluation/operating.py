@@ -13,6 +13,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
+from headct.evaluation.cells import nearest
 from headct.evaluation.intervals import (
     Estimate,
     Patients,
@@ -35,7 +36,9 @@ def rule_named(name: str) -> Rule:
     for rule in RULES:
         if rule == name:
             return rule
-    raise Misuse(f"no rule for thresholds is called {name}", do=f"choose one of {', '.join(RULES)}")
+    near = nearest(name, RULES)
+    do = f"did you mean {near}?" if near else f"choose one of {', '.join(RULES)}"
+    raise Misuse(f"no rule for thresholds is called {name}", do=do)
 
 
 def is_close(low: float, high: float, threshold: float) -> bool:

@@ -4,11 +4,13 @@ Predictions: `scan_id, finding, probability`, a row for each scan and finding; o
 finding is called), `ood`, `split`, and what else `headct predict` writes. Labels: `scan_id, patient_id`, then a column
 for each finding, or for each of its readers, that holds 1, 0 or nothing (unknown), in the spellings of
 `headct.evaluation.cells`. Other columns of the labels (`site`, `manufacturer`, `kernel`, `age`, ...) are what subgroups
-are made of. Identifiers are texts: `007` is not `7`.
+are made of. Identifiers are texts: `007` is not `7`. Where labels have no `scan_id`, rows may name series, studies or
+patients, if predictions tell these too, as those of `headct predict` do.
 """
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,13 +19,27 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from headct.evaluation.cells import UNKNOWN, Readers, combined, opened, parsed, reader_of
+from headct.evaluation.cells import (
+    IDENTIFIERS,
+    MEASURES,
+    SIDE,
+    UNKNOWN,
+    Readers,
+    combined,
+    expect_labels,
+    nearest,
+    opened,
+    parsed,
+    reader_of,
+)
 from headct.evaluation.intervals import Patients
 from headct.evaluation.metrics import Array
 from headct.failure import Misuse
 
 SHOWN = 5
 """Rows that an error names before it counts the others."""
+_PSEUDONYM = re.compile("[0-9a-f]{16}")
+"""What `headct.reading.pseudonyms` makes of an identifier."""
 SPLITS = {"train": "train", "validation": "validation", "val": "validation", "valid": "validation", "test": "test"}
 
 
@@ -64,7 +80,9 @@ def read_predictions(path: Path) -> pd.DataFrame:
 
     Raises Misuse for a file that is no such table, and names the rows that cannot be meant.
     """
-    table = _read(path, ("scan_id", "finding", "probability"))
+    table = opened(path)
+    _expect_rows(table, path)
+    table = _checked(table, path, ("scan_id", "finding", "probability"))
     text = table["probability"].astype(str)
     numbers = pd.to_numeric(table["probability"], errors="coerce")
     wrong = ~((numbers >= 0) & (numbers <= 1))
@@ -110,7 +128,70 @@ def read_labels(path: Path) -> pd.DataFrame:
 
     Raises Misuse for a file that is no such table, for scans listed twice and scans of nobody.
     """
-    table = _read(path, ("scan_id", "patient_id"))
+    table = opened(path)
+    expect_labels(table, path)
+    return _labels(table, path)
+
+
+def labels_for(path: Path, predictions: Sequence[pd.DataFrame]) -> tuple[pd.DataFrame, list[str]]:
+    """As `read_labels`, of a table that need not name scans or patients itself, and how its rows match the first.
+
+    Rows name what is the most exact of `IDENTIFIERS` that both sides have, and label all scans of it; patients are
+    those of the predictions where the labels tell none. Rows of other scans are then left out. Raises Misuse where
+    nothing matches.
+    """
+    table = opened(path)
+    expect_labels(table, path)
+    scans = pd.concat([one[[name for name in IDENTIFIERS if name in one]] for one in predictions])
+    scans = scans.drop_duplicates("scan_id").reset_index(drop=True)
+    patients = "patient_id" in scans and not scans["patient_id"].map(_says_nothing).any()
+    by = next((name for name in IDENTIFIERS if all(_tells(one, name) for one in (table, scans))), "")
+    if not by and "scan_id" not in table:
+        raise Misuse(
+            f"{path} names no scan of the predictions",
+            why=f"it has {', '.join(map(str, table.columns))}; predictions have {', '.join(scans.columns)}",
+            do=f"add a column {' or '.join(scans.columns)} to it",
+        )
+    if not patients:
+        _expect_columns(table, path, ("patient_id",))
+    if by in ("", "scan_id") and "patient_id" in table:
+        labels = _labels(table, path)
+        said: list[str] = []
+    else:
+        labels, said = _by_scan(table, scans, by, path)
+    ours = labels["scan_id"].isin(predictions[0]["scan_id"])
+    matched = labels[by or "scan_id"][ours].nunique()
+    return labels, [f"{matched:,} of {len(table):,} rows of labels match by {by or 'scan_id'}", *said]
+
+
+def _by_scan(table: pd.DataFrame, scans: pd.DataFrame, by: str, path: Path) -> tuple[pd.DataFrame, list[str]]:
+    """Labels of the scans that share an identifier with a row, and what was done for that."""
+    rows = table.assign(**{by: stripped(table[by])})
+    rows = rows[~rows[by].map(_says_nothing)]
+    twice = rows.duplicated(by, keep=False)
+    if twice.any():
+        raise Misuse(
+            f"{path}: {named(list(dict.fromkeys(rows[by][twice])))}: listed more than once",
+            why=f"rows are matched by {by}, and which of them is right cannot be known",
+            do=f"keep one row for each {by}, or name each scan by scan_id",
+        )
+    wanted = [name for name in IDENTIFIERS if name in (by, "scan_id") or (name == "patient_id" and name not in rows)]
+    labels = scans[wanted].merge(rows.drop(columns={"scan_id"} & (set(rows) - {by})), on=by)
+    if labels.empty:
+        raise _none_match(by, scans[by], rows[by])
+    said = [] if "patient_id" in table else ["patients are those of the predictions"]
+    spread = labels.duplicated(by, keep=False)
+    if spread.any():
+        measured = [name for name in map(str, labels) if name.endswith((*MEASURES, SIDE))]
+        labels[measured] = labels[measured].astype(object).where(~spread, "")
+        to_none = ", its measurements to none" if measured else ""
+        unit, number = by.removesuffix("_id"), labels[by][spread].nunique()
+        said.append(f"{number:,} rows gave the label of a {unit} to several scans of it{to_none}")
+    return _labels(labels, path), said
+
+
+def _labels(table: pd.DataFrame, path: Path) -> pd.DataFrame:
+    table = _checked(table, path, ("scan_id", "patient_id"))
     twice = table.duplicated("scan_id", keep=False)
     if twice.any():
         raise Misuse(f"{path}: {_rows(table[twice])}: listed more than once", do="keep one row for each scan")
@@ -144,10 +225,10 @@ def agreed(
     return labels.assign(**made), lines
 
 
-def match(predictions: pd.DataFrame, labels: pd.DataFrame) -> list[str]:
-    """How two tables go together, in sentences: rows that match, and how many have each predicted finding."""
+def counted(predictions: pd.DataFrame, labels: pd.DataFrame) -> list[str]:
+    """How many of the predicted scans have each predicted finding, in sentences."""
     rows = labels["scan_id"].isin(predictions["scan_id"]).to_numpy()
-    lines = [f"{int(rows.sum()):,} of {len(rows):,} rows of labels match by scan_id"]
+    lines = []
     for finding in map(str, dict.fromkeys(predictions["finding"])):
         if finding in labels:
             known = labels_of(labels, finding)[rows]
@@ -159,7 +240,7 @@ def match(predictions: pd.DataFrame, labels: pd.DataFrame) -> list[str]:
 
 def read_measured(path: Path) -> pd.DataFrame:
     """Measurements: `scan_id` as text, other columns as they are. Raises Misuse where scans are listed twice."""
-    table = _read(path, ("scan_id",))
+    table = _checked(opened(path), path, ("scan_id",))
     twice = table.duplicated("scan_id", keep=False)
     if twice.any():
         raise Misuse(f"{path}: {_rows(table[twice])}: measured more than once", do="keep one row for each scan")
@@ -186,11 +267,7 @@ def join(predictions: pd.DataFrame, labels: pd.DataFrame) -> tuple[dict[str, Cas
     known = pd.Index(labels["scan_id"])
     matched = predictions["scan_id"].isin(known)
     if not matched.any():
-        raise Misuse(
-            "no scan_id of the predictions is in the labels",
-            why=f"predictions have {_some(predictions['scan_id'])}; labels have {_some(labels['scan_id'])}",
-            do="name scans alike in both tables",
-        )
+        raise _none_match("scan_id", predictions["scan_id"], labels["scan_id"])
     predicted = list(dict.fromkeys(predictions["finding"]))
     both = [finding for finding in predicted if finding in labels.columns]
     if not both:
@@ -216,6 +293,20 @@ def join(predictions: pd.DataFrame, labels: pd.DataFrame) -> tuple[dict[str, Cas
             notes += _only_one(absent, f"scans have a label of {finding} but no prediction")
         cases[finding] = _case(finding, of_finding, told, truth, patients)
     return cases, notes
+
+
+def _none_match(by: str, predicted: pd.Series, labelled: pd.Series) -> Misuse:
+    do = "call them alike in both tables"
+    if predicted.map(lambda name: bool(_PSEUDONYM.fullmatch(name))).all():
+        how = (
+            "by their series_id, study_id or patient_id" if by == "scan_id" else "as they are: predict with --keep-ids"
+        )
+        do = f"name them {how}; or judge the detector by --detector, --cohort and --key, which hides ids alike"
+    return Misuse(
+        f"no {by} of the predictions is in the labels",
+        why=f"predictions have {_some(predicted)}; labels have {_some(labelled)}",
+        do=do,
+    )
 
 
 def _case(finding: str, predictions: pd.DataFrame, rows: np.ndarray, truth: Array, patients: Patients) -> Case:
@@ -254,22 +345,73 @@ def texts(column: pd.Series) -> pd.Series:
     return text.where(~text.isin(UNKNOWN), "")
 
 
-def _read(path: Path, needed: Sequence[str]) -> pd.DataFrame:
-    table = opened(path)
+def _says_nothing(name: object) -> bool:
+    return str(name).strip().lower() in UNKNOWN
+
+
+def _tells(table: pd.DataFrame, column: str) -> bool:
+    return column in table and not table[column].map(_says_nothing).all()
+
+
+def _expect_rows(table: pd.DataFrame, path: Path) -> None:
+    """Raises Misuse for what has columns of findings instead of rows: predictions of that form, or labels."""
+    if {"finding", "probability"} & set(table.columns) or "scan_id" not in table:
+        return
+    texts_of = {
+        name: stripped(table[name])
+        for name in map(str, table)
+        if name not in (*IDENTIFIERS, "split", "age") and not name.endswith(MEASURES)
+    }
+    labels = [name for name, text in texts_of.items() if _holds_labels(text)]
+    numbers = {name: pd.to_numeric(text, errors="coerce") for name, text in texts_of.items() if name not in labels}
+    wide = [name for name, values in numbers.items() if values.between(0, 1).all()]
+    if wide:
+        raise Misuse(
+            f"{path} has a column for each finding: {', '.join(wide)}",
+            why="predictions have a row for each scan and finding, in the columns scan_id, finding, probability",
+            do=f"turn columns into rows; in pandas: table.melt('scan_id', {wide}, 'finding', 'probability')",
+        )
+    if labels:
+        raise Misuse(
+            f"{path} holds labels, and no predictions",
+            why=f"it has no column finding and no column probability, and {', '.join(labels)} hold 1, 0 or nothing",
+            do="name it by --labels, and by --predictions the table with the probabilities",
+        )
+
+
+def _holds_labels(text: pd.Series) -> bool:
+    values, wrong = parsed(text.tolist())
+    return not wrong and bool(np.isfinite(values).any())
+
+
+def _expect_columns(table: pd.DataFrame, path: Path, needed: Sequence[str]) -> None:
     missing = [name for name in needed if name not in table.columns]
     if missing:
         raise Misuse(
             f"{path} has no column {' and no column '.join(missing)}",
             why=f"it has {', '.join(map(str, table.columns))}",
-            do=f"give it the columns {', '.join(needed)}",
+            do=_remedy(missing, table, needed),
         )
-    for name in ("scan_id", "patient_id", "finding"):
+
+
+def _checked(table: pd.DataFrame, path: Path, needed: Sequence[str]) -> pd.DataFrame:
+    _expect_columns(table, path, needed)
+    for name in (*IDENTIFIERS, "finding"):
         if name in table:
             table[name] = stripped(table[name])
     nameless = table["scan_id"].str.lower().isin(UNKNOWN)
     if nameless.any():
         raise Misuse(f"{path}: {_numbers(nameless)}: the scan_id is empty", do="name every scan")
     return table
+
+
+def _remedy(missing: Sequence[str], table: pd.DataFrame, needed: Sequence[str]) -> str:
+    if list(missing) != ["patient_id"]:
+        return f"give it the columns {', '.join(needed)}"
+    near = nearest("patient_id", [str(name) for name in table if name not in IDENTIFIERS])
+    rename = f"call the column {near} patient_id, if it tells patients" if near else "add the patient of each scan"
+    own = next(name for name in IDENTIFIERS if name in table)
+    return f"{rename}; where each scan is of a patient of its own, copy {own} into a column patient_id"
 
 
 def _splits(path: Path, table: pd.DataFrame) -> pd.Series:

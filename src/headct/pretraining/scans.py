@@ -279,7 +279,8 @@ def _check_recipes(cohorts: Sequence[Cohort]) -> None:
     for cohort in cohorts[1:]:
         if cohort.recipe.id != first.recipe.id:
             raise Misuse(
-                f"cohort {_name(cohort)} uses recipe {cohort.recipe.id}, cohort {_name(first)} uses {first.recipe.id}",
+                f"cohort {_name(cohort)} uses recipe {cohort.recipe.name} ({cohort.recipe.id}), "
+                f"cohort {_name(first)} uses {first.recipe.name} ({first.recipe.id})",
                 why="features of differently prepared scans cannot be compared",
-                do=f"prepare {_name(cohort)} again with the recipe of {_name(first)}, or leave it out",
+                do=f"make {_name(cohort)} again with --recipe {first.recipe.name}, or leave it out",
             )

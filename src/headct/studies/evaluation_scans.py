@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -110,7 +110,12 @@ def labelled_scans(
     values = pd.concat([one.values for one in read])
     twice = values.index[values.index.duplicated()]
     if len(twice):
-        raise Misuse(f"several tables label the same scans: {named(list(twice))}", do="label each scan in one table")
+        both = [str(table) for table, one in zip(tables, read, strict=True) if one.values.index.isin(twice).any()]
+        raise Misuse(
+            f"several tables label the same scans: {named(list(twice))}",
+            why=f"they are in {', '.join(both)}",
+            do="label each scan in one table",
+        )
     told = pd.concat([one.told for one in read])
     of_tables = pd.concat([one.patients for one in read]).astype(str)
     patients = pd.Series(joined_patients(of_tables.tolist(), told.tolist()), index=of_tables.index)
@@ -137,7 +142,14 @@ def labelled_scans(
             do="keep patients out of it (`headct adapt --test 0.2`), or name a cohort that it has not seen",
         )
     telling = tuple(_telling(table[parts == "test"], findings))
-    return Labelled(table, findings, telling, parts, [one.account for one in read], tuple(notes))
+    return Labelled(table, findings, telling, parts, _told_apart([one.account for one in read], tables), tuple(notes))
+
+
+def _told_apart(accounts: Sequence[Account], tables: Sequence[Path]) -> list[Account]:
+    """Accounts whose tables are called as they were typed where files of different folders have one name."""
+    alike = len({table.name for table in tables}) < len(tables)
+    pairs = zip(accounts, tables, strict=True)
+    return [replace(account, table=str(table)) if alike else account for account, table in pairs]
 
 
 def _expect_findings(entries: Sequence[Entry], values: pd.DataFrame) -> None:

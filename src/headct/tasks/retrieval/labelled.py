@@ -12,6 +12,7 @@ from headct.cohort import Cohort
 from headct.cohort import labels as of_cohorts
 from headct.cohort.identities import hold_pseudonyms, pseudonyms_of
 from headct.evaluation import tables
+from headct.evaluation.cells import MEASURES
 from headct.failure import Misuse
 from headct.reading.pseudonyms import user_key
 from headct.tasks.retrieval.index import Index
@@ -51,7 +52,7 @@ def labels_of(
 
 def _holds_labels(table: pd.DataFrame, name: str) -> bool:
     """Whether a column holds 1, 0 or nothing, and at least one of either."""
-    if name in of_cohorts.NOT_FINDINGS or name.endswith(of_cohorts.MEASURES):
+    if name in of_cohorts.NOT_FINDINGS or name.endswith(MEASURES):
         return False
     try:
         return bool(np.isfinite(tables.labels_of(table, name)).any())

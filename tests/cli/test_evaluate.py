@@ -79,6 +79,7 @@ def test_json_is_the_tree(files: dict[str, Path], capsys: pytest.CaptureFixture[
         (["--group", "Sites"], 2, "do:  did you mean site?"),
         (["--curve", "shots"], 2, "--curve learns from a cohort"),
         (["--detector", "d"], 2, "--predictions stand instead of --detector and --cohort"),
+        (["--model", "m"], 2, "--model is for detectors, and tables are judged as they are"),
         (["--labels", "second.csv"], 2, "with --predictions there is one table of labels"),
         (["--measured", "none.csv"], 2, "there is no table none.csv"),
     ],

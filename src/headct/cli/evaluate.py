@@ -148,6 +148,9 @@ def evaluate(
         _expect(len(labels) == 1, "with --predictions there is one table of labels")
         _expect(not curve, "--curve learns from a cohort: name --detector and --cohort")
         _expect(not preferred, "--preferred chooses series of a cohort: name --detector and --cohort")
+        of_detectors = {"--model": model, "--key": key, "--cache": cache, "--device": device}
+        for name, value in of_detectors.items():
+            _expect(value is None, f"{name} is for detectors, and tables are judged as they are: leave it out")
         _of_tables(talk, predictions, labels[0], out, settings, against, measured, readers, as_json=as_json)
         return
     _expect(bool(detector) and bool(cohort), "evaluate needs --detector and --cohort, or --predictions")

@@ -62,6 +62,8 @@ def test_parquet_says_the_same_as_csv(tmp_path: Path) -> None:
         ("scan_id,finding,probability,split\na,ich,0.1,tset\n", "'tset' is no split"),
         ('scan_id,finding,probability\n"a,ich\n', "is no table"),
         ("scan_id,ich,sdh\na,0.1,0.2\n", "a column for each finding: ich, sdh\n.*\n.*'scan_id', .'ich', 'sdh'"),
+        ("series_id,ich\na,1\nb,0\n", "holds labels, and no predictions"),
+        ("who,ich\na,0.5\n", "has no column scan_id"),
         ("scan_id,patient_id,ich,site\na,1,1,x\nb,2,,y\n", "holds labels, and no predictions\n.*\n.*by --labels"),
         ("scan_id,finding,probability,finding\na,ich,0.1,sah\n", "two columns called 'finding'"),
     ],

@@ -355,7 +355,7 @@ def _tells(table: pd.DataFrame, column: str) -> bool:
 
 def _expect_rows(table: pd.DataFrame, path: Path) -> None:
     """Raises Misuse for what has columns of findings instead of rows: predictions of that form, or labels."""
-    if {"finding", "probability"} & set(table.columns) or "scan_id" not in table:
+    if {"finding", "probability"} & set(table.columns):
         return
     texts_of = {
         name: stripped(table[name])
@@ -365,13 +365,13 @@ def _expect_rows(table: pd.DataFrame, path: Path) -> None:
     labels = [name for name, text in texts_of.items() if _holds_labels(text)]
     numbers = {name: pd.to_numeric(text, errors="coerce") for name, text in texts_of.items() if name not in labels}
     wide = [name for name, values in numbers.items() if values.between(0, 1).all()]
-    if wide:
+    if wide and "scan_id" in table:
         raise Misuse(
             f"{path} has a column for each finding: {', '.join(wide)}",
             why="predictions have a row for each scan and finding, in the columns scan_id, finding, probability",
             do=f"turn columns into rows; in pandas: table.melt('scan_id', {wide}, 'finding', 'probability')",
         )
-    if labels:
+    if labels and not wide:
         raise Misuse(
             f"{path} holds labels, and no predictions",
             why=f"it has no column finding and no column probability, and {', '.join(labels)} hold 1, 0 or nothing",

@@ -168,10 +168,6 @@ class Evaluation:
             },
         }
 
-    def write(self, path: Path) -> None:
-        """Write `metrics.json`, whole or not at all."""
-        write_tree(self.tree(), path)
-
 
 def write_tree(tree: Mapping[str, Any], path: Path) -> None:
     """Write numbers as JSON, whole or not at all. Raises Failure where the system refuses."""
@@ -203,7 +199,7 @@ def evaluate(
     settings = settings or EvaluationSettings()
     cases, notes = join(predictions, labels)
     _expect_apart(predictions, labels)
-    tested, validation = _by_split(cases, labels, notes)
+    tested, validation = _by_split(cases, notes)
     good, left_out = _evaluable(tested)
     groups = grouped(labels, settings.groups, tuple(cases))
     rows = np.unique(np.concatenate([case.rows for case in good.values()]))
@@ -252,9 +248,8 @@ def untaught(labels: pd.DataFrame, predictions: pd.DataFrame) -> pd.DataFrame:
     return labels[~labels["patient_id"].isin(known)]
 
 
-def _by_split(
-    cases: Mapping[str, Case], labels: pd.DataFrame, notes: list[str]
-) -> tuple[dict[str, Case], dict[str, Case]]:
+def _by_split(cases: Mapping[str, Case], notes: list[str]) -> tuple[dict[str, Case], dict[str, Case]]:
+    """The cases of test scans and those of validation scans; `notes` get what is left out."""
     rows = np.concatenate([case.rows for case in cases.values()])
     splits = np.concatenate([case.splits.to_numpy(dtype=object) for case in cases.values()])
     if not (splits != "").any() and not any(split for case in cases.values() for split in case.unknown_in):

@@ -172,7 +172,7 @@ def _expect_apart(patients: np.ndarray, sites: np.ndarray) -> None:
     twice = torn_patients(patients, sites)
     if twice:
         raise Misuse(
-            f"{len(twice):,} patients are at several sites: {named(list(twice))}",
+            f"{len(twice):,} patients are at several sites: {named(twice)}",
             why="what is learned of a patient would be tested on the same patient",
             do="keep the scans of a patient at one site",
         )

@@ -32,7 +32,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -59,6 +59,8 @@ from headct.evaluation.operating import FALLBACK, Abstention, OperatingPoint
 from headct.evaluation.subgroups import Subgroup
 from headct.evaluation.tables import Case, join, named
 from headct.failure import Failure, Misuse
+
+Outcome = Literal["hit", "miss", "false alarm", "cleared"]
 
 FORMAT = 1
 VALIDATION = "validation"
@@ -107,6 +109,23 @@ class Finding:
     scan_ids: tuple[str, ...]
     labels: Array
     probabilities: Array
+
+    @property
+    def margins(self) -> Array:
+        """How far from the operating point each probability is, (n,)."""
+        return np.abs(self.probabilities - self.operating_point.threshold)
+
+    def surest(self, outcome: Outcome) -> int | None:
+        """The row of this outcome whose probability is farthest from the operating point; None where there is none."""
+        is_there, is_called = self.labels == 1, self.probabilities >= self.operating_point.threshold
+        chosen = {
+            "hit": is_there & is_called,
+            "miss": is_there & ~is_called,
+            "false alarm": ~is_there & is_called,
+            "cleared": ~is_there & ~is_called,
+        }[outcome]
+        rows = np.flatnonzero(chosen)
+        return int(rows[np.argmax(self.margins[rows])]) if len(rows) else None
 
     def tree(self) -> Mapping[str, Any]:
         """As it stands in `metrics.json`."""

@@ -233,7 +233,9 @@ def predicted(
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=list(COLUMNS))
 
 
-def kept(folder: Path, study: Study, one: Contestant, machine: Machine, progress: Progress = quiet) -> pd.DataFrame:
+def kept_predictions(
+    folder: Path, study: Study, one: Contestant, machine: Machine, progress: Progress = quiet
+) -> pd.DataFrame:
     """`predicted`, kept in a folder under the contestant's name: a killed study goes on with the next draw.
 
     Raises Misuse where what is kept there is of another study, encoder or way to learn.

@@ -46,7 +46,7 @@ from headct.studies.few_labels import (
     Study,
     StudySettings,
     from_scratch,
-    kept,
+    kept_predictions,
     of_encoder,
     of_vectors,
     results_of,
@@ -95,7 +95,7 @@ def contestants(
         random = baselines.random_encoder(encoder, scans, train, machine, seed, CONVOLUTIONS)
         yield of_vectors(f"random weights {seed}", baselines.seen_by(random, windows, scans, machine), ours)
     yield of_vectors(HISTOGRAM, baselines.histograms(scans), ours)
-    yield of_vectors(REGIONAL, baselines.histograms(scans, 3), ours)
+    yield of_vectors(REGIONAL, baselines.histograms(scans, baselines.REGIONS), ours)
     yield of_vectors(HEIGHT, baselines.heights(scans), ours)
     for architecture in options.scratch if options.scratch_draws else ():
         lr = TRANSFORMER_LR if "vit" in architecture else CONVOLUTIONS_LR
@@ -158,7 +158,7 @@ def main() -> None:
     tables = {}
     for one in contestants(encoder, study, cohorts, options, machine):
         begun_s = time.process_time()
-        tables[one.name] = kept(options.out, study, one, machine)
+        tables[one.name] = kept_predictions(options.out, study, one, machine)
         print(f"{one.name}: {time.process_time() - begun_s:.0f} s of the processor", flush=True)
     results = results_of(study, tables)
     results.table(PRETRAINED).to_csv(options.out / "results.csv", index=False)

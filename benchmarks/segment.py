@@ -66,8 +66,7 @@ def ways(
 
 
 def told(name: str, one: Estimate) -> str:
-    interval = "" if one.low is None else f" ({one.low:.3f} to {one.high:.3f})"
-    return f"{name} {one.value:.3f}{interval}"
+    return f"{name} {one.written()}"
 
 
 def curve(options: argparse.Namespace) -> None:

@@ -34,7 +34,6 @@ from headct.checkpoints import PretrainedEncoder
 from headct.cohort import Cohort
 from headct.cohort.labels import read_labels
 from headct.embedding.machine import Machine, choose
-from headct.evaluation.intervals import Estimate
 from headct.failure import Misuse
 from headct.tasks.clusters import separability
 from headct.tasks.correspondence import evaluate, heads_of, read_landmarks
@@ -45,13 +44,6 @@ from headct.tasks.robustness import measure
 
 NEAREST = 10
 Rows = dict[str, dict[str, str]]  # row, then encoder, to what is said
-
-
-def said(estimate: Estimate, signed: bool = False) -> str:
-    sign = "+" if signed else ""
-    if estimate.low is None or estimate.high is None:
-        return f"{estimate.value:{sign}.3f}"
-    return f"{estimate.value:{sign}.3f} ({estimate.low:{sign}.3f} to {estimate.high:{sign}.3f})"
 
 
 def labelled_of(encoder: PretrainedEncoder, cohorts: Sequence[Cohort], machine: Machine, at: Path) -> Labelled:
@@ -74,13 +66,13 @@ def retrieval(seen: Labelled, findings: pd.DataFrame) -> Iterator[tuple[str, str
         name = f"precision_at_{NEAREST}"
         yield (
             f"{finding}, {found.queries} queries, chance {found.chance[name]:.3f}",
-            said(found.gain[name], signed=True),
+            found.gain[name].written(signed=True),
         )
 
 
 def leaks(seen: Labelled, findings: pd.DataFrame) -> Iterator[tuple[str, str]]:
     def cut(name: str, words: np.ndarray) -> tuple[str, str]:
-        return name, said(separability(name, seen.vectors, words, seen.patients).auroc)
+        return name, separability(name, seen.vectors, words, seen.patients).auroc.written()
 
     yield cut("site", seen.labels)
     for finding in findings:

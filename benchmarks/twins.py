@@ -83,39 +83,47 @@ def show_pairs(
     twins: Patients, scores: np.ndarray, title: str, finding: str, kinds: Sequence[str] | np.ndarray = ()
 ) -> None:
     """Pairs whose finding is labelled: all, by thirds of its size, and by its kind if `kinds` has one a scan."""
-    told = twins.table.assign(score=scores, row=np.arange(len(scores)), kind=kinds if len(kinds) else "")
-    told = told.sort_values("scan_id")
-    sick = told[told[finding] == 1].groupby("patient_id").first()
-    well = told[told[finding] == 0].groupby("patient_id").first()
-    pairs = sick.merge(well, left_index=True, right_index=True, suffixes=("", "_without"))
-    measure = SEVERITY[finding]
+    pairs = pairs_of(twins, scores, finding, kinds)
+    rows = [told(name, some, SEVERITY[finding]) for name, some in parted(twins, pairs, SEVERITY[finding]).items()]
+    show(f"{title}, on twins", rows, f"{len(scores) // 2 - len(pairs)} pairs are left out: their label is empty")
+
+
+def pairs_of(twins: Patients, scores: np.ndarray, finding: str, kinds: Sequence[str] | np.ndarray = ()) -> pd.DataFrame:
+    """A row for each patient: the scan with the finding, and in columns that end in `_without` the other one."""
+    scans = twins.table.assign(score=scores, row=np.arange(len(scores)), kind=kinds if len(kinds) else "")
+    scans = scans.sort_values("scan_id")
+    sick = scans[scans[finding] == 1].groupby("patient_id").first()
+    well = scans[scans[finding] == 0].groupby("patient_id").first()
+    return sick.merge(well, left_index=True, right_index=True, suffixes=("", "_without"))
+
+
+def parted(twins: Patients, pairs: pd.DataFrame, measure: str) -> dict[str, pd.DataFrame]:
+    """All pairs, then some of them: by thirds of a measure, by kind, and those whose scalps are alike."""
     third = pd.qcut(pairs[measure], 3, labels=["small", "middle", "large"]).astype(str)
     alike = [scalps_alike(twins, *both) for both in zip(pairs["row"], pairs["row_without"], strict=True)]
     parts = {"all": pairs} | {name: pairs[third == name] for name in ("small", "middle", "large")}
-    rows = []
     parts |= {name: pairs[pairs["kind"] == name] for name in pairs["kind"].unique() if name}
-    parts |= {"scalps alike": pairs[alike]} if any(alike) else {}
-    for name, some in parts.items():
-        high, low = some["score"].to_numpy(), some["score_without"].to_numpy()
+    return parts | ({"scalps alike": pairs[alike]} if any(alike) else {})
 
-        def area(rows: np.ndarray, high: np.ndarray = high, low: np.ndarray = low) -> float:
-            of = np.repeat([True, False], len(rows))
-            return auroc(np.concatenate([high[rows], low[rows]]), of)
 
-        def higher(rows: np.ndarray, high: np.ndarray = high, low: np.ndarray = low) -> float:
-            return float((high[rows] > low[rows]).mean() + (high[rows] == low[rows]).mean() / 2)
+def told(name: str, pairs: pd.DataFrame, measure: str) -> dict[str, object]:
+    """How well scores tell scans with the finding from all of those without it, and from their own twins."""
+    high, low = pairs["score"].to_numpy(), pairs["score_without"].to_numpy()
 
-        size = some[measure]
-        rows.append(
-            {
-                "twins": name,
-                "pairs": len(some),
-                measure: f"{size.min():.1f} to {size.max():.1f}",
-                "AUROC": between(area, len(some)),
-                "the one with it scores higher": between(higher, len(some)),
-            }
-        )
-    show(f"{title}, on twins", rows, f"{len(told) // 2 - len(pairs)} pairs are left out: their label is empty")
+    def area(rows: np.ndarray) -> float:
+        of = np.repeat([True, False], len(rows))
+        return auroc(np.concatenate([high[rows], low[rows]]), of)
+
+    def higher(rows: np.ndarray) -> float:
+        return float((high[rows] > low[rows]).mean() + (high[rows] == low[rows]).mean() / 2)
+
+    return {
+        "twins": name,
+        "pairs": len(pairs),
+        measure: f"{pairs[measure].min():.1f} to {pairs[measure].max():.1f}",
+        "AUROC": between(area, len(pairs)),
+        "the one with it scores higher": between(higher, len(pairs)),
+    }
 
 
 def scalps_alike(twins: Patients, one: int, other: int) -> bool:

@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 
 from headct.evaluation import EvaluationSettings, auroc, evaluate
+from headct.evaluation.evaluation import write_tree
 from headct.evaluation.subgroups import groups_of
 from headct.failure import Failure, Misuse
 
@@ -239,9 +240,9 @@ def test_a_column_that_is_not_there_or_says_nothing() -> None:
 def test_metrics_json_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     predictions, labels = tables()
     done = evaluate(predictions, labels, QUICK)
-    done.write(tmp_path / "new" / "metrics.json")
+    write_tree(done.tree(), tmp_path / "new" / "metrics.json")
     assert json.loads((tmp_path / "new" / "metrics.json").read_text())["counts"]["scans"] == done.scans
     assert [file.name for file in (tmp_path / "new").iterdir()] == ["metrics.json"]
     (tmp_path / "file").write_text("")
     with pytest.raises(Failure, match="cannot write"):
-        done.write(tmp_path / "file" / "metrics.json")
+        write_tree(done.tree(), tmp_path / "file" / "metrics.json")

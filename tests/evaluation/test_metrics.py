@@ -11,7 +11,7 @@ from sklearn.calibration import calibration_curve
 
 from headct.evaluation import auroc, average_precision
 from headct.evaluation.calibration import decomposition, reliability_curve
-from headct.evaluation.metrics import Confusion, Ranked, brier, ece, sensitivity_at, specificity_at
+from headct.evaluation.metrics import Confusion, Ranked, brier, ece
 from headct.failure import Misuse
 
 
@@ -93,9 +93,10 @@ def test_a_case_by_hand() -> None:
     labels, scores = [1, 1, 1, 0, 0, 0, 0], [0.9, 0.6, 0.4, 0.6, 0.3, 0.2, 0.1]
     assert auroc(labels, scores) == pytest.approx((4 + 3.5 + 3) / 12)
     assert average_precision(labels, scores) == pytest.approx((1 + 2 / 3 + 3 / 4) / 3)
-    assert sensitivity_at(labels, scores, 1.0) == pytest.approx(1 / 3)
-    assert sensitivity_at(labels, scores, 0.75) == 1
-    assert specificity_at(labels, scores, 1.0) == 0.75
+    ranked = Ranked.of(labels, scores)
+    assert ranked.sensitivity_at(1.0) == pytest.approx(1 / 3)
+    assert ranked.sensitivity_at(0.75) == 1
+    assert ranked.specificity_at(1.0) == 0.75
     at = Confusion.at(0.6, labels, scores)  # 2 of 3 hit, 1 of 4 false
     assert at.ppv(0.5) == pytest.approx((2 / 3) / (2 / 3 + 1 / 4))
     assert at.npv(0.1) == pytest.approx(0.75 * 0.9 / (0.75 * 0.9 + 0.1 / 3))

@@ -8,7 +8,6 @@ from functools import cache
 import numpy as np
 import pandas as pd
 import pytest
-from inputs.sample_results import ranking as sample_ranking
 from sklearn.metrics import confusion_matrix, precision_score, roc_auc_score
 
 from headct.evaluation.evaluation import Evaluation, EvaluationSettings, evaluate
@@ -82,12 +81,11 @@ def test_numbers_of_the_page_are_those_of_scikit_learn(finding: str) -> None:
 
 def test_the_mark_on_the_precision_recall_curve_is_the_precision() -> None:
     truth, told = known("sdh")
-    sample = sample_ranking(0.9, 60)
-    shown = ranking(evaluation().findings["sdh"], sample.roc, sample.precision_recall)
+    shown = ranking(evaluation().findings["sdh"])
     assert shown.operating.ppv.value == pytest.approx(precision_score(truth, told >= 0.5), abs=1e-9)
     settings = EvaluationSettings(draws=100, prevalence=0.01)
     elsewhere = evaluate(tables()[0], tables()[2], settings).findings["sdh"]
-    assert ranking(elsewhere, sample.roc, sample.precision_recall).operating.ppv is None
+    assert ranking(elsewhere).operating.ppv is None
 
 
 def test_the_answer_names_the_mean_the_best_and_the_worst() -> None:
@@ -102,14 +100,12 @@ def test_the_answer_names_the_mean_the_best_and_the_worst() -> None:
 
 
 def test_every_estimate_of_the_tree_is_on_the_page() -> None:
-    sample = sample_ranking(0.9, 60)
     page = report_of(
         evaluation(),
         title="Two findings",
         model="ours",
         others={"poor": evaluate(tables()[1], tables()[2], EvaluationSettings(draws=100))},
         compared_with="poor",
-        curves={"sdh": (sample.roc, sample.precision_recall)},
     ).page()
     html = page.html()
     for finding in evaluation().findings.values():

@@ -117,11 +117,11 @@ def test_fewer_draws_are_paired_with_their_own(study, tables, encoder):
 
 def test_what_was_kept_is_not_made_again(study, encoder, tmp_path, monkeypatch):
     one = Contestant("HU, 27 regions", Held(np.random.default_rng(2).normal(size=(180, 3)).astype(np.float32)), encoder)
-    first = few_labels.kept(tmp_path, study, one, MACHINE)
+    first = few_labels.kept_predictions(tmp_path, study, one, MACHINE)
     monkeypatch.setattr(few_labels, "predicted", None)
-    pd.testing.assert_frame_equal(few_labels.kept(tmp_path, study, one, MACHINE), first)
+    pd.testing.assert_frame_equal(few_labels.kept_predictions(tmp_path, study, one, MACHINE), first)
     same = replace(MACHINE, why="the CPU has no bf16 units")  # said in other words
-    pd.testing.assert_frame_equal(few_labels.kept(tmp_path, study, one, same), first)
+    pd.testing.assert_frame_equal(few_labels.kept_predictions(tmp_path, study, one, same), first)
     assert [path.name for path in tmp_path.iterdir()] == ["HU-27-regions.parquet"]
 
 
@@ -138,12 +138,12 @@ def test_a_killed_study_goes_on_with_the_next_draw(study, encoder, tmp_path, mon
     with monkeypatch.context() as patch:
         patch.setattr(type(one.method), "fit", killed_at_the_second)
         with pytest.raises(KeyboardInterrupt):
-            few_labels.kept(tmp_path, study, one, MACHINE)
+            few_labels.kept_predictions(tmp_path, study, one, MACHINE)
     (draft,) = (tmp_path / "HU.drafts").iterdir()
     said = pd.read_parquet(draft)
     said["score"] = np.float32(0.5)  # to tell that it is taken as it is
     said.to_parquet(draft)  # with its terms
-    found = few_labels.kept(tmp_path, study, one, MACHINE)
+    found = few_labels.kept_predictions(tmp_path, study, one, MACHINE)
     again = (found["k"] == said["k"][0]) & (found["draw"] == said["draw"][0])
     assert (found["score"][again] == 0.5).all()
     pd.testing.assert_frame_equal(found[~again], whole[~again])
@@ -152,15 +152,15 @@ def test_a_killed_study_goes_on_with_the_next_draw(study, encoder, tmp_path, mon
 
 def test_what_was_kept_on_other_terms_is_not_taken(study, encoder, tmp_path):
     one = Contestant("HU", Held(np.random.default_rng(2).normal(size=(180, 3)).astype(np.float32)), encoder)
-    few_labels.kept(tmp_path, study, one, MACHINE)
+    few_labels.kept_predictions(tmp_path, study, one, MACHINE)
     with pytest.raises(Misuse, match="another study"):
-        few_labels.kept(tmp_path, study, replace(one, method=replace(one.method, fallback=1.0)), MACHINE)
+        few_labels.kept_predictions(tmp_path, study, replace(one, method=replace(one.method, fallback=1.0)), MACHINE)
     with pytest.raises(Misuse, match="another study"):
-        few_labels.kept(tmp_path, replace(study, labels=1 - study.labels), one, MACHINE)
+        few_labels.kept_predictions(tmp_path, replace(study, labels=1 - study.labels), one, MACHINE)
     with pytest.raises(Misuse, match="another study"):
-        few_labels.kept(tmp_path, study, replace(one, draws=1), MACHINE)
+        few_labels.kept_predictions(tmp_path, study, replace(one, draws=1), MACHINE)
     with pytest.raises(Misuse, match="another study"):
-        few_labels.kept(tmp_path, study, replace(one, scans=Held(one.scans.held_vectors + 1)), MACHINE)
+        few_labels.kept_predictions(tmp_path, study, replace(one, scans=Held(one.scans.held_vectors + 1)), MACHINE)
 
 
 def test_without_enough_test_patients_it_says_so(study, tables):
@@ -174,7 +174,7 @@ def test_where_nothing_can_be_drawn_nothing_is_said(study, encoder, tmp_path):
     train = study.parts == "train"
     drawn = draw_shots(study.labels[train], study.patients[train].tolist(), seed=0, ks=(64,), draws=3)
     one = Contestant("HU", Held(np.zeros((180, 3), np.float32)), encoder)
-    table = few_labels.kept(tmp_path, replace(study, drawn=drawn), one, MACHINE)
+    table = few_labels.kept_predictions(tmp_path, replace(study, drawn=drawn), one, MACHINE)
     assert table.empty
     assert few_labels.results_of(study, {"HU": table}).areas == {"HU": {}}
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from headct.checkpoints import PretrainedEncoder
     from headct.embedding.machine import Machine
-    from headct.evaluation import Estimate, Evaluation, EvaluationSettings
+    from headct.evaluation import Evaluation, EvaluationSettings
     from headct.evaluation.measurements import Measurements
     from headct.studies.evaluation import Study
     from headct.studies.evaluation_checks import Unlearned
@@ -396,7 +396,7 @@ def _compared(study: Study) -> Iterator[Mapping[str, Any]]:
             "finding": pair.finding,
             "AUROC of": pair.first,
             "less that of": pair.second,
-            "difference": _shown(pair.auroc.estimate),
+            "difference": pair.auroc.estimate.written(),
             "p (Holm)": f"{pair.auroc.corrected:.3g}",
         }
 
@@ -414,7 +414,7 @@ def _by_cohort(study: Study) -> Iterator[Mapping[str, Any]]:
     )
     for finding, cells in areas.items():
         for (detector, cohort), area in cells.items():
-            yield {"detector": detector, "cohort": cohort, "finding": finding, "AUROC": _shown(area)}
+            yield {"detector": detector, "cohort": cohort, "finding": finding, "AUROC": area.written()}
 
 
 def _rows(done: Evaluation) -> Iterator[Mapping[str, Any]]:
@@ -424,13 +424,13 @@ def _rows(done: Evaluation) -> Iterator[Mapping[str, Any]]:
             "finding": name,
             "scans": found["auroc"].n,
             "with it": found["auroc"].positives,
-            "AUROC": _shown(found["auroc"]),
-            "average precision": _shown(found["average_precision"]),
-            "sensitivity": _shown(found["sensitivity"]),
-            "specificity": _shown(found["specificity"]),
-            "F1": _shown(found["f1"]),
-            "F1 of always positive": _shown(finding.baselines["always_positive"]["f1"]),
-            "Brier": _shown(found["brier"]),
+            "AUROC": found["auroc"].written(),
+            "average precision": found["average_precision"].written(),
+            "sensitivity": found["sensitivity"].written(),
+            "specificity": found["specificity"].written(),
+            "F1": found["f1"].written(),
+            "F1 of always positive": finding.baselines["always_positive"]["f1"].written(),
+            "Brier": found["brier"].written(),
         }
     if len(done.findings) > 1:
         macro, nothing = done.macro, ""
@@ -438,14 +438,7 @@ def _rows(done: Evaluation) -> Iterator[Mapping[str, Any]]:
             "finding": "mean",
             "scans": macro["auroc"].n,
             "with it": nothing,  # a scan has one finding and lacks another
-            "AUROC": _shown(macro["auroc"]),
-            "average precision": _shown(macro["average_precision"]),
+            "AUROC": macro["auroc"].written(),
+            "average precision": macro["average_precision"].written(),
             **dict.fromkeys(("sensitivity", "specificity", "F1", "F1 of always positive", "Brier"), nothing),
         }
-
-
-def _shown(estimate: Estimate) -> str:
-    if estimate.value is None:
-        return "none"
-    interval = "" if estimate.low is None else f" ({estimate.low:.3f} to {estimate.high:.3f})"
-    return f"{estimate.value:.3f}{interval}"

@@ -14,7 +14,6 @@ from headct.cli.talk import Talk
 from headct.failure import Misuse
 
 if TYPE_CHECKING:
-    from headct.evaluation import Estimate
     from headct.evaluation.comparison import Difference
     from headct.studies.protocol_results import Line
 
@@ -111,18 +110,11 @@ def _rows(lines: Sequence[Line]) -> Iterator[dict[str, Any]]:
             "learner": line.learner.name,
             "scans": line.auroc.n,
             "with it": "" if line.finding == MACRO else line.auroc.positives,
-            "AUROC": _shown(line.auroc),
+            "AUROC": line.auroc.written(),
             "less random": _difference(line.less.get("random")),
             "less histogram": _difference(line.less.get("histogram")),
         }
 
 
-def _shown(estimate: Estimate, sign: str = "") -> str:
-    if estimate.value is None:
-        return ""
-    interval = "" if estimate.low is None else f" ({estimate.low:{sign}.3f} to {estimate.high:{sign}.3f})"
-    return f"{estimate.value:{sign}.3f}{interval}"
-
-
 def _difference(found: Difference | None) -> str:
-    return "" if found is None else _shown(found.estimate, sign="+")
+    return "" if found is None else found.estimate.written(signed=True)

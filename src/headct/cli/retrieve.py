@@ -25,7 +25,6 @@ from headct.cli.talk import Talk
 
 if TYPE_CHECKING:
     from headct.cohort import Cohort
-    from headct.evaluation import Estimate
     from headct.tasks.retrieval import Index, Judged
     from headct.tasks.retrieval.asking import Query
 
@@ -397,7 +396,7 @@ def _judged(judged: Mapping[str, Judged], ks: tuple[int, ...]) -> Iterator[Mappi
             "gallery": one.gallery,
             "mAP against chance": one.against_chance,
             **{
-                title: f"{_shown(one.estimates[metric])}, chance {one.chance[metric]:.3f}"
+                title: f"{one.estimates[metric].written()}, chance {one.chance[metric]:.3f}"
                 for title, metric in (
                     (f"precision@{k}", f"precision_at_{k}"),
                     (f"AP@{k}", f"average_precision_at_{k}"),
@@ -406,8 +405,3 @@ def _judged(judged: Mapping[str, Judged], ks: tuple[int, ...]) -> Iterator[Mappi
                 )
             },
         }
-
-
-def _shown(estimate: Estimate) -> str:
-    interval = "" if estimate.low is None else f" ({estimate.low:.3f} to {estimate.high:.3f})"
-    return f"{estimate.value:.3f}{interval}"

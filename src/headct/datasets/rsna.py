@@ -25,9 +25,6 @@ SUBTYPES = {
 }
 """What follows the name of an image in the column ID, and what it is called here."""
 
-KNOWN_BROKEN = "ID_6431af929"
-"""Its pixel data end early; ingest rejects it, and its series is read without it."""
-
 
 def read(data: Path) -> Found:
     """stage_2_train.csv and the folder stage_2_train; the images of the test stage have no public labels."""

@@ -93,9 +93,8 @@ def check_patients(parts: np.ndarray, patients: Sequence[str], what: str) -> Non
     """Raises Misuse where a patient is in more than one part."""
     torn = torn_patients(patients, parts)
     if torn:
-        told = named([f"{patient} ({', '.join(found)})" for patient, found in torn.items()])
         raise Misuse(
-            f"{what} has patients in several splits: {told}",
+            f"{what} has patients in several splits: {named(torn)}",
             why="what is learned of a patient would be tested on the same patient",
             do="put all scans of a patient into one split",
         )

@@ -41,24 +41,22 @@ class Decomposition:
     within: float
 
 
-def reliability_curve(
-    labels: ArrayLike, probabilities: ArrayLike, patients: Patients | None = None, *, bins: int = BINS
-) -> list[Bin]:
+def reliability_curve(labels: ArrayLike, probabilities: ArrayLike, patients: Patients | None = None) -> list[Bin]:
     """The bins of equal width that hold any scan, from the lowest."""
     is_positive, values = checked_probabilities(labels, probabilities)
-    held = in_bin(values, bins)
+    held = in_bin(values)
     curve = []
     for index in np.unique(held):
         among = held == index
         frequency = Share.of(is_positive, among, patients).estimate(positives=int(is_positive[among].sum()))
-        curve.append(Bin(float(index / bins), float((index + 1) / bins), float(values[among].mean()), frequency))
+        curve.append(Bin(float(index / BINS), float((index + 1) / BINS), float(values[among].mean()), frequency))
     return curve
 
 
-def decomposition(labels: ArrayLike, probabilities: ArrayLike, *, bins: int = BINS) -> Decomposition:
+def decomposition(labels: ArrayLike, probabilities: ArrayLike) -> Decomposition:
     """Murphy's parts of the Brier score (Journal of Applied Meteorology 12, 1973) over bins of equal width."""
     is_positive, values = checked_probabilities(labels, probabilities)
-    held, prevalence = in_bin(values, bins), float(is_positive.mean())
+    held, prevalence = in_bin(values), float(is_positive.mean())
     reliability = resolution = within = 0.0
     for index in np.unique(held):
         told, seen = values[held == index], is_positive[held == index].astype(float)
@@ -70,7 +68,7 @@ def decomposition(labels: ArrayLike, probabilities: ArrayLike, *, bins: int = BI
     return Decomposition(brier, float(reliability), float(resolution), prevalence * (1 - prevalence), float(within))
 
 
-def ece_estimate(labels: ArrayLike, probabilities: ArrayLike, weights: ArrayLike, *, bins: int = BINS) -> Estimate:
+def ece_estimate(labels: ArrayLike, probabilities: ArrayLike, weights: ArrayLike) -> Estimate:
     """Expected calibration error as it is commonly computed, with an interval that takes its bias out.
 
     `weights` (draws, n) are bootstrap draws of patients. The error of a calibrated model is above 0 by chance, and that
@@ -79,7 +77,7 @@ def ece_estimate(labels: ArrayLike, probabilities: ArrayLike, weights: ArrayLike
     not compare models by it.
     """
     is_positive, values = checked_probabilities(labels, probabilities)
-    value, draws = float(ece(labels, values, bins=bins)), ece(labels, values, weights, bins=bins)
+    value, draws = float(ece(labels, values)), ece(labels, values, weights)
     draws = draws[np.isfinite(draws)]
     centre, half = value - (draws.mean() - value), Z * draws.std(ddof=1)
     return Estimate.of(
@@ -88,7 +86,7 @@ def ece_estimate(labels: ArrayLike, probabilities: ArrayLike, weights: ArrayLike
         min(1.0, centre + half),
         n=len(values),
         positives=int(is_positive.sum()),
-        method=f"{bins} bins of equal width; normal interval less the bias of {len(draws):,} draws of patients",
+        method=f"{BINS} bins of equal width; normal interval less the bias of {len(draws):,} draws of patients",
     )
 
 

@@ -32,7 +32,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -60,6 +60,8 @@ from headct.evaluation.operating import FALLBACK, Abstention, OperatingPoint
 from headct.evaluation.subgroups import Subgroup
 from headct.evaluation.tables import Case, join, named
 from headct.failure import Failure, Misuse
+
+Outcome = Literal["hit", "miss", "false alarm", "cleared"]
 
 FORMAT = 1
 VALIDATION = "validation"
@@ -110,6 +112,23 @@ class Finding:
     scan_ids: tuple[str, ...]
     labels: Array
     probabilities: Array
+
+    @property
+    def margins(self) -> Array:
+        """How far from the operating point each probability is, (n,)."""
+        return np.abs(self.probabilities - self.operating_point.threshold)
+
+    def surest(self, outcome: Outcome) -> int | None:
+        """The row of this outcome whose probability is farthest from the operating point; None where there is none."""
+        is_there, is_called = self.labels == 1, self.probabilities >= self.operating_point.threshold
+        chosen = {
+            "hit": is_there & is_called,
+            "miss": is_there & ~is_called,
+            "false alarm": ~is_there & is_called,
+            "cleared": ~is_there & ~is_called,
+        }[outcome]
+        rows = np.flatnonzero(chosen)
+        return int(rows[np.argmax(self.margins[rows])]) if len(rows) else None
 
     def tree(self) -> Mapping[str, Any]:
         """As it stands in `metrics.json`."""
@@ -171,10 +190,6 @@ class Evaluation:
             },
         }
 
-    def write(self, path: Path) -> None:
-        """Write `metrics.json`, whole or not at all."""
-        write_tree(self.tree(), path)
-
 
 def write_tree(tree: Mapping[str, Any], path: Path) -> None:
     """Write numbers as JSON, whole or not at all. Raises Failure where the system refuses."""
@@ -206,7 +221,7 @@ def evaluate(
     settings = settings or EvaluationSettings()
     cases, notes = join(predictions, labels)
     _expect_apart(predictions, labels)
-    tested, validation = _by_split(cases, labels, notes)
+    tested, validation = _by_split(cases, notes)
     good, left_out = _evaluable(tested)
     groups = grouped(labels, settings.groups, tuple(cases))
     rows = np.unique(np.concatenate([case.rows for case in good.values()]))
@@ -255,9 +270,8 @@ def untaught(labels: pd.DataFrame, predictions: pd.DataFrame) -> pd.DataFrame:
     return labels[~labels["patient_id"].isin(known)]
 
 
-def _by_split(
-    cases: Mapping[str, Case], labels: pd.DataFrame, notes: list[str]
-) -> tuple[dict[str, Case], dict[str, Case]]:
+def _by_split(cases: Mapping[str, Case], notes: list[str]) -> tuple[dict[str, Case], dict[str, Case]]:
+    """The cases of test scans and those of validation scans; `notes` get what is left out."""
     rows = np.concatenate([case.rows for case in cases.values()])
     splits = np.concatenate([case.splits.to_numpy(dtype=object) for case in cases.values()])
     if not (splits != "").any() and not any(split for case in cases.values() for split in case.unknown_in):

@@ -75,6 +75,14 @@ class Estimate:
             method=method,
         )
 
+    def written(self, *, signed: bool = False) -> str:
+        """The value, and its interval if it has one, as a command tells them; a difference is `signed`."""
+        if self.value is None:
+            return "none"
+        sign = "+" if signed else ""
+        interval = "" if self.low is None else f" ({self.low:{sign}.3f} to {self.high:{sign}.3f})"
+        return f"{self.value:{sign}.3f}{interval}"
+
     def leaf(self) -> Mapping[str, Any]:
         """As a leaf of `metrics.json`."""
         return {

@@ -40,11 +40,11 @@ class Pair:
     cosine: float
 
 
-def torn_patients(patient_ids: ArrayLike, parts: ArrayLike) -> dict[str, list[str]]:
-    """Patients whose scans (n,) are in several parts, and in which; a scan in no part (empty, NaN) counts for none."""
+def torn_patients(patient_ids: ArrayLike, parts: ArrayLike) -> list[str]:
+    """Patients whose scans (n,) are in several parts, each with these; a scan in no part (empty, NaN) is of none."""
     table = pd.DataFrame({"patient": np.asarray(patient_ids), "part": np.asarray(parts, dtype=object)})
     seen = table[table["part"].notna() & (table["part"] != "")].groupby("patient")["part"].unique()
-    return {str(patient): sorted(map(str, found)) for patient, found in seen.items() if len(found) > 1}
+    return [f"{patient} ({', '.join(sorted(map(str, found)))})" for patient, found in seen.items() if len(found) > 1]
 
 
 def patients_in_one_split(patient_ids: ArrayLike, splits: ArrayLike, what: str = "") -> None:
@@ -53,8 +53,7 @@ def patients_in_one_split(patient_ids: ArrayLike, splits: ArrayLike, what: str =
     if not torn:
         return
     raise Failure(
-        f"{len(torn):,} patients {what}are in more than one split: "
-        + named([f"{patient} ({', '.join(found)})" for patient, found in torn.items()]),
+        f"{len(torn):,} patients {what}are in more than one split: {named(torn)}",
         why="a model knows a patient again, and the number tells how well",
         do="split by patient, train again, predict again",
     )

@@ -151,16 +151,6 @@ def average_precision(labels: ArrayLike, scores: ArrayLike) -> float:
     return float(Ranked.of(labels, scores).average_precision())
 
 
-def sensitivity_at(labels: ArrayLike, scores: ArrayLike, specificity: float) -> float:
-    """The highest sensitivity of a threshold with at least this specificity."""
-    return float(Ranked.of(labels, scores).sensitivity_at(specificity))
-
-
-def specificity_at(labels: ArrayLike, scores: ArrayLike, sensitivity: float) -> float:
-    """The highest specificity of a threshold with at least this sensitivity."""
-    return float(Ranked.of(labels, scores).specificity_at(sensitivity))
-
-
 @dataclass(frozen=True)
 class Confusion:
     """How many scans, or what weight of them, a threshold gets right and wrong: each () or (draws,)."""
@@ -239,23 +229,23 @@ def brier(labels: ArrayLike, probabilities: ArrayLike, weights: ArrayLike | None
     return _mean((values - is_positive) ** 2, weights)
 
 
-def ece(labels: ArrayLike, probabilities: ArrayLike, weights: ArrayLike | None = None, *, bins: int = BINS) -> Array:
+def ece(labels: ArrayLike, probabilities: ArrayLike, weights: ArrayLike | None = None) -> Array:
     """Expected calibration error: mean gap between probability and frequency over bins of equal width, () or (draws,).
 
     It is biased upwards: a perfectly calibrated model has a positive one, the smaller the sample the larger
     (Kumar et al., arXiv 1909.10155).
     """
     is_positive, values = checked(labels, probabilities)
-    within = in_bin(values, bins)[:, None] == np.arange(bins)
+    within = in_bin(values)[:, None] == np.arange(BINS)
     gaps = np.where(within, (values - is_positive)[:, None], 0.0)
     if weights is None:
         return np.abs(gaps.sum(axis=0)).sum() / len(values)
     return ratio(np.abs(_weighed(gaps, weights)).sum(axis=-1), np.asarray(weights).sum(axis=-1))
 
 
-def in_bin(probabilities: ArrayLike, bins: int) -> NDArray[np.intp]:
-    """Which of `bins` intervals of equal width holds each probability, counted from 0; the last one holds 1."""
-    return np.minimum((np.asarray(probabilities, dtype=float) * bins).astype(np.intp), bins - 1)
+def in_bin(probabilities: ArrayLike) -> NDArray[np.intp]:
+    """Which of `BINS` intervals of equal width holds each probability, counted from 0; the last one holds 1."""
+    return np.minimum((np.asarray(probabilities, dtype=float) * BINS).astype(np.intp), BINS - 1)
 
 
 def checked(labels: ArrayLike, scores: ArrayLike) -> tuple[NDArray[np.bool_], Array]:

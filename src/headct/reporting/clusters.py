@@ -258,7 +258,7 @@ def scatter(points: np.ndarray, axes: tuple[str, str], cloud: Cloud, noun: str =
     frame = [line(0, 0, 0, SIDE, "axis"), line(0, SIDE, SIDE, SIDE, "axis")]
     names = [text(SIDE, SIDE + 15, axes[0], "end", "tick"), text(4, 10, axes[1], kind="tick")]
     height = SIDE + 26 + PITCH * len(groups)
-    said = "; ".join(f"{_named(cloud, words)} {int(np.isin(cloud.classes, words).sum()):,}" for words, *_ in groups)
+    said = "; ".join(f"{_named(words)} {int(np.isin(cloud.classes, words).sum()):,}" for words, *_ in groups)
     thinned = f"; {len(kept):,} are drawn" if len(kept) < len(points) else ""
     caption = f"n\u00a0=\u00a0{len(points):,} {noun}s{thinned}" if len(points) != 1 else f"one {noun}"
     title = sentence_case(called(cloud.name))
@@ -283,7 +283,7 @@ def _groups(cloud: Cloud) -> list[Group]:
     return [*unknown, *others, *named]
 
 
-def _named(cloud: Cloud, words: list[str]) -> str:
+def _named(words: list[str]) -> str:
     if words == [""]:
         return "unknown"
     return visible(words[0]) if len(words) == 1 else f"{len(words)} others"
@@ -293,7 +293,7 @@ def _key(row: int, cloud: Cloud, words: list[str], colour: str, shape: str) -> M
     y = SIDE + 32 + PITCH * row
     number = int(np.isin(cloud.classes, words).sum())
     mark = _path(np.array([8.0]), np.array([y - 4]), colour, shape, radius=4.0)
-    return mark + text(20, y, f"{shortened(_named(cloud, words), int(SIDE / LETTER) - 12)} ({number:,})")
+    return mark + text(20, y, f"{shortened(_named(words), int(SIDE / LETTER) - 12)} ({number:,})")
 
 
 def _path(across: np.ndarray, upward: np.ndarray, colour: str, shape: str, radius: float = RADIUS) -> Markup:

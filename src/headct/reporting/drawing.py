@@ -19,6 +19,8 @@ LETTER = 7.0
 """Width of a letter of the charts' text, on average."""
 END_LETTERS = 18
 """How much of a curve's name stands at its end."""
+NAME_PITCH = 14
+"""From one such name to the next, at least."""
 DASHES = ("", "6 3", "2 3", "8 3 2 3")
 """Line styles of curves, so that none is told from another by colour alone."""
 
@@ -123,12 +125,12 @@ def _thinned(y: np.ndarray, points: int) -> np.ndarray:
     return np.array(sorted(kept))
 
 
-def names_at_ends(ends: Sequence[tuple[float, str, str]], x: float, pitch: float = 14) -> list[Markup]:
+def names_at_ends(ends: Sequence[tuple[float, str, str]], x: float) -> list[Markup]:
     """The names of curves at `x`, each given as (height of its end, name, class), pushed apart where they overlap."""
     placed: list[Markup] = []
     free = 0.0
     for wanted, name, kind in sorted(ends, key=lambda end: end[0]):
         height = max(wanted, free)
-        free = height + pitch
+        free = height + NAME_PITCH
         placed.append(text(x, height + 4, shortened(name, END_LETTERS), kind=kind))
     return placed

@@ -19,6 +19,8 @@ from headct.reporting.tables import Column, table
 from headct.reporting.words import count, joined, sentence_case, visible
 from headct.scan import REASONS
 
+REASONS_NAMED = 3
+"""How many reasons of rejections stand in a sentence, the most frequent ones."""
 FILES_NAMED = 12
 """How many files a rejection names on the page; the table of rejections names them all."""
 
@@ -100,28 +102,28 @@ def _was(number: int) -> str:
     return "was" if number == 1 else "were"
 
 
-def _most_rejected(intake: Intake, most: int = 3) -> str | Markup:
+def _most_rejected(intake: Intake) -> str | Markup:
     by_code = intake.rejections_by_code()
     if not by_code:
         return "Nothing was rejected."
     total = sum(by_code.values())
     listed = [
         Markup('<a href="#{}">{}</a> ({})').format(anchor(code), code, f"{rows:,}")
-        for code, rows in list(by_code.items())[:most]
+        for code, rows in list(by_code.items())[:REASONS_NAMED]
     ]
     often = "most often as" if len(by_code) > 1 else "as"
     rejected = f"{count(total, 'series or single file', 'series or single files')} {_was(total)} rejected"
     return Markup("{}, {} {}.").format(rejected, often, joined(listed))
 
 
-def what_to_do(intake: Intake, most: int = 3) -> list[Markup]:
+def what_to_do(intake: Intake) -> list[Markup]:
     """The most frequent reasons about which a user can do something, each with what it means and its remedy."""
     actionable = [code for code in intake.rejections_by_code() if not _nothing_to_do(REASONS[code].remedy)]
     return [
         Markup('<a href="#{}">{}</a>: {}. {}.').format(
             anchor(code), code, REASONS[code].meaning, sentence_case(REASONS[code].remedy)
         )
-        for code in actionable[:most]
+        for code in actionable[:REASONS_NAMED]
     ]
 
 

@@ -12,6 +12,8 @@ from headct.reporting.measured import Measured, cases, cell
 from headct.reporting.scales import Axis, linear
 from headct.reporting.words import tick_number, visible
 
+MEASURE, CHANCE = "AUROC", 0.5
+"""What all of these figures show."""
 SHADES = 6
 """How many steps of shading a transfer matrix has; the style sheet names them `s0` to `s5`."""
 
@@ -51,8 +53,6 @@ def by_finding(
     title: str,
     findings: Mapping[str, Sequence[Compared]],
     *,
-    measure: str = "AUROC",
-    chance: float | None = 0.5,
     caption: str = "dots with intervals; filled: ours, open: baselines",
 ) -> Markup:
     """For each finding its cases and a line a model: dot, interval and number; chance is a line. A figure.
@@ -62,25 +62,23 @@ def by_finding(
     every = [one.value for models in findings.values() for one in models]
     if not every:
         raise ValueError("a comparison needs at least one model on one finding")
-    anchors = () if chance is None else (chance,)
     left, right, top, pitch, head = 142.0, WIDTH - 46.0, 22.0, 18.0, 24.0
     bottom = top + sum(head + pitch * len(models) for models in findings.values()) + 4
-    axis = _span(every, left, right, *anchors)
-    parts = [] if chance is None else [text(axis.at(chance), top - 6, "chance", "middle", "tick")]
+    axis = _span(every, left, right, CHANCE)
+    parts = [text(axis.at(CHANCE), top - 6, "chance", "middle", "tick")]
     y = top
     for finding, models in findings.items():
         parts += [text(2, y + 12, finding, kind="strong"), text(WIDTH - 2, y + 12, _shared(models), "end", "tick")]
         block = y + head - 7, y + head + pitch * len(models) - 5
         parts += [line(axis.at(tick), block[0], axis.at(tick), block[1], "grid") for tick in axis.ticks]
-        if chance is not None:
-            parts.append(line(axis.at(chance), block[0], axis.at(chance), block[1], "chance"))
+        parts.append(line(axis.at(CHANCE), block[0], axis.at(CHANCE), block[1], "chance"))
         for row, one in enumerate(models):
             at = y + head + pitch * (row + 0.5) - 6
             parts += _reach(one.value, axis, at, "mark" if one.ours else "rest")
             parts.append(text(left - 10, at + 4, shortened(one.model, 19), "end", "ours" if one.ours else "theirs"))
             parts.append(text(WIDTH - 2, at + 4, f"{one.value.value:.3f}", "end", "tick"))
         y += head + pitch * len(models)
-    parts.append(across_axis(axis, bottom, measure, spare=30))
+    parts.append(across_axis(axis, bottom, MEASURE, spare=30))
     said = "; ".join(
         f"{finding}, {one.model}: {one.value.written()}, {one.value.cases}"
         for finding, models in findings.items()
@@ -100,7 +98,6 @@ def forest(
     overall: Measured,
     groups: Mapping[str, Sequence[Subgroup]],
     *,
-    measure: str = "AUROC",
     caption: str = "",
 ) -> Markup:
     """Subgroups by what divides them: dot and interval, cases, difference; a line at the overall value. A figure."""
@@ -111,7 +108,7 @@ def forest(
     axis = _span([overall, *(one.value for subgroups in groups.values() for one in subgroups)], left, right, parts=3)
     parts = [line(axis.at(tick), top - 6, axis.at(tick), bottom, "grid") for tick in axis.ticks]
     parts.append(line(axis.at(overall.value), top - 6, axis.at(overall.value), bottom, "overall"))
-    parts += [text(WIDTH - 2, 14, measure, "end"), text(WIDTH - 2, 27, "difference from the others", "end", "tick")]
+    parts += [text(WIDTH - 2, 14, MEASURE, "end"), text(WIDTH - 2, 27, "difference from the others", "end", "tick")]
     parts += _branch("all scans", overall, "", axis, top + 0.5 * pitch, kind="rest")
     y = top + pitch
     for name, subgroups in groups.items():
@@ -121,7 +118,7 @@ def forest(
             differs = "" if one.difference is None else one.difference.written(2, signed=True)
             parts += _branch(one.label, one.value, differs, axis, y + 0.5 * pitch, kind="mark")
             y += pitch
-    parts.append(across_axis(axis, bottom, measure, spare=30))
+    parts.append(across_axis(axis, bottom, MEASURE, spare=30))
     said = f"overall {overall.written()}, {overall.cases}. " + "; ".join(
         _forest_words(name, one) for name, subgroups in groups.items() for one in subgroups
     )
@@ -151,13 +148,7 @@ def _forest_words(name: str, one: Subgroup) -> str:
     return f"{name} {one.label}: {one.value.written()}, {one.value.cases}{differs}"
 
 
-def transfer_matrix(
-    title: str,
-    values: Mapping[tuple[str, str], Measured],
-    *,
-    measure: str = "AUROC",
-    chance: float = 0.5,
-) -> Markup:
+def transfer_matrix(title: str, values: Mapping[tuple[str, str], Measured]) -> Markup:
     """Trained on a site (rows), tested on a site (columns): number, interval and cases in each cell, shading besides.
 
     `values` is by (training site, test site); a missing pair is a dash. Sites stand in the order first mentioned.
@@ -168,13 +159,13 @@ def transfer_matrix(
     body = Markup("").join(
         Markup('<tr><th scope="row">{}</th>{}</tr>').format(
             visible(site),
-            Markup("").join(_transfer_cell(values.get((site, other)), site == other, chance) for other in tested),
+            Markup("").join(_transfer_cell(values.get((site, other)), site == other) for other in tested),
         )
         for site in trained
     )
     legend = (
-        f"{measure} with its interval and cases; rows: trained on, columns: tested on. Framed: the same site. "
-        f"Shaded from {tick_number(chance)} (chance) to 1."
+        f"{MEASURE} with its interval and cases; rows: trained on, columns: tested on. Framed: the same site. "
+        f"Shaded from {tick_number(CHANCE)} (chance) to 1."
     )
     return Markup(
         '<div class="table transfer" role="region" tabindex="0" aria-label="{}"><table><caption>{}</caption>'
@@ -182,10 +173,10 @@ def transfer_matrix(
     ).format(f"Transfer, {title}", title, head, body, legend)
 
 
-def _transfer_cell(value: Measured | None, same: bool, chance: float) -> Markup:
+def _transfer_cell(value: Measured | None, same: bool) -> Markup:
     if value is None:
         return Markup("<td>{}</td>").format(cell(None))
-    step = min(SHADES - 1, max(0, int((value.value - chance) / (1 - chance) * SHADES)))
+    step = min(SHADES - 1, max(0, int((value.value - CHANCE) / (1 - CHANCE) * SHADES)))
     number, _, interval = value.written().partition(" (")
     return Markup('<td class="s{}{}"><b>{}</b> <span>{}</span> <span>{}</span></td>').format(
         str(step), Markup(" same") if same else Markup(""), number, interval.rstrip(")"), value.cases

@@ -34,6 +34,8 @@ from headct.reporting.drawing import (
 from headct.reporting.measured import Measured, cases
 from headct.reporting.scales import Axis, linear
 
+CHANCE = 0.5
+"""Of an area under the ROC curve."""
 SMALL = 250
 """Width of a small figure's view box."""
 SHARES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
@@ -252,12 +254,11 @@ def few_shot(
     learners: Sequence[Learner],
     *,
     measure: str = "AUROC",
-    chance: float | None = 0.5,
     n: int,
     positives: int | None = None,
     across: str = SHOTS,
 ) -> Markup:
-    """A measure over the number of examples (logarithmic; `across` says of what), a line a model, an interval at each.
+    """An area over the number of examples (logarithmic; `across` says of what), a line a model, an interval at each.
 
     `n` and `positives` count the scans on which all were tested.
     """
@@ -268,11 +269,10 @@ def few_shot(
     right = WIDTH - 12.0 - LETTER * max(len(shortened(learner.name, END_LETTERS)) for learner in learners)
     along = Axis(ks[0] / 1.2, ks[-1] * 1.2, 46.0, right, tuple(float(k) for k in ks), log=True)
     lowest = min(shot.low for shot in every)
-    upward = linear(min(lowest, chance if chance is not None else lowest), max(shot.high for shot in every), 216, 26)
+    upward = linear(min(lowest, CHANCE), max(shot.high for shot in every), 216, 26)
     parts = [upward_axis(upward, 46, right, measure), across_axis(along, 216, across, spare=24)]
-    if chance is not None:
-        y = upward.at(chance)
-        parts += [line(46, y, right, y, "chance"), text(right - 2, y - 5, "chance", "end", "tick")]
+    y = upward.at(CHANCE)
+    parts += [line(46, y, right, y, "chance"), text(right - 2, y - 5, "chance", "end", "tick")]
     ends = []
     # ours are drawn last, so that they lie on top
     for index, learner in sorted(enumerate(learners), key=lambda entry: entry[1].ours):

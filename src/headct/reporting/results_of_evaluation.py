@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from headct.evaluation.comparison import Difference
+from headct.evaluation.curves import Band
 from headct.evaluation.evaluation import Evaluation, Finding
 from headct.evaluation.leakage import COVERED_FROM, SHUFFLED
 from headct.evaluation.measurements import Measurements
@@ -61,16 +62,15 @@ def report_of(
     model: str,
     others: Mapping[str, Evaluation] | None = None,
     compared_with: str = "",
-    curves: Mapping[str, tuple[Curve, Curve]] | None = None,
     transfer: Sequence[TransferMatrix] = (),
     mean_transfer: MeanTransfer | None = None,
     **parts: Any,
 ) -> Report:
     """The report of an evaluation; `model` names what was evaluated, `others` baselines evaluated on the same scans.
 
-    `compared_with` names the other model of `evaluation.comparison`. `curves` are other ROC and precision-recall
-    curves by finding than the evaluation's own. `parts` are the fields of `Report` that no evaluation holds: `flow`,
-    `intake`, `examples`, `few_shots`, `published`, `measurements`, `record`, `provenance`, `to_do`, `virtual`.
+    `compared_with` names the other model of `evaluation.comparison`. `parts` are the fields of `Report` that no
+    evaluation holds: `flow`, `intake`, `examples`, `few_shots`, `published`, `measurements`, `record`, `provenance`,
+    `to_do`, `virtual`.
     """
     findings = evaluation.findings
     means = [mean_transfer] if mean_transfer is not None and len(mean_transfer.findings) > 1 else []
@@ -84,7 +84,7 @@ def report_of(
             _compared(name, of_finding["auroc"], model, compared_with)
             for name, of_finding in evaluation.comparison.items()
         ],
-        rankings={name: ranking(finding, *_curves(finding, curves)) for name, finding in findings.items()},
+        rankings={name: ranking(finding) for name, finding in findings.items()},
         points=[_point(finding) for finding in findings.values()],
         calibrations={name: calibration(finding) for name, finding in findings.items()},
         subgroups={name: forest for name, forest in forests.items() if forest.groups},
@@ -188,7 +188,7 @@ def _compared(name: str, difference: Difference, model: str, other: str) -> Comp
     )
 
 
-def ranking(finding: Finding, roc: Curve, precision_recall: Curve) -> Ranking:
+def ranking(finding: Finding) -> Ranking:
     """The curves of a finding with their areas and the operating point.
 
     The predictive value is marked where it was asked for at the prevalence of these scans, which is the curve's.
@@ -201,8 +201,8 @@ def ranking(finding: Finding, roc: Curve, precision_recall: Curve) -> Ranking:
         auroc=measured(area),
         average_precision=measured(finding.estimates["average_precision"]),
         prevalence=area.positives / area.n,
-        roc=roc,
-        precision_recall=precision_recall,
+        roc=_curve(finding.roc),
+        precision_recall=_curve(finding.precision_recall),
         operating=OperatingPoint(
             threshold=finding.operating_point.threshold,
             sensitivity=measured(finding.estimates["sensitivity"]),
@@ -235,14 +235,8 @@ def _coverage(abstention: Abstention) -> Curve:
     return Curve(x=abstention.coverage, y=abstention.risk, low=abstention.low, high=abstention.high)
 
 
-def _curves(finding: Finding, given: Mapping[str, tuple[Curve, Curve]] | None) -> tuple[Curve, Curve]:
-    """The ROC and the precision-recall curve with their bands: those that were given, or the finding's own."""
-    if given is not None and finding.name in given:
-        return given[finding.name]
-    roc, recall = (
-        Curve(x=band.x, y=band.y, low=band.low, high=band.high) for band in (finding.roc, finding.precision_recall)
-    )
-    return roc, recall
+def _curve(band: Band) -> Curve:
+    return Curve(x=band.x, y=band.y, low=band.low, high=band.high)
 
 
 def _point(finding: Finding) -> PointRow:

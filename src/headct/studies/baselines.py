@@ -28,6 +28,8 @@ from headct.pretraining.step import kept_random
 BATCH = 8
 BINS, LOWEST_HU, HIGHEST_HU = 30, -20, 100
 """Of a histogram: what lies between fluid and fresh blood."""
+REGIONS = 3
+"""Boxes along each axis, where histograms are to know what lies where."""
 SETTLED_ON = 48
 """Scans by which the BatchNorms of random weights learn what features look like."""
 SKIN_HU = -300

@@ -45,7 +45,7 @@ from headct.studies.few_labels import (
     Study,
     StudySettings,
     from_scratch,
-    kept,
+    kept_predictions,
     of_encoder,
     of_vectors,
     results_of,
@@ -208,7 +208,7 @@ def _walk(out: Path, length: Length, longer: str, say: Say) -> Walked:
     tables = {}
     for one in contestants:
         say(f"few labels: {one.name}")
-        tables[one.name] = kept(out / "few-labels", study, one, machine)
+        tables[one.name] = kept_predictions(out / "few-labels", study, one, machine)
     results = results_of(study, tables)
     write_atomically(out / "results.csv", results.table(PRETRAINED).to_csv(index=False).encode())
     detector = _detector(out, sites[HOME], encoder, length, machine, say)
@@ -316,7 +316,7 @@ def _beside(
     random = baselines.random_encoder(ours.encoder, scans, train, machine, 0, CONVOLUTIONS)
     return [
         of_encoder(LONGER, checkpoints.load(longer), study, cohorts, machine, out / "vectors"),
-        of_vectors(REGIONAL, baselines.histograms(scans, 3), ours),
+        of_vectors(REGIONAL, baselines.histograms(scans, baselines.REGIONS), ours),
         of_vectors(HISTOGRAM, baselines.histograms(scans), ours),
         of_vectors(HEIGHT, baselines.heights(scans), ours),
         of_vectors(RANDOM, baselines.seen_by(random, windows, scans, machine), ours),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -16,7 +16,7 @@ from headct import evaluation, pretraining
 from headct.cohort import Cohort
 from headct.encoders import AnatomyEncoder, as_input
 from headct.evaluation import Evaluation
-from headct.evaluation.evaluation import Finding
+from headct.evaluation.evaluation import Finding, Outcome
 from headct.reporting.charts import curves
 from headct.reporting.findings import called
 from headct.reporting.flow import Loss, Stage
@@ -32,7 +32,7 @@ from headct.reporting.words import count, joined
 from headct.studies.cohort_sections import of_files, of_scans, spacing_mm
 from headct.studies.demo import HEIGHT, LONGER, PRETRAINED, REGIONAL, SCRATCH, Walked
 
-EXAMPLES = {"miss": 3, "false alarm": 2, "hit": 3, "cleared": 1}
+EXAMPLES: Mapping[Outcome, int] = {"miss": 3, "false alarm": 2, "hit": 3, "cleared": 1}
 SLICES, APART = 3, 4
 """Slices of an example, and how far from each other they lie at least."""
 LIKELIEST = 3
@@ -271,30 +271,11 @@ def _hits_and_misses(walked: Walked, told: Evaluation) -> Section:
 
 def _chosen(told: Evaluation) -> list[tuple[Finding, int]]:
     """The surest example of each outcome in turn of the findings, as many as `EXAMPLES` say."""
-    chosen = []
+    chosen: list[tuple[Finding, int]] = []
     for outcome, number in EXAMPLES.items():
-        found = [
-            (float(gap[row]), name, int(row))
-            for name, one in told.findings.items()
-            for gap in [np.abs(one.probabilities - one.operating_point.threshold)]
-            for row in _surest(one, outcome, gap)
-        ]
-        best = sorted(found, key=lambda entry: (-entry[0], entry[1]))[:number]
-        chosen += [(told.findings[name], row) for _, name, row in best]
+        found = [(one, row) for one in told.findings.values() if (row := one.surest(outcome)) is not None]
+        chosen += sorted(found, key=lambda entry: (-entry[0].margins[entry[1]], entry[0].name))[:number]
     return chosen
-
-
-def _surest(one: Finding, outcome: str, gap: np.ndarray) -> list[int]:
-    """The row of this outcome whose probability is farthest from the threshold, if there is any."""
-    is_there, is_said = one.labels == 1, one.probabilities >= one.operating_point.threshold
-    kinds = {
-        "miss": is_there & ~is_said,
-        "false alarm": ~is_there & is_said,
-        "hit": is_there & is_said,
-        "cleared": ~is_there & ~is_said,
-    }
-    rows = np.flatnonzero(kinds[outcome])
-    return [int(rows[np.argmax(gap[rows])])] if len(rows) else []
 
 
 def _example(walked: Walked, home: Cohort, one: Finding, row: int) -> Example:

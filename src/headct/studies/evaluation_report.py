@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
+from headct.checkpoints.strict import sha256_of
 from headct.cohort.identities import hold_pseudonyms, is_virtual, pseudonyms_of
 from headct.detection import Detector
 from headct.detection.curves import MACRO
 from headct.evaluation import Evaluation
-from headct.evaluation.evaluation import Finding
+from headct.evaluation.evaluation import Finding, Outcome
 from headct.evaluation.leakage import ALIKE, SHUFFLED
 from headct.evaluation.measurements import Measurements
 from headct.evaluation.transfer import MeanTransfer
@@ -30,6 +29,7 @@ from headct.reporting.result_pictures import Example, Shown
 from headct.reporting.results import Check, FewShot, Flow, Report
 from headct.reporting.results_of_evaluation import evaluated, measurement_rows, pair_rows, report_of
 from headct.reporting.words import count, joined
+from headct.studies.cohort_sections import spacing_mm
 from headct.studies.evaluation import Study
 from headct.studies.evaluation_checks import Unlearned
 from headct.studies.evaluation_curves import OURS, Kind, LearningCurve
@@ -78,7 +78,7 @@ def report_of_tables(
         record=_record(evaluation),
         provenance=Provenance(
             settings=_settings(evaluation),
-            hashes={f"{role}: {path.name}": _sha256(path) for role, path in files.items()},
+            hashes={f"{role}: {path.name}": sha256_of(path) for role, path in files.items()},
             versions=software_versions(*VERSIONS),
         ),
     )
@@ -241,7 +241,7 @@ def _provenance(study: Study, files: Mapping[str, Path]) -> Provenance:
             f"scans of {name}": cohort.about["tables"]["scans"]["sha256"]
             for name, cohort in zip(names_of(study.cohorts), study.cohorts, strict=True)
         },
-        **{name: _sha256(path) for name, path in files.items()},
+        **{name: sha256_of(path) for name, path in files.items()},
     }
     return Provenance(settings=settings, hashes=hashes, versions=software_versions(*VERSIONS, "torch"))
 
@@ -252,10 +252,6 @@ def _settings(evaluation: Evaluation) -> dict[str, object]:
         for name, value in asdict(evaluation.settings).items()
         if value is not None and value != ()
     }
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 # ---- few labels ----
@@ -296,32 +292,28 @@ def _examples(study: Study) -> list[Example]:
     if not can_look(study.entries[0].detector):
         return []
     findings = study.first.findings.values()
-    errors = [(finding, row) for finding in findings for row in _surest(finding, wrong=True)]
-    hits = [(finding, row) for finding in findings for row in _surest(finding, wrong=False)]
+    errors = [(finding, row) for finding in findings for row in _surest(finding, "miss", "false alarm")]
+    hits = [(finding, row) for finding in findings for row in _surest(finding, "hit")]
     few = max(MOST_EXAMPLES // 2, MOST_EXAMPLES - len(hits))
     return [_example(study, finding, row) for finding, row in [*errors[:few], *hits][:MOST_EXAMPLES]]
 
 
-def _surest(finding: Finding, *, wrong: bool) -> Iterator[int]:
-    """The row of the miss and of the false alarm farthest from the operating point, or of such a hit."""
-    said, truth = finding.probabilities >= finding.operating_point.threshold, finding.labels == 1
-    distance = np.abs(finding.probabilities - finding.operating_point.threshold)
-    for kind in (~said & truth, said & ~truth) if wrong else (said & truth,):
-        if kind.any():
-            yield int(np.flatnonzero(kind)[np.argmax(distance[kind])])
+def _surest(finding: Finding, *outcomes: Outcome) -> Iterator[int]:
+    """The row of the surest scan of each of these outcomes that there are."""
+    yield from (row for outcome in outcomes if (row := finding.surest(outcome)) is not None)
 
 
 def _example(study: Study, finding: Finding, row: int) -> Example:
     scan_id = finding.scan_ids[row]
     cohort = next(one for one in study.cohorts if scan_id in one)
     array = cohort.array(scan_id)
-    x, y, z = (float(mm) for mm in np.linalg.norm(cohort.affine(scan_id)[:3, :3], axis=0))
-    driving = driving_slices(study.entries[0].detector.on(study.machine), array, (x, y, z), study.machine)
+    voxel_mm = spacing_mm(cohort, scan_id)
+    driving = driving_slices(study.entries[0].detector.on(study.machine), array, voxel_mm, study.machine)
     slices = driving[finding.name] or [Shown(index=int(at * (array.shape[2] - 1))) for at in (0.35, 0.5, 0.65)]
     return Example(
         scan_id=scan_id,
         array=array,
-        spacing_mm=(x, y, z),
+        spacing_mm=voxel_mm,
         finding=finding.name,
         probability=float(finding.probabilities[row]),
         threshold=finding.operating_point.threshold,

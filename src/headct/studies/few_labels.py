@@ -172,7 +172,7 @@ def _expect_apart(patients: np.ndarray, sites: np.ndarray) -> None:
     twice = torn_patients(patients, sites)
     if twice:
         raise Misuse(
-            f"{len(twice):,} patients are at several sites: {named(list(twice))}",
+            f"{len(twice):,} patients are at several sites: {named(twice)}",
             why="what is learned of a patient would be tested on the same patient",
             do="keep the scans of a patient at one site",
         )
@@ -233,7 +233,9 @@ def predicted(
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=list(COLUMNS))
 
 
-def kept(folder: Path, study: Study, one: Contestant, machine: Machine, progress: Progress = quiet) -> pd.DataFrame:
+def kept_predictions(
+    folder: Path, study: Study, one: Contestant, machine: Machine, progress: Progress = quiet
+) -> pd.DataFrame:
     """`predicted`, kept in a folder under the contestant's name: a killed study goes on with the next draw.
 
     Raises Misuse where what is kept there is of another study, encoder or way to learn.

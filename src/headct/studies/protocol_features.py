@@ -17,10 +17,7 @@ from headct.cohort.journal import write_atomically
 from headct.detection.method import Progress
 from headct.detection.scans import OfCohorts
 from headct.preparing.recipe import Recipe, Windows
-from headct.studies.baselines import HIGHEST_HU, LOWEST_HU, histograms
-
-BOXES = 3
-"""Along each axis, of the histograms."""
+from headct.studies.baselines import HIGHEST_HU, LOWEST_HU, REGIONS, histograms
 
 
 def histogram_vectors(
@@ -36,7 +33,7 @@ def histogram_vectors(
         rows = []
         for row in range(len(scans)):
             array = scans.arrays(np.array([row]))[0]
-            found = [histograms(_Lone(channel), BOXES)[0] for channel in channels_hu(array, cohort.recipe)]
+            found = [histograms(_Lone(channel), REGIONS)[0] for channel in channels_hu(array, cohort.recipe)]
             rows.append(np.concatenate(found))
             progress(row + 1, len(scans))
         return np.stack(rows)

@@ -26,6 +26,7 @@ import torch
 
 from headct import datasets
 from headct.checkpoints import PretrainedEncoder
+from headct.checkpoints.strict import sha256_of
 from headct.cohort import Cohort
 from headct.cohort.journal import expect_writable, write_atomically
 from headct.datasets.splits import PARTS, RULE
@@ -46,7 +47,7 @@ from headct.failure import Failure, Misuse
 from headct.reporting.page import software_versions
 from headct.reporting.words import count
 from headct.studies.baselines import random_encoder
-from headct.studies.few_labels import Contestant, Study, StudySettings, kept, results_of
+from headct.studies.few_labels import Contestant, Study, StudySettings, kept_predictions, results_of
 from headct.studies.protocol import TOLD, Protocol
 from headct.studies.protocol_features import histogram_vectors, kept_vectors
 from headct.studies.protocol_results import FEATURES, HISTOGRAM, MODEL, RANDOM, Learner, Results, learners
@@ -120,15 +121,7 @@ def run_protocol(
     if not (out / RECORD).is_file():
         write_atomically(out / RECORD, _json(record))  # from now on the folder is this run's
     walk = _Walk(protocol, encoder, machine, way, out, cohort, material, progress)
-    evaluations, few = {}, dict[tuple[Learner, str], list[Areas]]()
-    for one in learners(methods):
-        evaluations[one] = evaluate(
-            walk.predictions(one), material.judged, EvaluationSettings(draws=way.draws, seed=protocol.seed)
-        )
-    for name, draws in protocol.few:
-        for one in learners([name]) if name in methods else ():
-            few |= {(one, size): areas for size, areas in walk.few_labels(one, draws).items()}
-    results = Results(evaluations=evaluations, few=few)
+    results = walk.results(methods)
     told = [*report_notes(report), *notes, *left_out, *walk.study.drawn.left_out, *walk.duplicates()]
     record = {
         **record,
@@ -138,12 +131,7 @@ def run_protocol(
         "facts": walk.facts(learners(methods)),
         "notes": told,
     }
-    tree = {"format": FORMAT, "protocol": protocol.name, **results.tree(), "notes": told}
-    table = pd.DataFrame(results.rows()).astype({"draws": "Int64"})
-    write_atomically(out / "table.csv", table.to_csv(index=False, lineterminator="\n").encode())
-    write_atomically(out / "metrics.json", (json.dumps(tree, indent=1, allow_nan=False) + "\n").encode())
-    write_atomically(out / RECORD, _json(record))
-    return Walked(
+    walked = Walked(
         protocol=protocol,
         results=results,
         report=report,
@@ -152,6 +140,18 @@ def run_protocol(
         record=record,
         notes=tuple(told),
     )
+    _write(walked, out)
+    return walked
+
+
+def _write(walked: Walked, out: Path) -> None:
+    """The table, every number, and last the record of how they came about."""
+    results = walked.results
+    table = pd.DataFrame(results.rows()).astype({"draws": "Int64"})
+    tree = {"format": FORMAT, "protocol": walked.protocol.name, **results.tree(), "notes": list(walked.notes)}
+    write_atomically(out / "table.csv", table.to_csv(index=False, lineterminator="\n").encode())
+    write_atomically(out / "metrics.json", (json.dumps(tree, indent=1, allow_nan=False) + "\n").encode())
+    write_atomically(out / RECORD, _json(walked.record))
 
 
 def report_notes(report: datasets.Report) -> list[str]:
@@ -281,16 +281,16 @@ def _material(protocol: Protocol, cohort: Cohort, place: Path) -> tuple[_Materia
             do=f"is the download complete? {place / 'remarks.csv'} says what is missing",
         )
     check_patients(parts, patients.tolist(), str(place / "splits.csv"))
-    kept = tuple(name for name in protocol.findings if name not in left_out)
+    findings = tuple(name for name in protocol.findings if name not in left_out)
     hashes = {
-        f"{protocol.labels}": hashlib.sha256((place / protocol.labels).read_bytes()).hexdigest(),
+        protocol.labels: sha256_of(place / protocol.labels),
         "cohort/scans.parquet": cohort.about["tables"]["scans"]["sha256"],
     }
     material = _Material(
-        findings=kept,
+        findings=findings,
         scan_ids=table["scan_id"].tolist(),
         patients=patients,
-        labels=np.stack([columns[name] for name in kept], axis=1),
+        labels=np.stack([columns[name] for name in findings], axis=1),
         parts=parts,
         judged=table[np.isin(parts.astype(str), ("val", "test"))].reset_index(drop=True),
         sha256=hashes,
@@ -389,6 +389,18 @@ class _Walk:
             )
         )
 
+    def results(self, methods: Sequence[str]) -> Results:
+        """What each learner reaches on test scans: from all labels, then from few."""
+        settings = EvaluationSettings(draws=self.way.draws, seed=self.protocol.seed)
+        evaluations = {
+            one: evaluate(self.predictions(one), self.material.judged, settings) for one in learners(methods)
+        }
+        few: dict[tuple[Learner, str], list[Areas]] = {}
+        for name, draws in self.protocol.few:
+            for one in learners([name]) if name in methods else ():
+                few |= {(one, size): areas for size, areas in self.few_labels(one, draws).items()}
+        return Results(evaluations=evaluations, few=few)
+
     def contestant(self, one: Learner) -> Contestant:
         """A network from scratch sees the arrays, whose vectors are the model's."""
         assert one.features in FEATURES
@@ -453,7 +465,7 @@ class _Walk:
 
     def few_labels(self, one: Learner, draws: int) -> dict[str, list[Areas]]:
         """The areas on test scans of each draw, by how many labels were learned from, in words."""
-        said = kept(
+        said = kept_predictions(
             self.parts / "few",
             self.study,
             replace(self.contestant(one), draws=draws),
@@ -483,7 +495,7 @@ class _Walk:
         """The draws as a file; its hash."""
         path = self.out / ("fractions.csv" if self.protocol.fractions else "shots.csv")
         self.study.drawn.write(path)
-        return {path.name: hashlib.sha256(path.read_bytes()).hexdigest()}
+        return {path.name: sha256_of(path)}
 
     def facts(self, every: Sequence[Learner]) -> dict[str, Any]:
         """What each learner tells of its training."""

@@ -11,14 +11,13 @@ from markupsafe import Markup
 
 from headct.cohort import Cohort
 from headct.detection.curves import MACRO
-from headct.evaluation.curves import Band
 from headct.evaluation.evaluation import Evaluation, Finding
 from headct.reporting.findings import called
 from headct.reporting.flow import Loss, Stage
 from headct.reporting.measured import Measured, measured
 from headct.reporting.page import Page, Provenance, Section
-from headct.reporting.result_curves import Curve, Shot
 from headct.reporting.result_curves import Learner as Drawn
+from headct.reporting.result_curves import Shot
 from headct.reporting.result_flow import Evaluated
 from headct.reporting.result_tables import ComparedRow, Published
 from headct.reporting.results import Beside, FewShot, Flow
@@ -49,7 +48,6 @@ def page_of(walked: Walked) -> Page:
         title=protocol.title,
         model=first.name,
         others={one.name: results.evaluations[one] for one in rest},
-        curves={name: (_curve(one.roc), _curve(one.precision_recall)) for name, one in evaluation.findings.items()},
         few_shots=list(_few_shots(walked)),
         flow=_flow(walked, evaluation),
         published=_beside(walked),
@@ -103,10 +101,6 @@ def _written(value: object) -> str:
 
 def _signed(value: object) -> str:
     return value.written(signed=True) if isinstance(value, Measured) else NOT_STATED
-
-
-def _curve(band: Band) -> Curve:
-    return Curve(x=band.x, y=band.y, low=band.low, high=band.high)
 
 
 def _compared(lines: Sequence[Line]) -> Iterator[ComparedRow]:

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from headct.tasks.segmentation.patches import NO_AUGMENTATION, Augmentation, Draw, Example, Kept, cut, draw
+from headct.tasks.segmentation.patches import Augmentation, Draw, Example, Kept, cut, draw
 
 SHAPE = (20, 24, 16)
+NO_AUGMENTATION = Augmentation(mirror=0, turn_deg=0, zoom=0, shift_hu=0, stretch=0, noise_hu=0)
 STILL = {
     "scan": 0, "number": 0, "axis_deg": (0.0, 0.0, 0.0), "zoom": 1.0, "mirrored": False,
     "shift_hu": 0.0, "stretch": 1.0, "noise_hu": 0.0, "noise_seed": 0,

@@ -26,8 +26,8 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, ClassVar, Self
+from dataclasses import dataclass
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -321,7 +321,10 @@ class _Run:
 
 @dataclass
 class FittedPublished:
-    """A network a finding. Unless it was told otherwise, what it says of a scan depends on the scans beside it."""
+    """A network a finding. Unless it was told otherwise, what it says of a scan depends on the scans beside it.
+
+    No detector is made of it, so it is not stored.
+    """
 
     encoder: PretrainedEncoder
     findings: tuple[str, ...]
@@ -329,7 +332,6 @@ class FittedPublished:
     classifiers: Sequence[PublishedClassifier]
     facts: Mapping[str, Any]
     machine: Machine
-    method: ClassVar[str] = "published"
 
     def scores(self, scans: Scans, rows: np.ndarray) -> np.ndarray:
         """Logits (len(rows), f) float64 of class 1 against class 0, in batches of `Published.batch` in this order.
@@ -342,41 +344,6 @@ class FittedPublished:
             logits = self.how.logits(classifier.snapshot(), self.encoder, scans, rows, self.machine)
             found.append((logits[:, 1] - logits[:, 0]).double().numpy())
         return np.stack(found, axis=1)
-
-    def settings(self) -> dict[str, Any]:
-        return asdict(self.how)
-
-    def tensors(self) -> dict[str, Tensor]:
-        """Of a locked encoder the heads alone."""
-        return {
-            f"{number}.{name}": tensor.detach().cpu().contiguous()
-            for number, classifier in enumerate(self.classifiers)
-            for name, tensor in _learned(classifier).items()
-        }
-
-    @classmethod
-    def restore(
-        cls,
-        encoder: PretrainedEncoder,
-        findings: tuple[str, ...],
-        settings: Mapping[str, Any],
-        tensors: Mapping[str, Tensor],
-        facts: Mapping[str, Any],
-        machine: Machine,
-    ) -> Self:
-        how = Published(**settings)
-        classifiers = []
-        for number in range(len(findings)):
-            classifier = how.classifier(encoder, 0, machine)
-            prefix = f"{number}."
-            of_this = {name.removeprefix(prefix): one for name, one in tensors.items() if name.startswith(prefix)}
-            (classifier.head if how.locked else classifier).load_state_dict(of_this)
-            classifiers.append(classifier)
-        return cls(encoder, findings, how, classifiers, facts, machine)
-
-
-def _learned(classifier: PublishedClassifier) -> dict[str, Tensor]:
-    return (classifier.head if classifier.locked else classifier).state_dict()
 
 
 def _told(task: Task, rows: np.ndarray, column: int) -> tuple[np.ndarray, np.ndarray]:

@@ -40,10 +40,6 @@ COLUMNS = (
     "error_mm",
     "forward_backward_mm",
 )
-ONE_TEMPLATE = (
-    "All virtual heads descend from one template, so a place means the same in each: this is easier than life, "
-    "and errors on real heads will be larger."
-)
 
 Landmarks = Mapping[str, Mapping[str, np.ndarray]]
 """By scan id and name: points (3,) in RAS mm of that scan."""

@@ -44,9 +44,6 @@ class Augmentation:
                 raise Misuse(f"{name} must not be negative, got {getattr(self, name)}")
 
 
-NO_AUGMENTATION = Augmentation(mirror=0, turn_deg=0, zoom=0, shift_hu=0, stretch=0, noise_hu=0)
-
-
 @dataclass(frozen=True)
 class Example:
     """A scan in memory."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,6 @@ import pandas as pd
 import pytest
 
 from headct.evaluation import EvaluationSettings, auroc, evaluate
-from headct.evaluation.evaluation import write_tree
 from headct.evaluation.subgroups import groups_of
 from headct.failure import Failure, Misuse
 
@@ -235,14 +233,3 @@ def test_a_column_that_is_not_there_or_says_nothing() -> None:
         evaluate(predictions, labels, EvaluationSettings(draws=100, groups=("kernel",)))
     with pytest.raises(Misuse, match="the column note gives no groups"):
         evaluate(predictions, labels.assign(note=""), EvaluationSettings(draws=100, groups=("note",)))
-
-
-def test_metrics_json_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
-    predictions, labels = tables()
-    done = evaluate(predictions, labels, QUICK)
-    write_tree(done.tree(), tmp_path / "new" / "metrics.json")
-    assert json.loads((tmp_path / "new" / "metrics.json").read_text())["counts"]["scans"] == done.scans
-    assert [file.name for file in (tmp_path / "new").iterdir()] == ["metrics.json"]
-    (tmp_path / "file").write_text("")
-    with pytest.raises(Failure, match="cannot write"):
-        write_tree(done.tree(), tmp_path / "file" / "metrics.json")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
@@ -186,7 +187,6 @@ def _of_tables(
 ) -> None:
     from headct import evaluation
     from headct.evaluation.cells import readers_rule
-    from headct.evaluation.evaluation import write_tree
     from headct.evaluation.tables import agreed, counted, labels_for
     from headct.studies.evaluation_report import report_of_tables
 
@@ -206,7 +206,7 @@ def _of_tables(
     report = replace(report, notes=[*lines, *report.notes])
     measurements = None if found is None else found.tree()
     tree = {**done.tree(), "notes": [*lines, *done.notes], "measurements": measurements}
-    write_tree(tree, out / "metrics.json")
+    _write_metrics(tree, out)
     _write_page(report.page(), out)
     _tell(done, talk)
     _end({"": done}, tree, talk, out, as_json=as_json)
@@ -254,7 +254,6 @@ def _of_detectors(
     from headct.cohort.journal import expect_writable
     from headct.embedding.machine import choose
     from headct.evaluation.cells import readers_rule
-    from headct.evaluation.evaluation import write_tree
     from headct.evaluation.tables import read_measured
     from headct.reading.pseudonyms import user_key
     from headct.studies.evaluation import LABELS, evaluate_detectors, points_of
@@ -296,7 +295,7 @@ def _of_detectors(
         )  # fmt: skip
     files = {"/".join(path.resolve().parts[-2:]): path for path in [*labels, *([measured] if measured else [])]}
     tree = study.tree()
-    write_tree(tree, out / "metrics.json")
+    _write_metrics(tree, out)
     _write_page(report_of_study(study, files=files).page(), out)
     _tell(study.first, talk)
     if study.unlearned is not None:
@@ -341,6 +340,13 @@ def _behind(curve: LearningCurve, row: Mapping[Any, Any]) -> dict[str, str]:
     assert less is not None
     of = less.estimate
     return {f"{OURS} less it": f"{of.value:.3f} ({of.low:.3f} to {of.high:.3f})"}
+
+
+def _write_metrics(tree: Mapping[str, Any], out: Path) -> None:
+    from headct.cohort.journal import write_atomically
+
+    text = json.dumps(tree, indent=1, ensure_ascii=False, allow_nan=False)
+    write_atomically(out / "metrics.json", f"{text}\n".encode())
 
 
 def _write_page(page: Any, out: Path) -> None:

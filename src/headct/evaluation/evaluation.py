@@ -27,11 +27,8 @@ The tree, whose leaves are `{"value", "low", "high", "n", "positives", "method"}
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -189,18 +186,6 @@ class Evaluation:
                 for name, of_finding in self.comparison.items()
             },
         }
-
-
-def write_tree(tree: Mapping[str, Any], path: Path) -> None:
-    """Write numbers as JSON, whole or not at all. Raises Failure where the system refuses."""
-    text = json.dumps(tree, indent=1, ensure_ascii=False, allow_nan=False)
-    part = path.with_name(f".{path.name}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(text + "\n", encoding="utf-8")
-        os.replace(part, path)
-    except OSError as error:
-        raise Failure(f"cannot write {path}", why=str(error), do="choose another place with --out") from error
 
 
 def evaluate(

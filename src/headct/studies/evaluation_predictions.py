@@ -30,15 +30,13 @@ from headct.embedding.embeddings import model_of, partial_of
 from headct.embedding.inputs import TRAITS
 from headct.embedding.machine import Machine
 from headct.embedding.vectors import about
-from headct.studies.baselines import histograms, random_encoder, seen_by
+from headct.studies.baselines import REGIONS, histograms, random_encoder, seen_by
 from headct.studies.evaluation_scans import Entry, Labelled
 
 SCHEMA = pa.schema([*SCORES, ("split", pa.string())])
 HISTOGRAM, RANDOM = "histogram probe", "random encoder"
 KEPT_SCANS = 64
 """That are predicted at once and then kept: a network that was trained takes seconds for each."""
-REGIONS = 3
-"""Of the histograms, along each axis."""
 
 
 class Vectors:

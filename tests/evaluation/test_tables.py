@@ -10,7 +10,8 @@ import pytest
 
 from headct.evaluation import read_labels, read_predictions
 from headct.evaluation.cells import POSITIVE
-from headct.evaluation.tables import agreed, counted, join, labels_for, labels_of
+from headct.evaluation.matching import labels_for
+from headct.evaluation.tables import agreed, join, label_counts, labels_of
 from headct.failure import Misuse
 
 PREDICTIONS = "scan_id,finding,probability\n007,ich,0.9\n8,ich,0.2\n9,ich,0.4\n"
@@ -124,7 +125,7 @@ def test_readers_become_one_label_unless_there_is_one_and_the_match_is_told(tmp_
         "no finding (a reader's, and there is sah itself): sah_r1, sah_r2",
     ]
     predictions = read_predictions(written(tmp_path, "p.csv", PREDICTIONS.replace("9,ich", "10,ich")))
-    assert counted(predictions, labels) == ["ich by their labels: 1 with it, 0 without, 1 unknown"]
+    assert label_counts(predictions, labels) == ["ich by their labels: 1 with it, 0 without, 1 unknown"]
     assert labels_for(tmp_path / "l.csv", [predictions])[1] == ["2 of 3 rows of labels match by scan_id"]
     with pytest.raises(Misuse, match="labels of ich_r1: 007, 8, 9: 'maybe' is no label"):
         agreed(read.assign(ich_r1="maybe"), ["ich"])
@@ -145,64 +146,3 @@ def test_tables_of_other_scans_or_findings_show_both_sides(tmp_path: Path) -> No
     strange = read_predictions(written(tmp_path, "q.csv", "scan_id,finding,probability\n007,sah,0.9\n"))
     with pytest.raises(Misuse, match=r"no predicted finding \(sah\)"):
         join(strange, labels)
-
-
-def ids(text: str) -> pd.DataFrame:
-    """Predictions of the scans in a table of identifiers."""
-    lines = [line.split(",") for line in text.splitlines()]
-    return pd.DataFrame(lines[1:], columns=lines[0]).assign(finding="ich", probability=0.5)
-
-
-@pytest.mark.parametrize("by", ["series_id", "study_id", "patient_id"])
-def test_rows_name_what_both_tables_have_the_most_exact_first(tmp_path: Path, by: str) -> None:
-    """As `headct simulate --format dicom` writes labels and `headct predict` writes ids."""
-    predictions = ids("scan_id,patient_id,study_id,series_id\na,p1,st1,se1\nb,p2,st2,se2\nc,p3,st3,se3")
-    names = {"series_id": ["se2", "se1", "se9"], "study_id": ["st2", "st1", "st9"], "patient_id": ["p2", "p1", "p9"]}
-    kept = list(names)[list(names).index(by) :]
-    pd.DataFrame({name: names[name] for name in kept} | {"ich": [1, 0, 1]}).to_csv(tmp_path / "l.csv", index=False)
-    labels, said = labels_for(tmp_path / "l.csv", [predictions])
-    assert dict(zip(labels["scan_id"], labels["ich"], strict=True)) == {"a": "0", "b": "1"}
-    assert labels["patient_id"].tolist() == ["p1", "p2"]
-    assert said == [f"2 of 3 rows of labels match by {by}"]
-    assert len(join(predictions, labels)[0]["ich"].labels) == 2
-
-
-def test_a_row_labels_all_scans_that_it_names_and_measures_none_of_several(tmp_path: Path) -> None:
-    predictions = ids("scan_id,study_id\na,1\nb,1\nc,2\nd,")
-    table = written(tmp_path, "l.csv", "study_id,patient_id,ich,ich_ml\n1,p,1,30\n2,q,0,0\n,r,1,9\n")
-    labels, said = labels_for(table, [predictions])
-    assert labels[["scan_id", "ich", "ich_ml"]].values.tolist() == [["a", "1", ""], ["b", "1", ""], ["c", "0", "0"]]
-    assert said == [
-        "2 of 3 rows of labels match by study_id",
-        "1 rows gave the label of a study to several scans of it, its measurements to none",
-    ]
-    with pytest.raises(Misuse, match=r"l\.csv: 1: listed more than once\n  why: rows are matched by study_id"):
-        labels_for(written(tmp_path, "l.csv", "study_id,patient_id,ich\n1,p,1\n1,p,0\n"), [predictions])
-
-
-def test_patients_that_labels_do_not_tell_are_those_of_the_predictions(tmp_path: Path) -> None:
-    table = written(tmp_path, "l.csv", "scan_id,ich\na,1\nb,0\nx,1\n")
-    labels, said = labels_for(table, [ids("scan_id,patient_id\na,p\nb,p"), ids("scan_id,patient_id\nb,p\nx,q")])
-    assert labels[["scan_id", "patient_id"]].values.tolist() == [["a", "p"], ["b", "p"], ["x", "q"]]
-    assert said == ["2 of 3 rows of labels match by scan_id", "patients are those of the predictions"]
-    for unknown in ("scan_id\na\nb", "scan_id,patient_id\na,p\nb,"):
-        with pytest.raises(Misuse, match="copy scan_id into a column patient_id"):
-            labels_for(table, [ids(unknown)])
-    by_series = written(tmp_path, "l.csv", "scan_id,series_id,ich\n,1,1\n")
-    assert labels_for(by_series, [ids("scan_id,series_id,patient_id\na,1,p")])[0]["scan_id"].tolist() == ["a"]
-    with pytest.raises(Misuse, match="no column patient_id"):
-        labels_for(by_series, [ids("scan_id,series_id\na,1")])
-
-
-def test_what_cannot_be_matched_is_shown_from_both_sides_with_the_remedy(tmp_path: Path) -> None:
-    table = written(tmp_path, "l.csv", "series_id,patient_id,ich\n1.2.3,p,1\n")
-    hidden = ids("scan_id,series_id\n0123456789abcdef,fedcba9876543210")
-    with pytest.raises(Misuse, match=r"have 'fedcba9876543210'; labels have '1\.2\.3'\n.*--keep-ids; or .* --key"):
-        labels_for(table, [hidden])
-    files = read_labels(written(tmp_path, "f.csv", "scan_id,patient_id,ich\nhead.nii,p,1\n"))
-    with pytest.raises(Misuse, match="name them by their series_id, study_id or patient_id; or"):
-        join(hidden, files)
-    with pytest.raises(Misuse, match=r"no series_id of the predictions .*\n.*\n.*call them alike in both tables"):
-        labels_for(table, [ids("scan_id,series_id\na,1.2.4")])
-    with pytest.raises(Misuse, match=r"names no scan of the predictions\n  why: .* predictions have scan_id\n"):
-        labels_for(table, [ids("scan_id\na")])

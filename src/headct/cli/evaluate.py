@@ -187,7 +187,8 @@ def _of_tables(
 ) -> None:
     from headct import evaluation
     from headct.evaluation.cells import readers_rule
-    from headct.evaluation.tables import agreed, counted, labels_for
+    from headct.evaluation.matching import labels_for
+    from headct.evaluation.tables import agreed, label_counts
     from headct.studies.evaluation_report import report_of_tables
 
     rule = readers_rule(readers)
@@ -195,7 +196,7 @@ def _of_tables(
     other = None if against is None else evaluation.read_predictions(against)
     truth, matched = labels_for(labels, [told] if other is None else [told, other])
     truth, of_readers = agreed(truth, list(dict.fromkeys(told["finding"])), rule)
-    lines = [f"{labels.name}: {line}" for line in (*matched, *counted(told, truth), *of_readers)]
+    lines = [f"{labels.name}: {line}" for line in (*matched, *label_counts(told, truth), *of_readers)]
     for sentence in lines:
         talk.say(sentence)
     done = evaluation.evaluate(told, truth, settings, other)

@@ -22,7 +22,6 @@ import pandas as pd
 from headct.evaluation.cells import (
     IDENTIFIERS,
     MEASURES,
-    SIDE,
     UNKNOWN,
     Readers,
     combined,
@@ -130,67 +129,11 @@ def read_labels(path: Path) -> pd.DataFrame:
     """
     table = opened(path)
     expect_labels(table, path)
-    return _labels(table, path)
+    return checked_labels(table, path)
 
 
-def labels_for(path: Path, predictions: Sequence[pd.DataFrame]) -> tuple[pd.DataFrame, list[str]]:
-    """As `read_labels`, of a table that need not name scans or patients itself, and how its rows match the first.
-
-    Rows name what is the most exact of `IDENTIFIERS` that both sides have, and label all scans of it; patients are
-    those of the predictions where the labels tell none. Rows of other scans are then left out. Raises Misuse where
-    nothing matches.
-    """
-    table = opened(path)
-    expect_labels(table, path)
-    scans = pd.concat([one[[name for name in IDENTIFIERS if name in one]] for one in predictions])
-    scans = scans.drop_duplicates("scan_id").reset_index(drop=True)
-    patients = "patient_id" in scans and not scans["patient_id"].map(_says_nothing).any()
-    by = next((name for name in IDENTIFIERS if all(_tells(one, name) for one in (table, scans))), "")
-    if not by and "scan_id" not in table:
-        raise Misuse(
-            f"{path} names no scan of the predictions",
-            why=f"it has {', '.join(map(str, table.columns))}; predictions have {', '.join(scans.columns)}",
-            do=f"add a column {' or '.join(scans.columns)} to it",
-        )
-    if not patients:
-        _expect_columns(table, path, ("patient_id",))
-    if by in ("", "scan_id") and "patient_id" in table:
-        labels = _labels(table, path)
-        said: list[str] = []
-    else:
-        labels, said = _by_scan(table, scans, by, path)
-    ours = labels["scan_id"].isin(predictions[0]["scan_id"])
-    matched = labels[by or "scan_id"][ours].nunique()
-    return labels, [f"{matched:,} of {len(table):,} rows of labels match by {by or 'scan_id'}", *said]
-
-
-def _by_scan(table: pd.DataFrame, scans: pd.DataFrame, by: str, path: Path) -> tuple[pd.DataFrame, list[str]]:
-    """Labels of the scans that share an identifier with a row, and what was done for that."""
-    rows = table.assign(**{by: stripped(table[by])})
-    rows = rows[~rows[by].map(_says_nothing)]
-    twice = rows.duplicated(by, keep=False)
-    if twice.any():
-        raise Misuse(
-            f"{path}: {named(list(dict.fromkeys(rows[by][twice])))}: listed more than once",
-            why=f"rows are matched by {by}, and which of them is right cannot be known",
-            do=f"keep one row for each {by}, or name each scan by scan_id",
-        )
-    wanted = [name for name in IDENTIFIERS if name in (by, "scan_id") or (name == "patient_id" and name not in rows)]
-    labels = scans[wanted].merge(rows.drop(columns={"scan_id"} & (set(rows) - {by})), on=by)
-    if labels.empty:
-        raise _none_match(by, scans[by], rows[by])
-    said = [] if "patient_id" in table else ["patients are those of the predictions"]
-    spread = labels.duplicated(by, keep=False)
-    if spread.any():
-        measured = [name for name in map(str, labels) if name.endswith((*MEASURES, SIDE))]
-        labels[measured] = labels[measured].astype(object).where(~spread, "")
-        to_none = ", its measurements to none" if measured else ""
-        unit, number = by.removesuffix("_id"), labels[by][spread].nunique()
-        said.append(f"{number:,} rows gave the label of a {unit} to several scans of it{to_none}")
-    return _labels(labels, path), said
-
-
-def _labels(table: pd.DataFrame, path: Path) -> pd.DataFrame:
+def checked_labels(table: pd.DataFrame, path: Path) -> pd.DataFrame:
+    """Labels that were opened, as `read_labels` gives them."""
     table = _checked(table, path, ("scan_id", "patient_id"))
     twice = table.duplicated("scan_id", keep=False)
     if twice.any():
@@ -225,7 +168,7 @@ def agreed(
     return labels.assign(**made), lines
 
 
-def counted(predictions: pd.DataFrame, labels: pd.DataFrame) -> list[str]:
+def label_counts(predictions: pd.DataFrame, labels: pd.DataFrame) -> list[str]:
     """How many of the predicted scans have each predicted finding, in sentences."""
     rows = labels["scan_id"].isin(predictions["scan_id"]).to_numpy()
     lines = []
@@ -267,7 +210,7 @@ def join(predictions: pd.DataFrame, labels: pd.DataFrame) -> tuple[dict[str, Cas
     known = pd.Index(labels["scan_id"])
     matched = predictions["scan_id"].isin(known)
     if not matched.any():
-        raise _none_match("scan_id", predictions["scan_id"], labels["scan_id"])
+        raise none_match("scan_id", predictions["scan_id"], labels["scan_id"])
     predicted = list(dict.fromkeys(predictions["finding"]))
     both = [finding for finding in predicted if finding in labels.columns]
     if not both:
@@ -277,7 +220,7 @@ def join(predictions: pd.DataFrame, labels: pd.DataFrame) -> tuple[dict[str, Cas
             why=f"the labels have {', '.join(columns) or 'no other columns'}",
             do="name findings alike in both tables",
         )
-    notes = _only_one(predictions[~matched]["scan_id"], "scans are predicted but not in the labels")
+    notes = listed(predictions[~matched]["scan_id"], "scans are predicted but not in the labels")
     missing = [finding for finding in predicted if finding not in both]
     if missing:
         notes.append(f"predicted, but without labels: {', '.join(missing)}")
@@ -290,12 +233,13 @@ def join(predictions: pd.DataFrame, labels: pd.DataFrame) -> tuple[dict[str, Cas
         left = int((~np.isnan(truth)).sum() - (~np.isnan(truth[told])).sum())
         if left:
             absent = labels["scan_id"][~np.isnan(truth) & ~labels["scan_id"].isin(of_finding["scan_id"])]
-            notes += _only_one(absent, f"scans have a label of {finding} but no prediction")
+            notes += listed(absent, f"scans have a label of {finding} but no prediction")
         cases[finding] = _case(finding, of_finding, told, truth, patients)
     return cases, notes
 
 
-def _none_match(by: str, predicted: pd.Series, labelled: pd.Series) -> Misuse:
+def none_match(by: str, predicted: pd.Series, labelled: pd.Series, also: str = "") -> Misuse:
+    """The error for two tables that name nothing alike; `also` is another way out."""
     do = "call them alike in both tables"
     if predicted.map(lambda name: bool(_PSEUDONYM.fullmatch(name))).all():
         how = (
@@ -305,7 +249,7 @@ def _none_match(by: str, predicted: pd.Series, labelled: pd.Series) -> Misuse:
     return Misuse(
         f"no {by} of the predictions is in the labels",
         why=f"predictions have {_some(predicted)}; labels have {_some(labelled)}",
-        do=do,
+        do=f"{do}{also}",
     )
 
 
@@ -345,14 +289,6 @@ def texts(column: pd.Series) -> pd.Series:
     return text.where(~text.isin(UNKNOWN), "")
 
 
-def _says_nothing(name: object) -> bool:
-    return str(name).strip().lower() in UNKNOWN
-
-
-def _tells(table: pd.DataFrame, column: str) -> bool:
-    return column in table and not table[column].map(_says_nothing).all()
-
-
 def _expect_rows(table: pd.DataFrame, path: Path) -> None:
     """Raises Misuse for what has columns of findings instead of rows: predictions of that form, or labels."""
     if {"finding", "probability"} & set(table.columns):
@@ -384,7 +320,8 @@ def _holds_labels(text: pd.Series) -> bool:
     return not wrong and bool(np.isfinite(values).any())
 
 
-def _expect_columns(table: pd.DataFrame, path: Path, needed: Sequence[str]) -> None:
+def expect_columns(table: pd.DataFrame, path: Path, needed: Sequence[str]) -> None:
+    """Raises Misuse where columns are missing, with what to do."""
     missing = [name for name in needed if name not in table.columns]
     if missing:
         raise Misuse(
@@ -395,7 +332,7 @@ def _expect_columns(table: pd.DataFrame, path: Path, needed: Sequence[str]) -> N
 
 
 def _checked(table: pd.DataFrame, path: Path, needed: Sequence[str]) -> pd.DataFrame:
-    _expect_columns(table, path, needed)
+    expect_columns(table, path, needed)
     for name in (*IDENTIFIERS, "finding"):
         if name in table:
             table[name] = stripped(table[name])
@@ -457,6 +394,7 @@ def _some(identifiers: pd.Series) -> str:
     return ", ".join(repr(name) for name in identifiers.head(3))
 
 
-def _only_one(scans: pd.Series, what: str) -> list[str]:
+def listed(scans: pd.Series, what: str) -> list[str]:
+    """A sentence on these, with their names; none where there are none."""
     names = list(dict.fromkeys(scans))
     return [f"{len(names):,} {what}: {named(names)}"] if names else []

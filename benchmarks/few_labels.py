@@ -26,7 +26,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -36,11 +36,14 @@ from threadpoolctl import threadpool_limits
 
 from headct import checkpoints, encoders, pretraining
 from headct.cohort import Cohort
+from headct.detection.linear import FittedLinear, Linear
+from headct.detection.method import Progress, Scans, Task, quiet
 from headct.embedding.machine import Machine, choose
 from headct.encoders.anatomy import POOLINGS, AnatomyEncoder
 from headct.studies import baselines
 from headct.studies.demo import CONVOLUTIONS, HEIGHT, HISTOGRAM, PRETRAINED, REGIONAL, settings
 from headct.studies.few_labels import (
+    PROBE,
     Contestant,
     Results,
     Study,
@@ -56,6 +59,32 @@ from headct.studies.few_labels import (
 SEEDS = (0, 1)
 """Of random weights."""
 TRANSFORMER_LR, CONVOLUTIONS_LR = 3e-3, 2e-3
+
+
+@dataclass(frozen=True)
+class Apart:
+    """The probe, for which vectors are standardised on the scans that were drawn for a finding alone."""
+
+    probe: Linear = PROBE
+
+    def fit(self, task: Task, progress: Progress = quiet) -> FittedApart:
+        """A finding after the other."""
+        alone = [
+            self.probe.fit(replace(task, findings=(finding,), labels=task.labels[:, [column]]))
+            for column, finding in enumerate(task.findings)
+        ]
+        return FittedApart(alone)
+
+
+@dataclass(frozen=True)
+class FittedApart:
+    """Probes of one finding each."""
+
+    alone: Sequence[FittedLinear]
+
+    def scores(self, scans: Scans, rows: np.ndarray) -> np.ndarray:
+        """Logits (B, f)."""
+        return np.concatenate([one.scores(scans, rows) for one in self.alone], axis=1)
 
 
 def pretrained(options: argparse.Namespace) -> checkpoints.PretrainedEncoder:
@@ -95,7 +124,10 @@ def contestants(
         random = baselines.random_encoder(encoder, scans, train, machine, seed, CONVOLUTIONS)
         yield of_vectors(f"random weights {seed}", baselines.seen_by(random, windows, scans, machine), ours)
     yield of_vectors(HISTOGRAM, baselines.histograms(scans), ours)
-    yield of_vectors(REGIONAL, baselines.histograms(scans, baselines.REGIONS), ours)
+    regional = of_vectors(REGIONAL, baselines.histograms(scans, baselines.REGIONS), ours)
+    yield regional
+    for one in (ours, regional) if options.apart else ():
+        yield replace(one, name=f"{one.name}, apart", method=Apart())
     yield of_vectors(HEIGHT, baselines.heights(scans), ours)
     for architecture in options.scratch if options.scratch_draws else ():
         lr = TRANSFORMER_LR if "vit" in architecture else CONVOLUTIONS_LR
@@ -141,6 +173,7 @@ def main() -> None:
     parser.add_argument("--scratch-draws", type=int, default=3)
     parser.add_argument("--positives", type=int, nargs="+", default=[8, 16, 32, 64])
     parser.add_argument("--draws", type=int, default=10)
+    parser.add_argument("--apart", action="store_true", help="also standardise vectors on a finding's own scans alone")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()

@@ -108,7 +108,7 @@ def test_labels_of_series_are_matched_as_predictions_tell_them(
     assert by_series["findings"] == by_scan["findings"]
     assert by_series["notes"][:2] == [
         "l.csv: 80 of 80 rows of labels match by series_id",
-        "l.csv: patients are those of the predictions",
+        "l.csv: patients are those of the predictions: 40 of 80 scans",
     ]
 
 

@@ -56,6 +56,12 @@ def test_the_card_of_a_baseline_does_not_credit_the_encoder(folder: Path) -> Non
     assert "A baseline: the network conv-tiny, all of it learned from these labels." in text
 
 
+def test_a_detector_that_tells_less_of_its_training_has_a_card_too(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    config["record"]["findings"] = [{"finding": "ich", "train": "4 / 4"}]
+    assert "| ich |  |  |  |" in write_up(config, "1")
+
+
 def test_predictions_are_in_the_order_of_the_input_and_have_its_columns(folder: Path, cohort: Cohort) -> None:
     table = Detector.load(folder).predict(cohort, batch_size=5)
     ids = ["patient_id", "study_id", "series_id"]

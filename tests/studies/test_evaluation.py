@@ -509,8 +509,8 @@ def test_a_page_claims_no_more_than_is_known_of_its_detectors(two_by_two: tuple[
     study, _ = two_by_two
     record = report_of_study(study, files={}, examples=False).record
     assert record["disjoint"].startswith("By patient, checked by identifier; among the scans of these cohorts")
-    assert record["internal"].endswith("of night, which training scans came from too.")
-    assert record["external"].endswith("of day, which no training scan came from.")
+    assert record["internal"].endswith("of night, which scans of training or validation came from too.")
+    assert record["external"].endswith("whether that is another site, the author knows.")
     silent = replace(study, entries=[replace(study.entries[0], splits=None), *study.entries[1:]])
     for key in ("disjoint", "partitions"):
         assert (
@@ -565,6 +565,15 @@ def test_a_killed_evaluation_predicts_the_rest(place: Place, tmp_path: Path, mon
     again = evaluation_predictions.predicted(entry, labelled, vectors, MACHINE, tmp_path / "p.parquet")
     assert sum(seen) == len(day) - 20
     pd.testing.assert_frame_equal(again, whole)
+    (tmp_path / "p.parquet").unlink()
+    seen.clear()
+    killed_after(1)
+    with pytest.raises(KeyboardInterrupt):
+        evaluation_predictions.predicted(entry, labelled, vectors, MACHINE, tmp_path / "p.parquet")
+    other = replace(labelled, parts=np.full(len(labelled.parts), "train", dtype=object))
+    killed_after(99)
+    told = evaluation_predictions.predicted(entry, other, vectors, MACHINE, tmp_path / "p.parquet")
+    assert set(told["split"]) == {"train"}  # begun anew: what was kept was of other labels
     assert sorted(path.name for path in tmp_path.iterdir()) == ["p.parquet", "whole.parquet"]
 
 

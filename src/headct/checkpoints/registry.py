@@ -221,3 +221,15 @@ def _built(architecture: str) -> dict[str, Any]:
     with torch.device("meta"):
         parameters = sum(weight.numel() for weight in encoders.build(architecture).parameters())
     return {"parameters": parameters, "settings": asdict(encoders.ARCHITECTURES[architecture].settings)}
+
+
+def read_sealed(folder: str | os.PathLike[str], kind: layout.Sealed) -> tuple[Path, dict[str, Any], str]:
+    """Where what was made from a model lies, its configuration, and that one's SHA-256.
+
+    Raises Misuse where there is none of this kind, and says so where a model is named instead; CheckpointFailure where
+    it is damaged, of another version or was changed.
+    """
+    place = layout.present(Path(os.path.expanduser(folder)))
+    if str(folder) in MODELS and not place.exists():
+        raise kind.of_model(str(folder))
+    return place, *kind.read_config(place)

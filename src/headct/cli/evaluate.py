@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from headct.studies.evaluation_curves import LearningCurve
 
 
+BATCH, WORKERS = 8, 1
+
+
 def evaluate(
     talk: Talk,
     *,
@@ -71,7 +74,9 @@ def evaluate(
     ] = None,
     threshold: Annotated[
         float | None,
-        typer.Option("--threshold", metavar="P", help="Positive at or above it; else chosen on validation scans."),
+        typer.Option(
+            "--threshold", metavar="P", help="Positive at or above it; else that of validation or of the table."
+        ),
     ] = None,
     rule: Annotated[
         str,
@@ -117,8 +122,8 @@ def evaluate(
     ] = None,
     precision: Precision = "auto",
     device: Device = None,
-    batch: Batch = 8,
-    workers: Threads = 1,
+    batch: Batch = BATCH,
+    workers: Threads = WORKERS,
     as_json: Json = False,
 ) -> None:
     """Judge detectors on cohorts, or predictions by labels: every number with an interval that counts patients.
@@ -149,9 +154,18 @@ def evaluate(
         _expect(len(labels) == 1, "with --predictions there is one table of labels")
         _expect(not curve, "--curve learns from a cohort: name --detector and --cohort")
         _expect(not preferred, "--preferred chooses series of a cohort: name --detector and --cohort")
-        of_detectors = {"--model": model, "--key": key, "--cache": cache, "--device": device}
-        for name, value in of_detectors.items():
-            _expect(value is None, f"{name} is for detectors, and tables are judged as they are: leave it out")
+        of_detectors = {
+            "--model": model is not None,
+            "--key": key is not None,
+            "--cache": cache is not None,
+            "--device": device is not None,
+            "--precision": precision != "auto",
+            "--batch": batch != BATCH,
+            "--workers": workers != WORKERS,
+            "--no-baselines": not baselines,
+        }
+        for name, given in of_detectors.items():
+            _expect(not given, f"{name} is for detectors, and tables are judged as they are: leave it out")
         _of_tables(talk, predictions, labels[0], out, settings, against, measured, readers, as_json=as_json)
         return
     _expect(bool(detector) and bool(cohort), "evaluate needs --detector and --cohort, or --predictions")

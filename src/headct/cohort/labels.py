@@ -49,7 +49,9 @@ ABOUT = frozenset({"site", "age", "sex", "split"})
 """Columns that name no scan, though an age may be some patient's number."""
 TOLD = ("age", "sex", "site")
 """Columns of these that say what a scan is of, and are kept beside its labels."""
-NOT_FINDINGS = frozenset({*KINDS, *PATIENTS, *ABOUT, "path", "file", "files", "series", "study"})
+IDENTIFYING = frozenset({*KINDS, "path", "file", "files", "series", "study"})
+"""Columns that are called as what names a scan."""
+NOT_FINDINGS = frozenset({*IDENTIFYING, *PATIENTS, *ABOUT})
 MEASUREMENT = "a measurement by its name"
 SHOWN = 5
 
@@ -413,13 +415,18 @@ def _line(row: int) -> int:
 
 
 def _no_match(tried: Mapping[str, Sequence[str]], known: _Known, path: Path) -> Misuse:
-    theirs = [f"{column} {values[0]!r}" for column, values in tried.items()]
+    # Other columns may hold names and comments, which are not for logs.
+    theirs = [f"{name} {values[0]!r}" if _is_called_id(name) else name for name, values in tried.items()]
     why = f"it has {_some(theirs) or 'no column of ids'}; the cohort has {', '.join(known.examples())}"
     if known.has_pseudonyms and known.pseudonyms is None:
         do = "its ids are pseudonyms: name the key that it was ingested with (--key FILE), or ingest with --keep-ids"
     else:
         do = "add a column scan_id, series_id, study_id, patient_id or path, with values as in scans.parquet"
     return Misuse(f"{path} matches no scan of the cohort", why=why, do=do)
+
+
+def _is_called_id(column: str) -> bool:
+    return column.lower() in IDENTIFYING or column.lower().endswith("id")
 
 
 def _expect_once(found: _Found, values: pd.DataFrame, path: Path) -> None:

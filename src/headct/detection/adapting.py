@@ -136,7 +136,7 @@ def adapt(
         machine=machine,
     )
     fitted, ladder = _fitted(task, settings, progress)
-    notes += _hardly_any(task, settings)
+    notes += _too_few_to_tell(task, settings)
     detector, rows = _detector(task, fitted, _met(cohorts, scan_ids, task.known(task.train)))
     account = _impersonal(labels.account)
     virtual = all(is_virtual(cohort) for cohort in cohorts)
@@ -275,7 +275,7 @@ def _few(
     return labels, truth.to_numpy(dtype=float), shots, notes
 
 
-def _hardly_any(task: Task, settings: AdaptSettings) -> list[str]:
+def _too_few_to_tell(task: Task, settings: AdaptSettings) -> list[str]:
     """Findings of which training or validation has so few patients that numbers say nothing; shots were asked for."""
     parts = {"training": task.train, "validation": task.validation}
     notes = []

@@ -85,12 +85,12 @@ def _findings(config: Mapping[str, Any]) -> list[str]:
 
 
 def _both(row: Mapping[str, Any], part: str) -> str:
-    return f"{row[f'{part}_with']} / {row[f'{part}_without']}" if row else ""
+    return f"{row[f'{part}_with']} / {row[f'{part}_without']}" if f"{part}_with" in row else ""
 
 
 def _area(row: Mapping[str, Any]) -> str:
     low, high = (_number(row.get(f"validation_auroc_{end}")) for end in ("low", "high"))
-    return f"{_number(row['validation_auroc'])} ({low} to {high})" if row else ""
+    return f"{_number(row['validation_auroc'])} ({low} to {high})" if "validation_auroc" in row else ""
 
 
 def _number(value: Any) -> str:

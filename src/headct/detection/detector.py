@@ -29,7 +29,7 @@ from torch import Tensor
 from headct import __version__, checkpoints
 from headct.checkpoints import CheckpointFailure, PretrainedEncoder, layout
 from headct.checkpoints.layout import CONFIG, README, SELFTEST
-from headct.checkpoints.registry import MODELS
+from headct.checkpoints.registry import read_sealed
 from headct.checkpoints.strict import COPY_AGAIN, damaged
 from headct.detection.calibration import POINT, Calibration
 from headct.detection.card import write_up
@@ -326,10 +326,7 @@ class Detector:
         Strict: SHA-256, names, shapes, the encoder and the self-test must all agree. Raises Misuse where there is no
         detector or its encoder is not found, CheckpointFailure where its content is not right.
         """
-        place = layout.present(Path(os.path.expanduser(folder)))
-        if str(folder) in MODELS and not place.exists():
-            raise SEALED.of_model(str(folder))
-        config, sha256 = SEALED.read_config(place)
+        place, config, sha256 = read_sealed(folder, SEALED)
         head = layout.read(place, HEAD)
         if hashlib.sha256(head).hexdigest() != config["head_sha256"]:
             raise CheckpointFailure(f"{place / HEAD} is not the file that was saved", do=COPY_AGAIN)

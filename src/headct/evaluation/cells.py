@@ -49,7 +49,7 @@ def opened(path: Path) -> pd.DataFrame:
     kind = path.suffix.lower()
     if kind == ".xls":
         raise Misuse(f"{path} is of an Excel before 2007", do="save it as .xlsx or as CSV")
-    if path.is_dir():
+    if path.is_dir() and kind != ".parquet":  # of many files, as clusters write it
         raise Misuse(f"{path} is a folder, and no table", do="name a CSV, Parquet or Excel file")
     if path.is_file() and not path.stat().st_size:
         raise Misuse(f"{path} is empty", why="the file has 0 bytes", do="write it again, or copy it once more")

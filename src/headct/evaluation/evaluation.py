@@ -62,8 +62,8 @@ Outcome = Literal["hit", "miss", "false alarm", "cleared"]
 
 FORMAT = 1
 VALIDATION = "validation"
-OWN = "the predictions' own"
-"""Where a threshold comes from that the predictions name."""
+OWN, UNCHOSEN = "the predictions' own", f"{FALLBACK}, as neither validation scans nor predictions say another"
+"""Where a threshold comes from that is not chosen here."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -218,13 +218,14 @@ def evaluate(
     notes += _caution_of_all(good)
     findings, precision, compared = {}, {}, {}
     for name, case in good.items():
-        point = _operating_point(validation.get(name), settings, case, (points or {}).get(name), notes)
+        point = _operating_point(validation.get(name), settings, case, (points or {}).get(name))
         notes += _cautions(case)
         drawn = _drawn(weights, np.searchsorted(rows, case.rows))
         precision[name] = Ranked.of(case.labels, case.probabilities).average_precision(drawn)
         findings[name] = _finding(case, point, drawn, precision[name], groups, settings, tuple(cases))
         if against is not None and (differences := _compare(case, against, drawn, notes)):
             compared[name] = differences
+    notes += _of_thresholds(findings, settings)
     return Evaluation(
         settings=settings,
         scans=len(rows),
@@ -347,27 +348,27 @@ def _grouping(labels: pd.DataFrame, column: str, findings: Sequence[str]) -> pd.
 
 
 def _operating_point(
-    validation: Case | None,
-    settings: EvaluationSettings,
-    tested: Case,
-    before: OperatingPoint | None,
-    notes: list[str],
+    validation: Case | None, settings: EvaluationSettings, tested: Case, before: OperatingPoint | None
 ) -> OperatingPoint:
     """The settings go before what was chosen before, this before validation scans, these before the model's own."""
-    finding = tested.finding
     if settings.threshold is not None:
         return OperatingPoint(settings.threshold, "as given")
     if before is not None:
         return before
     if validation is not None and len(np.unique(validation.labels)) == 2:
         return operating.choose(validation.labels, validation.probabilities, settings.rule, settings.target)
-    lacking = f"there are no validation scans with and without {finding}"
-    if tested.threshold is not None:
-        if settings.rule != EvaluationSettings.rule:
-            notes.append(f"{finding}: {lacking} to choose a threshold by {settings.rule}; {OWN} is taken")
-        return OperatingPoint(tested.threshold, OWN)
-    notes.append(f"{finding}: the threshold is {FALLBACK}, as {lacking}; name another with --threshold")
-    return OperatingPoint(FALLBACK, f"{FALLBACK}, as {lacking}")
+    return OperatingPoint(FALLBACK, UNCHOSEN) if tested.threshold is None else OperatingPoint(tested.threshold, OWN)
+
+
+def _of_thresholds(findings: Mapping[str, Finding], settings: EvaluationSettings) -> Iterable[str]:
+    """Findings whose threshold was not chosen as it was asked."""
+    by_origin: dict[str, list[str]] = {}
+    for name, finding in findings.items():
+        by_origin.setdefault(finding.operating_point.origin, []).append(name)
+    if unchosen := by_origin.get(UNCHOSEN):
+        yield f"{', '.join(unchosen)}: the threshold is {UNCHOSEN}; another one can be given"
+    if settings.rule != EvaluationSettings.rule and (own := by_origin.get(OWN)):
+        yield f"{', '.join(own)}: the threshold is {OWN} and not one by {settings.rule}, for want of validation scans"
 
 
 def _drawn(weights: NDArray[np.uint8], rows: NDArray[np.intp]) -> NDArray[np.uint8]:

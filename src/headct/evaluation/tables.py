@@ -39,6 +39,8 @@ SHOWN = 5
 """Rows that an error names before it counts the others."""
 _PSEUDONYM = re.compile("[0-9a-f]{16}")
 """What `headct.reading.pseudonyms` makes of an identifier."""
+NOT_FINDINGS = ("split", "age", "low", "high", "threshold", "ood", "score")
+"""Columns of numbers that stand beside predictions."""
 SPLITS = {"train": "train", "validation": "validation", "val": "validation", "valid": "validation", "test": "test"}
 
 
@@ -291,17 +293,17 @@ def texts(column: pd.Series) -> pd.Series:
 
 def _expect_rows(table: pd.DataFrame, path: Path) -> None:
     """Raises Misuse for what has columns of findings instead of rows: predictions of that form, or labels."""
-    if {"finding", "probability"} & set(table.columns):
+    if {"finding", "probability"} & set(map(str.lower, map(str, table.columns))):
         return
     texts_of = {
         name: stripped(table[name])
         for name in map(str, table)
-        if name not in (*IDENTIFIERS, "split", "age") and not name.endswith(MEASURES)
+        if name not in (*IDENTIFIERS, *NOT_FINDINGS) and not name.endswith(MEASURES)
     }
     labels = [name for name, text in texts_of.items() if _holds_labels(text)]
     numbers = {name: pd.to_numeric(text, errors="coerce") for name, text in texts_of.items() if name not in labels}
     wide = [name for name, values in numbers.items() if values.between(0, 1).all()]
-    if wide and "scan_id" in table:
+    if len(wide) > 1 and "scan_id" in table:
         raise Misuse(
             f"{path} has a column for each finding: {', '.join(wide)}",
             why="predictions have a row for each scan and finding, in the columns scan_id, finding, probability",

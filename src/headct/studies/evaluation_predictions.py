@@ -80,6 +80,7 @@ def predicted(entry: Entry, labelled: Labelled, vectors: Vectors, machine: Machi
         **about(detector.encoder, machine),
         "scans": _sha256_of(vectors.cohorts, labelled.scan_ids),
         "splits": hashlib.sha256(" ".join(labelled.parts).encode()).hexdigest(),
+        "columns": " ".join(SCHEMA.names),
         "headct": __version__,
     }
     if out.is_file() and model_of(out) == terms:
@@ -88,7 +89,9 @@ def predicted(entry: Entry, labelled: Labelled, vectors: Vectors, machine: Machi
     home, told = out.with_name(f".{out.name}.predicting"), []
     with only_writer(home, out):
         journal = Journal(home / "journal")
-        journal.resume(terms, out)
+        if journal.get("terms", 0) != terms:  # what was kept on others is as quickly made again
+            journal.begin()
+            journal.put("terms", 0, terms)
         for number, start in enumerate(range(0, len(scans), KEPT_SCANS)):
             part = journal.get("part", number)
             if part is None:

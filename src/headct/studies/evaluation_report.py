@@ -229,7 +229,7 @@ def _unlearned(found: Unlearned) -> Check:
 def _provenance(study: Study, files: Mapping[str, Path]) -> Provenance:
     settings = {
         **_settings(study.first),
-        "machine": str(study.machine),
+        **{f"machine of {name}": str(machine) for name, machine in study.machines.items()},
         "recipe": f"{study.cohorts[0].recipe.name} ({study.cohorts[0].recipe.id})",
         **{f"method of {entry.name}": entry.detector.learned_by for entry in study.entries},
         **{f"encoder of {entry.name}": entry.detector.encoder.architecture for entry in study.entries},
@@ -412,20 +412,23 @@ def _record_of_study(study: Study) -> dict[str, str]:
 
 
 def _inside_and_outside(study: Study, tested: pd.DataFrame) -> dict[str, str]:
-    """Scans tested in the cohorts that the first detector learned from, and in others; nothing where it is silent."""
+    """Scans tested in cohorts that the first detector knows scans of, and in others; nothing where it does not say."""
     splits = study.entries[0].splits
     if splits is None:
         return {}
-    train = set(splits["scan_id"][splits["split"] == "train"])
+    known = set(splits["scan_id"][splits["split"].isin(("train", "validation"))])
     names = zip(names_of(study.cohorts), study.cohorts, strict=True)
-    homes = [name for name, cohort in names if any(scan_id in cohort for scan_id in train)]
+    homes = [name for name, cohort in names if any(scan_id in cohort for scan_id in known)]
     home = tested["cohort"].isin(homes)
     told = {
         key: f"{count(int(chosen.sum()), 'scan')} of {joined(list(dict.fromkeys(tested['cohort'][chosen])))}"
         for key, chosen in (("internal", home), ("external", ~home))
         if chosen.any()
     }
-    which = {"internal": "which training scans came from too", "external": "which no training scan came from"}
+    which = {
+        "internal": "which scans of training or validation came from too",
+        "external": "which none of these came from; whether that is another site, the author knows",
+    }
     return {key: f"{words}, {which[key]}." for key, words in told.items()}
 
 

@@ -167,6 +167,8 @@ def test_a_kill_at_the_very_end_is_told_and_can_be_finished(
         assert refused.value.do.startswith(do)
         Segmenter.load(out)
         shutil.rmtree(out)
+    with pytest.raises(Misuse, match="ct-fm is not a segmenter\n  why: it is a model"):
+        Segmenter.load("ct-fm")
     (tmp_path / "s.splits.csv").unlink()
     said: list[str] = []
     fit(masks, encoder, MACHINE, ONE_STEP, say=said.append, out=out)

@@ -28,6 +28,7 @@ from torch import Tensor
 from headct import __version__
 from headct.checkpoints import CheckpointFailure, layout
 from headct.checkpoints.layout import CONFIG, MODEL, README, SELFTEST
+from headct.checkpoints.registry import read_sealed
 from headct.checkpoints.strict import COPY_AGAIN, damaged, differences, some
 from headct.embedding.machine import Machine
 from headct.encoders import Window
@@ -139,8 +140,7 @@ class Segmenter:
         Strict: SHA-256, names, shapes and the self-test must all agree. Raises Misuse where there is none,
         CheckpointFailure where its content is not right.
         """
-        place = layout.present(Path(os.path.expanduser(folder)))
-        config, sha256 = SEALED.read_config(place)
+        place, config, sha256 = read_sealed(folder, SEALED)
         content = layout.read(place, MODEL)
         if hashlib.sha256(content).hexdigest() != config["model_sha256"]:
             raise CheckpointFailure(f"{place / MODEL} is not the file that was saved", do=COPY_AGAIN)

@@ -46,7 +46,7 @@ def test_metrics_are_written_and_told(files: dict[str, Path], capsys: pytest.Cap
     assert said.out == ""
     area = tree["findings"]["ich"]["auroc"]
     assert f"{area['value']:.3f} ({area['low']:.3f} to {area['high']:.3f})" in said.err
-    assert "warning: sah is left out: sah in 80 scans of known label: 1 patients with the finding" in said.err
+    assert "warning: sah is left out: of 80 scans of known label, 1 patients with the finding" in said.err
     assert f"ich: shuffled test labels give {tree['findings']['ich']['shuffled_labels']['mean']:.3f}" in said.err
     assert "80 scans of 40 patients" in said.err
     assert "l.csv: 80 of 80 rows of labels match by scan_id" in said.err
@@ -58,6 +58,37 @@ def test_metrics_are_written_and_told(files: dict[str, Path], capsys: pytest.Cap
     assert f"AUROC {area['value']:.3f} ({area['low']:.3f} to {area['high']:.3f}) for intracranial hemorrhage" in html
     assert "Subarachnoid hemorrhage is left out" in html
     assert "80</b> in the labels" in html
+
+
+def test_nothing_is_replaced_but_an_evaluation(files: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    out = files["out"]
+    out.mkdir()
+    (out / "labels.csv").write_text("mine")
+    assert run(line(files)) == 2
+    assert f"{out / 'labels.csv'} is of no evaluation, and would be replaced" in capsys.readouterr().err
+    assert [path.name for path in out.iterdir()] == ["labels.csv"]
+    (out / "labels.csv").unlink()
+    (out / "cohort.json").write_text("{}")
+    assert run(line(files)) == 2
+    assert f"{out} is a cohort" in capsys.readouterr().err
+    (out / "cohort.json").unlink()
+    assert run(line(files)) == 0
+    assert run(line(files)) == 0  # one of its own is
+
+
+def test_the_other_model_has_its_numbers_too(files: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    table = pd.read_csv(files["predictions"])
+    table.assign(probability=1 - table["probability"]).to_csv(files["out"].parent / "q.csv", index=False)
+    assert run(line(files, "--against", str(files["out"].parent / "q.csv"))) == 0
+    said = capsys.readouterr().err
+    tree = json.loads((files["out"] / "metrics.json").read_text())
+    ours, theirs = (one["findings"]["ich"]["auroc"]["value"] for one in (tree, tree["others"]["q"]))
+    assert ours + theirs == pytest.approx(1)
+    assert f"{theirs:.3f} (" in said
+    assert "less that of" in said
+    assert f"{theirs:.3f}" in (files["out"] / "report.html").read_text()
+    assert run(line(files, "--against", str(files["predictions"]))) == 0
+    assert "ich: both models say the same of every scan, as if they were one" in capsys.readouterr().err
 
 
 def test_json_is_the_tree(files: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:

@@ -263,6 +263,6 @@ def predicted_scan() -> PredictedScan:
             Found(finding="sah", probability=0.08, low=0.03, high=0.15, threshold=0.22),
             Found(finding="fracture", probability=0.02, low=0.0, high=0.06, threshold=0.18),
         ],
-        familiarity=Familiarity(distance=3.1, usual=2.4, share=0.99),
+        familiarity=Familiarity(distance=3.1, nearer=0.995, usual=2.4, share=0.99),
         reasons=["the kernel is sharper than any seen in training"],
     )

@@ -40,9 +40,11 @@ def test_whose_scan_it_is_and_what_it_was_read_from_is_said() -> None:
 def test_reasons_to_doubt_stand_before_the_numbers() -> None:
     page = html(predicted_scan())
     assert page.index("unlike the scans the detector was trained on; the kernel is sharper") < page.index("<table")
-    calm = html(replace(predicted_scan(), reasons=(), familiarity=Familiarity(distance=1.0, usual=2.0, share=0.99)))
+    calm = html(
+        replace(predicted_scan(), reasons=(), familiarity=Familiarity(distance=1.0, nearer=0.4, usual=2.0, share=0.99))
+    )
     assert "Nothing about this scan speaks against" in calm
-    assert "As near as most" in calm
+    assert "No farther than usual: 1 from the middle of the training scans; 40 % of validation scans lie nearer" in calm
 
 
 @pytest.mark.parametrize(

@@ -390,8 +390,8 @@ def test_predictions_of_a_detector_of_virtual_patients_say_so(place: Place, tmp_
 @pytest.mark.parametrize(
     ("rows", "why"),
     [
-        (slice(0, 3), "sdh in 3 scans of known label: 1 patients with the finding, 2 without"),
-        (slice(0, 24, 4), "ich in 6 scans of known label: all 6 known labels are 0"),
+        (slice(0, 3), "sdh: of 3 scans of known label, 1 patients with the finding, 2 without"),
+        (slice(0, 24, 4), "ich: of 6 scans of known label, all 6 known labels are 0"),
     ],
 )
 def test_too_few_patients_or_a_single_class_end_it(place: Place, tmp_path: Path, rows: slice, why: str) -> None:
@@ -575,6 +575,23 @@ def test_a_killed_evaluation_predicts_the_rest(place: Place, tmp_path: Path, mon
     told = evaluation_predictions.predicted(entry, other, vectors, MACHINE, tmp_path / "p.parquet")
     assert set(told["split"]) == {"train"}  # begun anew: what was kept was of other labels
     assert sorted(path.name for path in tmp_path.iterdir()) == ["p.parquet", "whole.parquet"]
+
+
+def test_a_cohort_that_no_label_names_is_not_said_to_be_tested(place: Place, tmp_path: Path) -> None:
+    study = place.study(tmp_path, ["linear"], ["night", "day"], ["night.csv"], beside=False)
+    assert "no scan of day is tested: no label names one, or all are of patients that a detector knows" in study.notes
+    assert report_of_study(study, files={}, examples=False).title == "linear on night"
+
+
+def test_a_detector_beside_its_own_copy_is_told(place: Place, tmp_path: Path) -> None:
+    shutil.copytree(place.folder / "linear", tmp_path / "copy")
+    entries = open_detectors([place.folder / "linear", tmp_path / "copy"], str(place.folder / "model"))
+    day = place.cohort("day")
+    found = labelled_scans(entries, [day], [place.folder / "day.csv"])
+    study = evaluate_detectors(
+        entries, [day], found, tmp_path / "out", place.folder / "cache", on_machine, SETTINGS, beside=False
+    )
+    assert "linear and copy say the same of every scan, as if they were one detector" in study.notes
 
 
 def test_each_detector_runs_where_its_encoder_can(place: Place, tmp_path: Path) -> None:

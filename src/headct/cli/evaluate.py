@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from headct.checkpoints import PretrainedEncoder
     from headct.embedding.machine import Machine
     from headct.evaluation import Evaluation, EvaluationSettings
+    from headct.evaluation.comparison import Difference
     from headct.evaluation.measurements import Measurements
     from headct.studies.evaluation import Study
     from headct.studies.evaluation_checks import Unlearned
@@ -200,11 +201,15 @@ def _of_tables(
     as_json: bool,
 ) -> None:
     from headct import evaluation
+    from headct.cohort.journal import expect_writable
     from headct.evaluation.cells import readers_rule
     from headct.evaluation.matching import labels_for
     from headct.evaluation.tables import agreed, label_counts
-    from headct.studies.evaluation_report import report_of_tables
+    from headct.studies.evaluation import expect_own_folder
+    from headct.studies.evaluation_report import names_of_tables, report_of_tables
 
+    expect_writable(out / "metrics.json")
+    expect_own_folder(out)
     rule = readers_rule(readers)
     told = evaluation.read_predictions(predictions)
     other = None if against is None else evaluation.read_predictions(against)
@@ -217,14 +222,41 @@ def _of_tables(
     found = None if measured is None else _measurements(measured, truth, evaluation.untaught(truth, told))
     files = {"predictions": predictions, "labels": labels}
     files |= {name: path for name, path in (("against", against), ("measured", measured)) if path is not None}
-    report = report_of_tables(done, told, truth, files=files, measurements=found)
+    rival = None if other is None else _rival(done, other, truth, settings)
+    report = report_of_tables(done, told, truth, files=files, rival=rival, measurements=found)
     report = replace(report, notes=[*lines, *report.notes])
     measurements = None if found is None else found.tree()
-    tree = {**done.tree(), "notes": [*lines, *done.notes], "measurements": measurements}
+    model, its_rival = names_of_tables(files)
+    others = {} if rival is None else {its_rival: rival}
+    tree = {
+        **done.tree(),
+        "notes": [*lines, *done.notes],
+        "others": {name: one.tree() for name, one in others.items()},
+        "measurements": measurements,
+    }
     _write_metrics(tree, out)
     _write_page(report.page(), out)
     _tell(done, talk)
-    _end({"": done}, tree, talk, out, as_json=as_json)
+    talk.table(list(_differences(done, model, its_rival)), to_stderr=True)
+    _end({model: done, **others}, tree, talk, out, as_json=as_json)
+
+
+def _rival(
+    done: Evaluation, other: pd.DataFrame, labels: pd.DataFrame, settings: EvaluationSettings
+) -> Evaluation | None:
+    """The other model's numbers on the same scans, where it was compared."""
+    from headct import evaluation
+
+    if not done.comparison:
+        return None
+    tested = {scan_id for name in done.comparison for scan_id in done.findings[name].scan_ids}
+    same = other[other["scan_id"].isin(tested) & other["finding"].isin(done.comparison)]
+    return evaluation.evaluate(same.drop(columns="split", errors="ignore"), labels, replace(settings, groups=()))
+
+
+def _differences(done: Evaluation, model: str, other: str) -> Iterator[Mapping[str, Any]]:
+    for name, of_finding in done.comparison.items():
+        yield _difference(name, model, other, of_finding["auroc"])
 
 
 def _measurements(path: Path, labels: pd.DataFrame, untaught: pd.DataFrame) -> Measurements:
@@ -271,12 +303,13 @@ def _of_detectors(
     from headct.evaluation.cells import readers_rule
     from headct.evaluation.tables import read_measured
     from headct.reading.pseudonyms import user_key
-    from headct.studies.evaluation import LABELS, evaluate_detectors, points_of
+    from headct.studies.evaluation import LABELS, evaluate_detectors, expect_own_folder, points_of
     from headct.studies.evaluation_curves import kinds
     from headct.studies.evaluation_report import report_of_study
     from headct.studies.evaluation_scans import labelled_scans, open_detectors
 
-    expect_writable(out)
+    expect_writable(out / "metrics.json")
+    expect_own_folder(out)
     expect_key(key)
     few = kinds(curves)
     ours = (out / LABELS).resolve()
@@ -413,18 +446,22 @@ def _tell_unlearned(found: Unlearned, talk: Talk) -> None:
 def _compared(study: Study) -> Iterator[Mapping[str, Any]]:
     """Differences of AUROC from every other detector and from the baselines."""
     for pair in study.pairs:
-        yield {
-            "finding": pair.finding,
-            "AUROC of": pair.first,
-            "less that of": pair.second,
-            "difference": pair.auroc.estimate.written(),
-            "p (Holm)": f"{pair.auroc.corrected:.3g}",
-        }
+        yield _difference(pair.finding, pair.first, pair.second, pair.auroc)
+
+
+def _difference(finding: str, first: str, second: str, auroc: Difference) -> Mapping[str, Any]:
+    return {
+        "finding": finding,
+        "AUROC of": first,
+        "less that of": second,
+        "difference": auroc.estimate.written(),
+        "p (Holm)": f"{auroc.corrected:.3g}",
+    }
 
 
 def _by_cohort(study: Study) -> Iterator[Mapping[str, Any]]:
     """The mean over findings, and the findings where there is none, of each detector on each cohort."""
-    mean = study.mean_transfer
+    mean, name_of = study.mean_transfer, {row: name for name, row in study.rows.items()}
     areas = (
         {"mean": mean.areas}
         if mean is not None and len(mean.findings) > 1
@@ -435,7 +472,7 @@ def _by_cohort(study: Study) -> Iterator[Mapping[str, Any]]:
     )
     for finding, cells in areas.items():
         for (detector, cohort), area in cells.items():
-            yield {"detector": detector, "cohort": cohort, "finding": finding, "AUROC": area.written()}
+            yield {"detector": name_of[detector], "cohort": cohort, "finding": finding, "AUROC": area.written()}
 
 
 def _rows(done: Evaluation) -> Iterator[Mapping[str, Any]]:

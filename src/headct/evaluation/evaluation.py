@@ -280,13 +280,13 @@ def _evaluable(cases: Mapping[str, Case]) -> tuple[dict[str, Case], dict[str, st
     good, left_out = {}, {}
     for name, case in cases.items():
         if reason := leakage.too_few(case.labels, case.patients):
-            left_out[name] = f"{name} in {len(case.labels):,} scans of known label: {reason}"
+            left_out[name] = f"of {len(case.labels):,} scans of known label, {reason}"
         else:
             good[name] = case
     if not good:
         raise Failure(
             "no finding can be evaluated",
-            why="; ".join(left_out.values()),
+            why="; ".join(f"{name}: {why}" for name, why in left_out.items()),
             do=f"add patients: at least {leakage.LEAST_PATIENTS} with a finding and {leakage.LEAST_PATIENTS} without",
         )
     return good, left_out
@@ -509,6 +509,8 @@ def _compare(
             f"{len(told):,} tested scans, without {named(absent)}; predict these too, or leave them out of both"
         )
         return None
+    if np.array_equal(told, case.probabilities):
+        notes.append(f"{case.finding}: both models say the same of every scan, as if they were one")
     areas = [Area.of(case.labels, scores, case.patients) for scores in (case.probabilities, told)]
     return {
         "auroc": comparison.delong(*areas),

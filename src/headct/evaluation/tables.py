@@ -91,7 +91,9 @@ def read_predictions(path: Path) -> pd.DataFrame:
         raise Misuse(
             f"{path}: {_rows(table[wrong])}: the probability is {text[wrong].iloc[0] or 'empty'}",
             why="a probability is a number in 0..1",
-            do="turn scores into probabilities, and leave out the rows of scans that were not predicted",
+            do="divide percentages by 100"
+            if numbers.between(0, 100).all() and numbers.max() > 1
+            else "turn scores into probabilities, and leave out the rows of scans that were not predicted",
         )
     table["probability"] = numbers.astype(float)
     twice = table.duplicated(["scan_id", "finding"], keep=False)
@@ -216,11 +218,12 @@ def join(predictions: pd.DataFrame, labels: pd.DataFrame) -> tuple[dict[str, Cas
     predicted = list(dict.fromkeys(predictions["finding"]))
     both = [finding for finding in predicted if finding in labels.columns]
     if not both:
-        columns = [name for name in labels.columns if name not in ("scan_id", "patient_id")]
+        columns = [str(name) for name in labels.columns if name not in ("scan_id", "patient_id")]
+        near = {name: close for name in map(str, predicted) if (close := nearest(name, columns))}
         raise Misuse(
             f"no predicted finding ({', '.join(predicted)}) has a column of labels",
             why=f"the labels have {', '.join(columns) or 'no other columns'}",
-            do="name findings alike in both tables",
+            do="name findings alike in both tables" + "".join(f"; is {name} {close}?" for name, close in near.items()),
         )
     notes = listed(predictions[~matched]["scan_id"], "scans are predicted but not in the labels")
     missing = [finding for finding in predicted if finding not in both]

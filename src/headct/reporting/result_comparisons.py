@@ -53,7 +53,7 @@ def by_finding(
     title: str,
     findings: Mapping[str, Sequence[Compared]],
     *,
-    caption: str = "dots with intervals; filled: ours, open: baselines",
+    caption: str = "dots with intervals; filled: the model, open: beside it",
 ) -> Markup:
     """For each finding its cases and a line a model: dot, interval and number; chance is a line. A figure.
 
@@ -163,8 +163,9 @@ def transfer_matrix(title: str, values: Mapping[tuple[str, str], Measured]) -> M
         )
         for site in trained
     )
+    framed = "Framed: the same site. " if any(site == other for site, other in values) else ""
     legend = (
-        f"{MEASURE} with its interval and cases; rows: trained on, columns: tested on. Framed: the same site. "
+        f"{MEASURE} with its interval and cases; rows: trained on, columns: tested on. {framed}"
         f"Shaded from {tick_number(CHANCE)} (chance) to 1."
     )
     return Markup(

@@ -48,9 +48,13 @@ class Found:
 
 @dataclass(frozen=True, kw_only=True)
 class Familiarity:
-    """How far the scan lies from those the detector was trained on; `share` of validation scans lie within `usual`."""
+    """How far the scan lies from those the detector was trained on, and what share of validation scans is `nearer`.
+
+    `share` of these lie within `usual`.
+    """
 
     distance: float
+    nearer: float
     usual: float
     share: float
 
@@ -208,10 +212,10 @@ def _strips(scan: PredictedScan, one: Found) -> Markup:
 def _doubts(scan: PredictedScan) -> Section:
     known = scan.familiarity
     distance = (
-        f"{known.distance:.3g} from the middle of the training scans, where {100 * known.share:.3g} % of validation "
-        f"scans lie within {known.usual:.3g}"
+        f"{known.distance:.3g} from the middle of the training scans; {100 * known.nearer:.0f} % of validation scans "
+        f"lie nearer, and {100 * known.share:.3g} % within {known.usual:.3g}"
     )
-    words = "farther than usual" if known.is_unfamiliar else "as near as most"
+    words = "farther than usual" if known.is_unfamiliar else "no farther than usual"
     reasons = [f"{sentence_case(words)}: {distance}.", *(f"{sentence_case(reason)}." for reason in scan.reasons)]
     items = Markup("").join(Markup("<li>{}</li>").format(reason) for reason in reasons)
     lead = "What may make the numbers above wrong for this scan."

@@ -8,8 +8,9 @@ their own validation scans. What was predicted is kept beside the numbers, so a 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -38,10 +39,11 @@ from headct.studies.evaluation_scans import Entry, Labelled, counted, names_of
 
 POINT_OF: Mapping[Rule, str] = {rule: name for name, rule in POINTS.items()}
 """What a detector calls the threshold that a rule chose on its validation scans."""
+SAID = ["scan_id", "finding", "probability"]
 WITH_TARGET: tuple[Rule, ...] = ("sensitivity", "specificity")
 
-LABELS = "labels.csv"
-"""Of all labelled scans, beside the predictions."""
+LABELS, PREDICTIONS, METRICS, PAGE = "labels.csv", "predictions", "metrics.json", "report.html"
+"""What lies in the folder of an evaluation: labels of all labelled scans, a table a detector, the numbers, the page."""
 
 
 @dataclass(frozen=True)
@@ -157,9 +159,14 @@ def evaluate_detectors(
         tables[entry.name] = predicted(entry, labelled, vectors, machines[entry.name], place)
     _write_labels(labelled.table, out)
     told = {name: _of_test(table, labelled) for name, table in tables.items()}
+    alike = [
+        f"{first} and {second} say the same of every scan, as if they were one detector"
+        for first, second in combinations(told, 2)
+        if told[first][SAID].equals(told[second][SAID])
+    ]
     settings = replace(settings, groups=tuple(dict.fromkeys([*labelled.groups, *settings.groups])))
     evaluations = {name: evaluate(table, labels, settings, points=points[name]) for name, table in told.items()}
-    plain, notes = replace(settings, groups=()), list(labelled.notes)
+    plain, notes = replace(settings, groups=()), [*labelled.notes, *alike, *_not_in_matrix(labelled, cohorts)]
     probed: dict[str, pd.DataFrame] = {}
     curves: list[LearningCurve] = []
     forget_curves(out)
@@ -195,6 +202,18 @@ def evaluate_detectors(
     )
 
 
+def expect_own_folder(out: Path) -> None:
+    """Raises Misuse where files of an evaluation would lie in a cohort, or replace what is not of one."""
+    ours = (out / METRICS).exists() or (out / PREDICTIONS).exists()
+    there = [name for name in (LABELS, PAGE) if (out / name).exists()]
+    if (out / "cohort.json").exists():
+        raise Misuse(f"{out} is a cohort", why="its labels would be replaced", do="name another --out")
+    if there and not ours:
+        raise Misuse(
+            f"{out / there[0]} is of no evaluation, and would be replaced", do="name another --out, or move it away"
+        )
+
+
 def points_of(entry: Entry, settings: EvaluationSettings) -> dict[str, OperatingPoint]:
     """The thresholds of a detector by finding, as it chose them on its validation scans.
 
@@ -227,7 +246,7 @@ def own_target(settings: EvaluationSettings) -> float:
 
 
 def _place(out: Path, name: str) -> Path:
-    return out / "predictions" / f"{name.replace('/', '-')}.parquet"
+    return out / PREDICTIONS / f"{name.replace('/', '-')}.parquet"
 
 
 def _write_labels(table: pd.DataFrame, out: Path) -> None:
@@ -285,6 +304,20 @@ def transfer(
         if areas:
             matrices.append(TransferMatrix.of(str(finding), areas))
     return matrices
+
+
+def _not_in_matrix(labelled: Labelled, cohorts: Sequence[Cohort]) -> Iterator[str]:
+    """Why a finding has no number on one of several cohorts; of one, it is left out and told as that."""
+    labels = labelled.tested
+    for cohort in names_of(cohorts) if len(cohorts) > 1 else ():
+        of_cohort = labels[labels["cohort"] == cohort]
+        if of_cohort.empty:
+            yield f"no scan of {cohort} is tested: no label names one, or all are of patients that a detector knows"
+            continue
+        patients = Patients.of(of_cohort["patient_id"].to_numpy())
+        for finding in labelled.findings:
+            if why := too_few(labels_of(of_cohort, finding), patients):
+                yield f"{finding} has no number on {cohort}: {why}"
 
 
 def called_by_home(entries: Sequence[Entry], cohorts: Sequence[Cohort]) -> dict[str, str]:

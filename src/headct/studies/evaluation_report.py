@@ -64,16 +64,20 @@ def report_of_tables(
     labels: pd.DataFrame,
     *,
     files: Mapping[str, Path],
+    rival: Evaluation | None = None,
     measurements: Measurements | None = None,
 ) -> Report:
-    """The page of two tables. `files` are those that were read, by what they are: predictions, labels, against."""
-    model = files["predictions"].stem
-    other = files["against"].stem if "against" in files else ""
+    """The page of two tables. `files` are those that were read, by what they are: predictions, labels, against.
+
+    `rival` are the numbers of the other model on the same scans.
+    """
+    model, other = names_of_tables(files)
     report = report_of(
         evaluation,
         title=f"{model} against {files['labels'].stem}",
         model=model,
-        compared_with=other if other != model else f"{other} (--against)",
+        others={} if rival is None else {other: rival},
+        compared_with=other,
         flow=_flow_of_tables(evaluation, predictions, labels),
         record=_record(evaluation),
         provenance=Provenance(
@@ -83,6 +87,12 @@ def report_of_tables(
         ),
     )
     return _with_measurements(report, measurements)
+
+
+def names_of_tables(files: Mapping[str, Path]) -> tuple[str, str]:
+    """What the two models are called; the second is nothing where there is one."""
+    model, other = files["predictions"].stem, files["against"].stem if "against" in files else ""
+    return model, f"{other} (--against)" if other == model else other
 
 
 def _flow_of_tables(evaluation: Evaluation, predictions: pd.DataFrame, labels: pd.DataFrame) -> Flow:
@@ -126,7 +136,7 @@ def report_of_study(study: Study, *, files: Mapping[str, Path], examples: bool =
     others = dict(list(study.evaluations.items())[1:])
     report = report_of(
         main,
-        title=f"{entry.name} on {joined(names_of(study.cohorts))}",
+        title=f"{entry.name} on {joined(list(dict.fromkeys(study.labelled.tested['cohort'])))}",
         model=entry.name,
         others={**others, **study.baselines},
         transfer=study.transfer,

@@ -98,7 +98,9 @@ def _scan(ready: Ready, rows: Sequence[Mapping[str, Any]], detector: Detector, m
             )
             for row in rows
         ],
-        familiarity=Familiarity(distance=float(far.distances(vectors)[0]), usual=far.usual, share=DOUBT),
+        familiarity=Familiarity(
+            distance=float(far.distances(vectors)[0]), nearer=rows[0]["ood"], usual=far.usual, share=DOUBT
+        ),
         reasons=[*_of_virtual(rows), *detector.met.doubts(ready.traits)],
         patient_id=ready.ids["patient_id"],
         files=ready.files,
@@ -143,6 +145,7 @@ def _index(
         [
             {
                 "scan": scan_id,
+                "patient": told[scan_id][0]["patient_id"],
                 **{row["finding"]: row for row in told[scan_id]},
                 "files": read_from(told[scan_id][0]["files"]),
                 "doubts": "; ".join(
@@ -159,6 +162,7 @@ def _index(
     ).astype(object)
     columns = [
         Column(key="scan", header="Scan", write=lambda scan_id: _link(scan_id, places[scan_id], page)),
+        *([Column(key="patient", header="Patient", write=visible)] if frame["patient"].any() else []),
         *(Column(key=name, header=called(name), decimals=2, write=_answered) for name in detector.findings),
         Column(key="doubts", header="Reasons to doubt", wide=True),
         *([Column(key="files", header="Read from", wide=True)] if frame["files"].any() else []),

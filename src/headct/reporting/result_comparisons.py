@@ -90,7 +90,7 @@ def by_finding(
 def _shared(models: Sequence[Compared]) -> str:
     """The cases of a finding, if all models were tested on the same."""
     counted = {(one.value.n, one.value.positives) for one in models}
-    return cases(*counted.pop()) if len(counted) == 1 else "cases differ by model"
+    return cases(*counted.pop()) if len(counted) == 1 else "cases differ"
 
 
 def forest(

@@ -146,7 +146,7 @@ class Walked:
     sites: Mapping[str, Cohort]
     study: Study
     results: Results
-    scans: Contestant  # ours, with the vectors of the encoder that was pre-trained here
+    encoder: checkpoints.PretrainedEncoder  # that was pre-trained here
     run: Run
     detector: Detector
     said: pd.DataFrame  # of the detector on the patients of the first site: scan_id, finding, probability, split
@@ -204,14 +204,15 @@ def _walk(out: Path, length: Length, longer: str, say: Say) -> Walked:
     machine = choose("auto")
     encoder = checkpoints.load(run.checkpoint)
     ours = of_encoder(PRETRAINED, encoder, study, list(sites.values()), machine, out / "vectors")
-    contestants = [ours, *_beside(ours, longer, study, list(sites.values()), length, machine, out)]
+    lasting = of_encoder(LONGER, checkpoints.load(longer), study, list(sites.values()), machine, out / "vectors")
+    contestants = [ours, lasting, *_beside(ours, study, length, machine)]
     tables = {}
     for one in contestants:
         say(f"few labels: {one.name}")
         tables[one.name] = kept_predictions(out / "few-labels", study, one, machine)
     results = results_of(study, tables)
     write_atomically(out / "results.csv", results.table(PRETRAINED).to_csv(index=False).encode())
-    detector = _detector(out, sites[HOME], encoder, length, machine, say)
+    detector = _detector(out, sites[HOME], lasting.encoder, length, machine, say)
     return Walked(
         length=length,
         files=files,
@@ -219,10 +220,10 @@ def _walk(out: Path, length: Length, longer: str, say: Say) -> Walked:
         sites=sites,
         study=study,
         results=results,
-        scans=ours,
+        encoder=encoder,
         run=run,
         detector=detector,
-        said=_said(detector, study, ours),
+        said=_said(detector, study, lasting),
         at_the_door=detector.predict(files),
         labels=out / HOME / "labels.csv",
         longer=longer,
@@ -301,21 +302,12 @@ def settings(budget_s: float) -> PretrainSettings:
     )
 
 
-def _beside(
-    ours: Contestant,
-    longer: str,
-    study: Study,
-    cohorts: list[Cohort],
-    length: Length,
-    machine: Machine,
-    out: Path,
-) -> list[Contestant]:
+def _beside(ours: Contestant, study: Study, length: Length, machine: Machine) -> list[Contestant]:
     """What the encoder is compared with, on the same scans."""
     scans, windows = ours.scans, list(WINDOWS.values())
     train = np.flatnonzero(study.parts == "train")
     random = baselines.random_encoder(ours.encoder, scans, train, machine, 0, CONVOLUTIONS)
     return [
-        of_encoder(LONGER, checkpoints.load(longer), study, cohorts, machine, out / "vectors"),
         of_vectors(REGIONAL, baselines.histograms(scans, baselines.REGIONS), ours),
         of_vectors(HISTOGRAM, baselines.histograms(scans), ours),
         of_vectors(HEIGHT, baselines.heights(scans), ours),
@@ -327,7 +319,7 @@ def _beside(
 def _detector(
     out: Path, home: Cohort, encoder: checkpoints.PretrainedEncoder, length: Length, machine: Machine, say: Say
 ) -> Detector:
-    """A detector from all labels of the first site that are not held out."""
+    """A detector from all labels of the first site that are not held out, on the encoder that finds more."""
     place = out / "detector"
     if not place.exists():
         say("adapting a detector")
@@ -345,11 +337,11 @@ def _detector(
     return Detector.load(place)
 
 
-def _said(detector: Detector, study: Study, ours: Contestant) -> pd.DataFrame:
+def _said(detector: Detector, study: Study, one: Contestant) -> pd.DataFrame:
     """Probabilities of the validation and test patients of the first site."""
     chosen = (study.sites == study.home) & (study.parts != "train")
     rows = np.flatnonzero(chosen)
-    told = detector.probabilities(detector.fitted.scores(ours.scans, rows))[0]
+    told = detector.probabilities(detector.fitted.scores(one.scans, rows))[0]
     table = pd.DataFrame(told, columns=list(detector.findings)).assign(
         scan_id=[study.scan_ids[int(row)] for row in rows], split=study.parts[rows].astype(str)
     )

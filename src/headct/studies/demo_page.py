@@ -263,8 +263,9 @@ def _hits_and_misses(walked: Walked, told: Evaluation) -> Section:
     examples = [_example(walked, home, finding, row) for finding, row in _chosen(told)]
     lead = (
         f"A detector from all {int((walked.study.parts == 'train').sum())} labelled patients of "
-        f"{walked.study.home} on held-out ones; errors first, the surest of each kind. Shown are the slices in which "
-        "the encoder saw most that is odd, in the 4 mm voxels that it was given."
+        f"{walked.study.home}, on the encoder that was pre-trained for longer, looks at held-out ones; errors first, "
+        "the surest of each kind. Shown are the slices in which the encoder saw most that is odd, in the 4 mm voxels "
+        "that it was given."
     )
     return Section(title="Hits and misses", lead=lead, body=hits_and_misses(examples))
 
@@ -296,9 +297,12 @@ def _example(walked: Walked, home: Cohort, one: Finding, row: int) -> Example:
 @torch.inference_mode()
 def _oddest(walked: Walked, array: np.ndarray) -> list[int]:
     """The slices with the highest logit of a change, from top to bottom, `APART` from each other at least."""
-    encoder = walked.scans.encoder.encoder
+    seen_by = next(
+        one for one in (walked.detector.encoder, walked.encoder) if isinstance(one.encoder, AnatomyEncoder)
+    )  # a checkpoint of the user's may look for no changes
+    encoder = seen_by.encoder
     assert isinstance(encoder, AnatomyEncoder)
-    x = as_input(torch.from_numpy(array)[None], list(walked.scans.encoder.card.windows.values()))
+    x = as_input(torch.from_numpy(array)[None], list(seen_by.card.windows.values()))
     _, maps = encoder.eval().look(x)
     highest = maps.changes[0].amax(dim=(0, 1, 2)).numpy()
     cells = encoder.cells((x.shape[2], x.shape[3], x.shape[4]))
@@ -452,7 +456,7 @@ def _provenance(walked: Walked) -> Provenance:
     cohorts = {"cohort": walked.files, "unlabelled": walked.unlabelled, **walked.sites}
     hashes = {
         f"{name}/scans.parquet": cohort.about["tables"]["scans"]["sha256"] for name, cohort in cohorts.items()
-    } | {"encoder": walked.scans.encoder.decisive_sha256}
+    } | {"encoder": walked.encoder.decisive_sha256, "detector": walked.detector.sha256}
     study = walked.study.settings
     return Provenance(
         settings={

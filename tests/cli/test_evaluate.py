@@ -63,17 +63,19 @@ def test_metrics_are_written_and_told(files: dict[str, Path], capsys: pytest.Cap
 def test_nothing_is_replaced_but_an_evaluation(files: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
     out = files["out"]
     out.mkdir()
-    (out / "labels.csv").write_text("mine")
+    (out / "report.html").write_text("mine")
     assert run(line(files)) == 2
-    assert f"{out / 'labels.csv'} is of no evaluation, and would be replaced" in capsys.readouterr().err
-    assert [path.name for path in out.iterdir()] == ["labels.csv"]
-    (out / "labels.csv").unlink()
+    assert f"{out / 'report.html'} is of no evaluation, and would be replaced" in capsys.readouterr().err
+    assert [path.name for path in out.iterdir()] == ["report.html"]
+    (out / "report.html").unlink()
     (out / "cohort.json").write_text("{}")
     assert run(line(files)) == 2
     assert f"{out} is a cohort" in capsys.readouterr().err
     (out / "cohort.json").unlink()
+    (out / "labels.csv").write_text("mine")  # which the numbers of two tables do not replace
     assert run(line(files)) == 0
     assert run(line(files)) == 0  # one of its own is
+    assert (out / "labels.csv").read_text() == "mine"
 
 
 def test_the_other_model_has_its_numbers_too(files: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
@@ -247,6 +249,10 @@ def test_detectors_on_a_cohort_as_it_is_typed(tmp_path: Path, capsys: pytest.Cap
     learn = ["--model", str(tmp_path / "model"), "--method", "linear", "--test", "0.4", *machine]
     assert run(["adapt", str(tmp_path / "night"), *labels, *learn, "--out", str(tmp_path / "d")]) == 0
     judge = ["evaluate", "--detector", str(tmp_path / "d"), "--cohort", str(tmp_path / "night"), *labels, *machine]
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "labels.csv").write_text("mine")
+    assert run([*judge, "--out", str(tmp_path / "mine")]) == 2
+    assert "labels.csv is of no evaluation, and would be replaced" in capsys.readouterr().err
     assert run([*judge, "--out", str(tmp_path / "none"), "--curve", "labels"]) == 2
     assert "there is no curve over 'labels'" in capsys.readouterr().err
     assert run([*judge, "--out", str(tmp_path / "none"), "--rule", "sensitivity", "--target", "0.8"]) == 2

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from headct.evaluation import Area, EvaluationSettings, Patients, evaluate
+from headct.evaluation import Area, EvaluationSettings, Patients, evaluate, rival
 from headct.evaluation.comparison import compare, delong
 from headct.evaluation.measurements import compare_tables, side_named
 from headct.evaluation.metrics import Ranked
@@ -191,3 +191,16 @@ def test_measurements_that_cannot_be_meant_are_refused(tmp_path) -> None:
 
 def test_sides_have_four_names() -> None:
     assert side_named([1, 1, 0, 0], [1, 0, 1, 0]) == ["both", "left", "right", "none"]
+
+
+def test_the_other_models_numbers_are_of_the_scans_that_were_compared() -> None:
+    """Ours says nothing of sdh in the first half, of which the other's numbers then say nothing either."""
+    ours, other = MODELS["good"], MODELS["good"].assign(probability=lambda table: 1 - table["probability"])
+    half = set(labels()["scan_id"][: SCANS // 2])
+    done = evaluate(ours[~(ours["scan_id"].isin(half) & (ours["finding"] == "sdh"))], labels(), SETTINGS, other)
+    found = rival(done, other, labels())
+    assert found is not None
+    for name, one in done.findings.items():
+        assert found.findings[name].scan_ids == one.scan_ids
+        assert found.findings[name].estimates["auroc"].value == pytest.approx(1 - one.estimates["auroc"].value)
+    assert rival(evaluate(ours, labels(), SETTINGS), other, labels()) is None

@@ -205,11 +205,11 @@ def _of_tables(
     from headct.evaluation.cells import readers_rule
     from headct.evaluation.matching import labels_for
     from headct.evaluation.tables import agreed, label_counts
-    from headct.studies.evaluation import expect_own_folder
+    from headct.studies.evaluation import PAGE, expect_own_folder
     from headct.studies.evaluation_report import names_of_tables, report_of_tables
 
     expect_writable(out / "metrics.json")
-    expect_own_folder(out)
+    expect_own_folder(out, (PAGE,))
     rule = readers_rule(readers)
     told = evaluation.read_predictions(predictions)
     other = None if against is None else evaluation.read_predictions(against)
@@ -222,12 +222,12 @@ def _of_tables(
     found = None if measured is None else _measurements(measured, truth, evaluation.untaught(truth, told))
     files = {"predictions": predictions, "labels": labels}
     files |= {name: path for name, path in (("against", against), ("measured", measured)) if path is not None}
-    rival = None if other is None else _rival(done, other, truth, settings)
-    report = report_of_tables(done, told, truth, files=files, rival=rival, measurements=found)
+    its_numbers = None if other is None else evaluation.rival(done, other, truth)
+    report = report_of_tables(done, told, truth, files=files, rival=its_numbers, measurements=found)
     report = replace(report, notes=[*lines, *report.notes])
     measurements = None if found is None else found.tree()
-    model, its_rival = names_of_tables(files)
-    others = {} if rival is None else {its_rival: rival}
+    model, other_model = names_of_tables(files)
+    others = {} if its_numbers is None else {other_model: its_numbers}
     tree = {
         **done.tree(),
         "notes": [*lines, *done.notes],
@@ -237,21 +237,8 @@ def _of_tables(
     _write_metrics(tree, out)
     _write_page(report.page(), out)
     _tell(done, talk)
-    talk.table(list(_differences(done, model, its_rival)), to_stderr=True)
+    talk.table(list(_differences(done, model, other_model)), to_stderr=True)
     _end({model: done, **others}, tree, talk, out, as_json=as_json)
-
-
-def _rival(
-    done: Evaluation, other: pd.DataFrame, labels: pd.DataFrame, settings: EvaluationSettings
-) -> Evaluation | None:
-    """The other model's numbers on the same scans, where it was compared."""
-    from headct import evaluation
-
-    if not done.comparison:
-        return None
-    tested = {scan_id for name in done.comparison for scan_id in done.findings[name].scan_ids}
-    same = other[other["scan_id"].isin(tested) & other["finding"].isin(done.comparison)]
-    return evaluation.evaluate(same.drop(columns="split", errors="ignore"), labels, replace(settings, groups=()))
 
 
 def _differences(done: Evaluation, model: str, other: str) -> Iterator[Mapping[str, Any]]:

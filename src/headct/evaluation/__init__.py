@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from headct.evaluation.evaluation import Evaluation, EvaluationSettings, evaluate, untaught
+from headct.evaluation.evaluation import Evaluation, EvaluationSettings, evaluate, rival, untaught
 from headct.evaluation.intervals import Area, Estimate, Patients
 from headct.evaluation.metrics import auroc, average_precision
 from headct.evaluation.operating import rule_named
@@ -19,6 +19,7 @@ __all__ = [
     "evaluate",
     "read_labels",
     "read_predictions",
+    "rival",
     "rule_named",
     "untaught",
 ]

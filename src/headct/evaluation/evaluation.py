@@ -28,7 +28,7 @@ The tree, whose leaves are `{"value", "low", "high", "n", "positives", "method"}
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -236,6 +236,20 @@ def evaluate(
         comparison=_corrected(compared),
         notes=tuple(dict.fromkeys(notes)),
     )
+
+
+def rival(done: Evaluation, against: pd.DataFrame, labels: pd.DataFrame) -> Evaluation | None:
+    """The other model's numbers, of each finding on the scans on which it was compared; None where it was not."""
+    told = pd.concat(
+        [
+            against[(against["finding"] == name) & against["scan_id"].isin(done.findings[name].scan_ids)]
+            for name in done.comparison
+        ]
+        or [against.head(0)]
+    )
+    if told.empty:
+        return None
+    return evaluate(told.drop(columns="split", errors="ignore"), labels, replace(done.settings, groups=()))
 
 
 def _expect_apart(predictions: pd.DataFrame, labels: pd.DataFrame, what: str = "") -> None:

@@ -202,12 +202,12 @@ def evaluate_detectors(
     )
 
 
-def expect_own_folder(out: Path) -> None:
-    """Raises Misuse where files of an evaluation would lie in a cohort, or replace what is not of one."""
+def expect_own_folder(out: Path, written: Sequence[str] = (LABELS, PAGE)) -> None:
+    """Raises Misuse where what is `written` would lie in a cohort, or replace a file that is of no evaluation."""
     ours = (out / METRICS).exists() or (out / PREDICTIONS).exists()
-    there = [name for name in (LABELS, PAGE) if (out / name).exists()]
+    there = [name for name in written if (out / name).exists()]
     if (out / "cohort.json").exists():
-        raise Misuse(f"{out} is a cohort", why="its labels would be replaced", do="name another --out")
+        raise Misuse(f"{out} is a cohort", why="what is found of it belongs elsewhere", do="name another --out")
     if there and not ours:
         raise Misuse(
             f"{out / there[0]} is of no evaluation, and would be replaced", do="name another --out, or move it away"

@@ -204,3 +204,19 @@ def test_the_other_models_numbers_are_of_the_scans_that_were_compared() -> None:
         assert found.findings[name].scan_ids == one.scan_ids
         assert found.findings[name].estimates["auroc"].value == pytest.approx(1 - one.estimates["auroc"].value)
     assert rival(evaluate(ours, labels(), SETTINGS), other, labels()) is None
+
+
+def test_the_other_models_thresholds_are_of_its_own_validation_scans() -> None:
+    """At 0.5 it would call nothing, beside a model whose thresholds were chosen."""
+    ids = labels()["scan_id"]
+    part = dict(zip(ids, np.where(np.arange(len(ids)) % 2, "validation", "test"), strict=True))
+    ours = MODELS["good"].assign(split=lambda table: table["scan_id"].map(part))
+    other = ours.assign(probability=lambda table: table["probability"] / 10)
+    truth = labels().assign(patient_id=ids)
+    done = evaluate(ours, truth, SETTINGS, other)
+    found = rival(done, other, truth)
+    assert found is not None
+    for name, one in done.findings.items():
+        assert found.findings[name].scan_ids == one.scan_ids
+        assert found.findings[name].operating_point.threshold < 0.1
+        assert found.findings[name].estimates["sensitivity"] == one.estimates["sensitivity"]

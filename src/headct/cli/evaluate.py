@@ -237,6 +237,10 @@ def _of_tables(
     _write_metrics(tree, out)
     _write_page(report.page(), out)
     _tell(done, talk)
+    for name, one in others.items():
+        for note in one.notes:
+            if note not in done.notes:
+                talk.warn(f"{name}: {note}")
     talk.table(list(_differences(done, model, other_model)), to_stderr=True)
     _end({model: done, **others}, tree, talk, out, as_json=as_json)
 

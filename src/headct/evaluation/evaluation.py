@@ -239,17 +239,18 @@ def evaluate(
 
 
 def rival(done: Evaluation, against: pd.DataFrame, labels: pd.DataFrame) -> Evaluation | None:
-    """The other model's numbers, of each finding on the scans on which it was compared; None where it was not."""
-    told = pd.concat(
-        [
-            against[(against["finding"] == name) & against["scan_id"].isin(done.findings[name].scan_ids)]
-            for name in done.comparison
-        ]
-        or [against.head(0)]
-    )
-    if told.empty:
+    """The other model's numbers, of each finding on the scans on which it was compared; None where it was not.
+
+    Its thresholds come from validation scans of its own, where it names some.
+    """
+    if not done.comparison:
         return None
-    return evaluate(told.drop(columns="split", errors="ignore"), labels, replace(done.settings, groups=()))
+    by_finding = {name: against[against["finding"] == name] for name in done.comparison}
+    told = [rows[rows["scan_id"].isin(done.findings[name].scan_ids)] for name, rows in by_finding.items()]
+    if "split" in against:
+        told = [rows.assign(split="test") for rows in told]
+        told += [rows[rows["split"] == VALIDATION] for rows in by_finding.values()]
+    return evaluate(pd.concat(told), labels, replace(done.settings, groups=()))
 
 
 def _expect_apart(predictions: pd.DataFrame, labels: pd.DataFrame, what: str = "") -> None:

@@ -6,15 +6,15 @@
 Cohorts that differ in their seed or in how often they have a finding are taken together.
 
 Four tables. (a) What age, sex, the scanner's table, air, what was drawn for the visit (noise, pose, motion) and for the
-patient (form, calcifications, metal, surgery, bruises) and the noise of the image away from lesions alone say of each
-finding: nothing, within a site. What is left of brain less itself smoothed is not noise alone, so some patients are
-taken again at the same visit with other noise: the difference of the two images holds nothing else. A swollen scalp
-stands apart: fractures bring one, epidural bleeding brings them. (b)
-Whether larger lesions are scored higher. (c) A plain supervised network beside baselines on patients it has not seen;
-with `--told` the network is told in training where lesions are. (d) The same network where lesions are filled with what
-lies around them, and one that is trained and tested on blanked lesions, with lesions of others blanked in those who
-have none. A label that is empty (there, but hardly to be seen) is left out everywhere. Intervals are 95 % by bootstrap
-over patients.
+patient (form, calcifications, metal, surgery, bruises), and the noise of the image, say of each finding: nothing,
+within a site. For their noise some patients are taken again at the same visit with other noise: the difference of the
+two images holds nothing else. Two things stand apart that findings bring with them: the texture of brain away from
+lesions (what is left of it less itself smoothed, which wide sulci alter too), and a swollen scalp, for fractures bring
+one and epidural bleeding brings them. (b) Whether larger lesions are scored higher. (c) A plain supervised network
+beside baselines on patients it has not seen; with `--told` the network is told in training where lesions are. (d) The
+same network where lesions are filled with what lies around them, and one that is trained and tested on blanked lesions,
+with lesions of others blanked in those who have none. A label that is empty (there, but hardly to be seen) is left out
+everywhere. Intervals are 95 % by bootstrap over patients.
 
 A shift in mm, volumes in ml and the like are truth, not nuisances: none is an input. To take scans
 again costs what making them did; 10 epochs on 1,275 patients took an hour and a half of one core without AVX-512.
@@ -78,6 +78,8 @@ PURE_HU = (22.0, 48.0)
 """Of brain without fluid or blood in it, after smoothing."""
 MIDDLE, NOISE_VOXELS, FEW = (slice(16, 80), slice(16, 96), slice(24, 76)), (3, 5, 7), 300
 """Where noise is measured, over what widths it is told from anatomy, and in how many voxels at least."""
+APART = ("texture", "swelling")
+"""What findings bring with them: no nuisances, so not among `all`, nor counted."""
 CELLS_WEIGH = 20.0
 """Beside labels; nearly all cells hold nothing, so that their mean is small."""
 LEVELS_HU = np.concatenate(
@@ -125,7 +127,7 @@ def load(paths: Sequence[Path], again: int) -> Patients:
     table = pd.concat([labels_of(cohort) for cohort in cohorts], ignore_index=True)
     codes = torch.empty((len(places), *SHAPE), dtype=torch.uint8)
     lesions: list[np.ndarray] = []
-    columns: dict[str, list[np.ndarray]] = {name: [] for name in ("air", "noise", "histogram", "height")}
+    columns: dict[str, list[np.ndarray]] = {name: [] for name in ("air", "texture", "histogram", "height")}
     ball = ndimage.generate_binary_structure(3, 1)
     arrays = (cohort.array(scan_id) for cohort in cohorts for scan_id in cohort)
     for row, (place, hu) in enumerate(zip(places, arrays, strict=True)):
@@ -134,7 +136,7 @@ def load(paths: Sequence[Path], again: int) -> Patients:
         sick = classes >= FIRST_LESION
         sick = ndimage.binary_dilation(sick, ball, iterations=RIM) if sick.any() else sick
         lesions.append(np.flatnonzero(sick).astype(np.int32))
-        for name, values in (features_of(hu) | {"noise": noise_of(hu, classes)}).items():
+        for name, values in (features_of(hu) | {"texture": texture_of(hu, classes)}).items():
             columns[name].append(values)
     features = {name: np.array(rows) for name, rows in columns.items()}
     told = scanners_of(cohorts)
@@ -142,7 +144,8 @@ def load(paths: Sequence[Path], again: int) -> Patients:
     features["table"] = told.fillna(-1).to_numpy()
     drawn = [drawn_of(cohort, labels_of(cohort)["patient_id"].tolist()) for cohort in cohorts]
     features |= {what: np.concatenate([one[what] for one in drawn]) for what in drawn[0]}
-    features["noise alone"] = np.concatenate([noise_alone(cohort, again) for cohort in cohorts])
+    if again:
+        features["noise"] = np.concatenate([noise_of(cohort, again) for cohort in cohorts])
     labels = table[list(FINDINGS)].to_numpy(dtype=float)
     return Patients(places, table["patient_id"].to_numpy(), table, labels, codes, lesions, features)
 
@@ -182,12 +185,11 @@ def features_of(hu: np.ndarray) -> dict[str, np.ndarray]:
     }
 
 
-def noise_of(hu: np.ndarray, classes: np.ndarray) -> np.ndarray:
+def texture_of(hu: np.ndarray, classes: np.ndarray) -> np.ndarray:
     """Size, tails and colour of what is left of each slice less itself smoothed, where all smoothed is healthy brain.
 
-    A region with edges of ventricles or wide sulci in it would tell of hydrocephalus and dementia, and not by noise;
-    these two have no mask to keep away from, so places as dark as diluted fluid are left out. What noise was *drawn*
-    is among the features of the visit.
+    Noise, and what of edges of ventricles and sulci is left: hydrocephalus and dementia have no mask to keep away
+    from, so that places as dark as diluted fluid are left out, which does not leave out all of it.
     """
     hu, deep = hu[MIDDLE].astype(np.float32), deep_brain(hu, classes)
     values: list[float] = []
@@ -221,7 +223,7 @@ def colour(rest: np.ndarray, where: np.ndarray) -> list[float]:
     return [float((rest * np.roll(rest, 1, axis))[where].mean() / rest[where].var()) for axis in range(3)]
 
 
-def noise_alone(cohort: Cohort, scans: int) -> np.ndarray:
+def noise_of(cohort: Cohort, scans: int) -> np.ndarray:
     """Size, tails and colour (n, some) of noise without anatomy; no number where a scan is not among the first `scans`.
 
     The same patient at the same visit, with other noise, less the scan: brain, lesions and position cancel out.
@@ -304,10 +306,11 @@ def boosted() -> HistGradientBoostingClassifier:
 
 def show_nuisances(patients: Patients) -> None:
     """(a) Five folds by patient."""
-    features = {name: patients.features[name] for name in ("table", "air", "visit", "patient", "noise")}
-    runs = [(name, boosted) for name in (*features, "noise alone", "swelling")] + [("all", linear), ("all", boosted)]
-    features["all"] = np.hstack(list(features.values()))
-    features |= {name: patients.features[name] for name in ("noise alone", "swelling")}
+    features = {name: patients.features[name] for name in ("table", "air", "visit", "patient")}
+    everyone, some = np.hstack(list(features.values())), {name: patients.features[name] for name in APART}
+    some |= {"noise": patients.features["noise"]} if "noise" in patients.features else {}
+    runs = [(name, boosted) for name in (*features, *some)] + [("all", linear), ("all", boosted)]
+    features = features | some | {"all": everyone}
     rows = []
     for column, finding in enumerate(FINDINGS):
         row = counted(finding, patients.labels[:, column])
@@ -325,13 +328,13 @@ def show_nuisances(patients: Patients) -> None:
     lows = (
         pd.DataFrame(rows)
         .filter(like=", ")
-        .drop(columns="swelling, boosted")
+        .drop(columns=[f"{name}, boosted" for name in APART])
         .apply(lambda column: column.str.extract(r"\((\S+) ")[0].astype(float))
     )
     above = (lows > 0.5).sum()
     said = "; ".join(f"{name}: {count}" for name, count in above.items())
-    twice = int(np.isfinite(features["noise alone"]).all(axis=1).sum())
-    print(f"noise alone: of {twice} patients")
+    if "noise" in some:
+        print(f"noise: of {np.isfinite(some['noise']).all(axis=1).sum()} patients")
     note = f"{above.sum()} of {lows.size} intervals lie above 0.5 ({said}); chance alone gives {0.025 * lows.size:.0f}"
     show("(a) nuisances alone: AUROC in five folds by patient", rows, note)
 
@@ -610,10 +613,29 @@ def show_blanked(patients: Patients, net: Net, strict: Net, test: np.ndarray, rn
     show(f"{title} all blanked, for one that was trained so", rows, note)
 
 
-def positive(text: str) -> int:
-    """At least 1."""
-    if (number := int(text)) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not above 0")
+def show_networks(patients: Patients, options: argparse.Namespace, rng: np.random.Generator) -> None:
+    """(b) to (d): learned from three quarters of the patients, tested on the others."""
+    people = rng.permutation(np.unique(patients.groups))
+    tested = np.isin(patients.groups, people[: len(people) // 4])
+    seen, test = np.flatnonzero(~tested), np.flatnonzero(tested)
+    steps = options.epochs * (len(seen) // 12)
+    net: Net
+    if options.told:
+        net = train_told(Told(), told_batches(patients, seen, options.epochs, rng), steps, rng)
+    else:
+        net = train(Net(), plain_batches(patients, seen, options.epochs, rng), steps, 3e-3, rng)
+    show_network(patients, net, seen, test, rng)
+    if options.blanked_steps:
+        strict = type(net)()
+        strict.load_state_dict(net.state_dict())  # what it has learned of lesions helps it to find their traces
+        batches = blanked_batches(patients, seen, options.blanked_steps, rng)
+        show_blanked(patients, net, train(strict, batches, options.blanked_steps, 1e-3, rng), test, rng)
+
+
+def count(text: str) -> int:
+    """At least 0."""
+    if (number := int(text)) < 0:
+        raise argparse.ArgumentTypeError(f"{text} is below 0")
     return number
 
 
@@ -621,9 +643,9 @@ def main() -> None:
     """Print one table after the other."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("cohorts", type=Path, nargs="+")
-    parser.add_argument("--epochs", type=int, default=8)
-    parser.add_argument("--blanked-steps", type=int, default=600, help="of training on blanked lesions")
-    parser.add_argument("--again", type=positive, default=600, help="scans of each cohort taken twice, for noise")
+    parser.add_argument("--epochs", type=count, default=8, help="0 leaves (b) to (d) out")
+    parser.add_argument("--blanked-steps", type=count, default=600, help="on blanked lesions; 0 leaves (d) out")
+    parser.add_argument("--again", type=count, default=600, help="scans of each cohort taken twice, for noise")
     parser.add_argument("--told", action="store_true", help="train with masks of lesions beside labels")
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
@@ -635,20 +657,8 @@ def main() -> None:
     said = f"{len(patients.places)} scans of {len(set(patients.groups))} patients"
     print(f"{said}, {time.process_time():.0f} s; networks on {choose('auto', 'cpu')}")
     show_nuisances(patients)
-    people = rng.permutation(np.unique(patients.groups))
-    tested = np.isin(patients.groups, people[: len(people) // 4])
-    seen, test = np.flatnonzero(~tested), np.flatnonzero(tested)
-    steps = options.epochs * (len(seen) // 12)
-    net: Net
-    if options.told:
-        net = train_told(Told(), told_batches(patients, seen, options.epochs, rng), steps, rng)
-    else:
-        net = train(Net(), plain_batches(patients, seen, options.epochs, rng), steps, 3e-3, rng)
-    show_network(patients, net, seen, test, rng)
-    strict = type(net)()
-    strict.load_state_dict(net.state_dict())  # what it has learned of lesions helps it to find their traces
-    batches = blanked_batches(patients, seen, options.blanked_steps, rng)
-    show_blanked(patients, net, train(strict, batches, options.blanked_steps, 1e-3, rng), test, rng)
+    if options.epochs:
+        show_networks(patients, options, rng)
     print(f"{time.process_time():.0f} s of the processor")
 
 

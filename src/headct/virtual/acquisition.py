@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -26,8 +26,8 @@ from headct.virtual.texture import tiled_noise
 SAMPLES_EVERY_MM = 1.7
 """Planes within a slice's thickness lie at most so far apart, or 1.25 pixels; their mean is the partial volume."""
 
-POINTS_AT_ONCE = 1 << 20
-"""How many points are painted together; bounds the memory."""
+POINTS_AT_ONCE = 1 << 18
+"""How many points are painted together: more would take memory, and fewer time, as every operation has to be begun."""
 
 LOWEST_HU, HIGHEST_HU = -1024, 3071
 
@@ -235,35 +235,48 @@ def _partial_volumes(
     steps = np.arange(rows, dtype=np.float32)
     in_plane = steps[:, None, None] * row_step.astype(np.float32) + steps[:, None] * col_step.astype(np.float32)
     flat = torch.from_numpy(in_plane.reshape(-1, 3))
-    for index in range(len(origins)):
-        planes = max(1, int(np.ceil(thickness[index] / max(SAMPLES_EVERY_MM, 1.25 * visit.pixel_mm))))
-        depths = ((np.arange(planes) + 0.5) / planes - 0.5) * thickness[index]
-        corners = flat.new_tensor((origins[index] + depths[:, None] * normal).astype(np.float32))
-        points = (flat + corners[:, None]).reshape(-1, 3)
+    planes = np.maximum(1, np.ceil(thickness / max(SAMPLES_EVERY_MM, 1.25 * visit.pixel_mm))).astype(int)
+    for some in _together(planes * rows * rows):
+        points = []
+        for index in range(some.start, some.stop):
+            depths = ((np.arange(planes[index]) + 0.5) / planes[index] - 0.5) * thickness[index]
+            corners = flat.new_tensor((origins[index] + depths[:, None] * normal).astype(np.float32))
+            points.append((flat + corners[:, None]).reshape(-1, 3))
         parts = [
             _seen_at(patient.paint(head_mm, visit.pixel_mm, tissues=tissues), visit, patient, head_mm)
-            for head_mm in map(visit.to_head, torch.split(points, POINTS_AT_ONCE))
+            for head_mm in map(visit.to_head, torch.split(torch.cat(points), POINTS_AT_ONCE))
         ]
-        _keep(result, index, parts, (planes, rows, rows))
-        middle = (in_plane + origins[index].astype(np.float32)).reshape(-1, 3)
+        _keep(result, some, parts, planes[some])
+    for index, origin in enumerate(origins):
+        middle = (in_plane + origin.astype(np.float32)).reshape(-1, 3)
         lay_table(result.hu[index].reshape(-1), middle, visit.shift_mm, head_rest=visit.head_rest)
     return result
 
 
-def _keep(result: _Averaged, index: int, parts: list[Painted], shape: tuple[int, int, int]) -> None:
-    """Average the planes of one slice into the result."""
+def _together(points: np.ndarray) -> Iterator[slice]:
+    """Slices one after another, which have `points` each: as many together as make `POINTS_AT_ONCE` at most, or one."""
+    first = 0
+    for last in range(1, len(points) + 1):
+        if last == len(points) or points[first : last + 1].sum() > POINTS_AT_ONCE:
+            yield slice(first, last)
+            first = last
 
-    def mean(values: list[torch.Tensor]) -> np.ndarray:
-        averaged: np.ndarray = torch.cat(values).reshape(shape).mean(dim=0).numpy()
-        return averaged
 
-    result.hu[index] = mean([part.hu for part in parts])
+def _keep(result: _Averaged, some: slice, parts: list[Painted], planes: np.ndarray) -> None:
+    """Average the planes of some slices into the result."""
+    shape = result.hu.shape[1:]
+
+    def means(values: list[torch.Tensor]) -> np.ndarray:
+        of_slices = torch.split(torch.cat(values).reshape(-1, *shape), planes.tolist())
+        return np.stack([each.mean(dim=0).numpy() for each in of_slices])
+
+    result.hu[some] = means([part.hu for part in parts])
     for name in dict.fromkeys(name for part in parts for name in part.changes):
         stores = ((result.shares, "share"), (result.changed_hu, "hu"))
         for store, attribute in ((result.tissues, "share"),) if name in TISSUES else stores:
             known = store.setdefault(name, np.zeros(result.hu.shape, dtype=np.float16))
             changes = [part.changes.get(name) for part in parts]
-            known[index] = mean(
+            known[some] = means(
                 [
                     torch.zeros_like(part.hu) if change is None else getattr(change, attribute)
                     for part, change in zip(parts, changes, strict=True)

@@ -33,7 +33,7 @@ from headct.tasks.explanation import Explained, Settings, explain, read_mask
 from headct.tasks.explanation.evening import evened_head
 from headct.tasks.explanation.job import LEAST_FALL
 from headct.tasks.explanation.judging import judged
-from headct.virtual.job import CLASSES
+from headct.virtual.truth import CLASSES
 
 
 def positives(cohort: Cohort, finding: str) -> Iterator[tuple[str, np.ndarray]]:

@@ -29,16 +29,16 @@ from monai.losses import DiceCELoss
 from monai.networks.nets import BasicUNet
 from PIL import Image
 from scipy import ndimage
-from soundness import LEVELS_HU, Patients, descend, measured  # which lie beside this file
+from soundness import LEVELS_HU, Patients, descend, measured, simulation_of  # which lie beside this file
 from threadpoolctl import threadpool_limits
 from torch import nn
 from twins import load, show_pairs
 
 from headct import Cohort
 from headct.virtual.findings.bone import Fracture
-from headct.virtual.job import CLASSES
 from headct.virtual.labels import FINDINGS
 from headct.virtual.simulated import Simulation
+from headct.virtual.truth import CLASSES
 
 FINDING = "fracture"
 VOXEL_MM, PIXELS, REACH = 2.0, 160, np.deg2rad(112)
@@ -125,9 +125,7 @@ def pictures_of(patients: Patients, masked: bool) -> tuple[torch.Tensor, torch.T
 
 def kinds_of(path: Path, patients: Patients) -> np.ndarray:
     """Of each scan (n,) the kind of fracture that was drawn for its patient, or nothing."""
-    about = Cohort(path).about["simulated"]["simulation"]
-    simulation = Simulation(**{name: about[name] for name in ("seed", "site", "prevalence", "twin")})
-    kinds = []
+    simulation, kinds = simulation_of(Cohort(path)), []
     for name in patients.groups:
         drawn = next(simulation.scans(Simulation.index_of(name))).patient.findings
         kinds.append(next((one.kind for one in drawn if isinstance(one, Fracture)), ""))

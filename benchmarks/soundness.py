@@ -6,15 +6,15 @@
 Cohorts that differ in their seed or in how often they have a finding are taken together.
 
 Four tables. (a) What age, sex, the scanner's table, air, what was drawn for the visit (noise, pose, motion) and for the
-patient (form, calcifications, metal, surgery, bruises), and the noise of the image, say of each finding: nothing,
-within a site. For their noise some patients are taken again at the same visit with other noise: the difference of the
-two images holds nothing else. Two things stand apart that findings bring with them: the texture of brain away from
-lesions (what is left of it less itself smoothed, which wide sulci alter too), and a swollen scalp, for fractures bring
-one and epidural bleeding brings them. (b) Whether larger lesions are scored higher. (c) A plain supervised network
-beside baselines on patients it has not seen; with `--told` the network is told in training where lesions are. (d) The
-same network where lesions are filled with what lies around them, and one that is trained and tested on blanked lesions,
-with lesions of others blanked in those who have none. A label that is empty (there, but hardly to be seen) is left out
-everywhere. Intervals are 95 % by bootstrap over patients.
+patient (form, calcifications, metal, surgery, bruises), and the noise of the image, say of each finding: within a site
+they should say nothing. For their noise some patients are taken again at the same visit with other noise: the
+difference of the two images holds no anatomy. Two things stand apart that findings bring with them: the texture of
+brain away from lesions (what is left of it less itself smoothed, which wide sulci alter too), and a swollen scalp, for
+fractures bring one and epidural bleeding brings them. (b) Whether larger lesions are scored higher. (c) A plain
+supervised network beside baselines on patients it has not seen; with `--told` the network is told in training where
+lesions are. (d) The same network where lesions are filled with what lies around them, and one that is trained and
+tested on blanked lesions, with lesions of others blanked in those who have none. A label that is empty (there, but
+hardly to be seen) is left out everywhere. Intervals are 95 % by bootstrap over patients.
 
 A shift in mm, volumes in ml and the like are truth, not nuisances: none is an input. To take scans
 again costs what making them did; 10 epochs on 1,275 patients took an hour and a half of one core without AVX-512.
@@ -52,11 +52,11 @@ from headct.encoders.settling import settling
 from headct.preparing import Prepared, prepare
 from headct.preparing.recipe import named
 from headct.virtual.findings.bone import Bruise, Surgery
-from headct.virtual.job import CLASSES, EDITION, VOLUMES
+from headct.virtual.job import EDITION, VOLUMES
 from headct.virtual.labels import FINDINGS
 from headct.virtual.metal import metal_of
 from headct.virtual.simulated import Simulation
-from headct.virtual.sites import SITES
+from headct.virtual.truth import CLASSES
 
 SHAPE, CROP, PLAY = (96, 112, 96), (80, 104, 80), (8, 4, 12)
 """Of the arrays, of what the network sees, and where that begins; it shifts by up to 2 voxels in training."""
@@ -76,8 +76,10 @@ RIM = 2
 BLANK_HU = 300.0
 PURE_HU = (22.0, 48.0)
 """Of brain without fluid or blood in it, after smoothing."""
-MIDDLE, NOISE_VOXELS, FEW = (slice(16, 80), slice(16, 96), slice(24, 76)), (3, 5, 7), 300
-"""Where noise is measured, over what widths it is told from anatomy, and in how many voxels at least."""
+MIDDLE, TEXTURE_VOXELS, FEW = (slice(16, 80), slice(16, 96), slice(24, 76)), (3, 5, 7), 300
+"""Where texture is measured, over what widths it is told from anatomy, and in how many voxels at least."""
+CENTRE = (slice(32, 64), slice(36, 76), slice(36, 64))
+"""Where noise is measured: 64 x 80 x 56 mm that lie within every head."""
 APART = ("texture", "swelling")
 """What findings bring with them: no nuisances, so not among `all`, nor counted."""
 CELLS_WEIGH = 20.0
@@ -193,12 +195,12 @@ def texture_of(hu: np.ndarray, classes: np.ndarray) -> np.ndarray:
     """
     hu, deep = hu[MIDDLE].astype(np.float32), deep_brain(hu, classes)
     values: list[float] = []
-    for width in NOISE_VOXELS:
+    for width in TEXTURE_VOXELS:
         rest = hu - ndimage.uniform_filter(hu, (width, width, 1))
         sd = 1.48 * float(np.median(np.abs(rest[deep])))
         rest = rest.clip(-4 * sd, 4 * sd)  # what is beyond is a calcification
         values += size_and_tails(rest, deep)
-        if width == min(NOISE_VOXELS):  # the colour of what is coarser is that of gyri
+        if width == min(TEXTURE_VOXELS):  # the colour of what is coarser is that of gyri
             values += colour(rest, deep)
     return np.array(values)
 
@@ -208,7 +210,7 @@ def deep_brain(hu: np.ndarray, classes: np.ndarray) -> np.ndarray:
     hu, classes = hu[MIDDLE].astype(np.float32), classes[MIDDLE]
     level = ndimage.uniform_filter(hu, 3)
     brain = (classes == CLASSES.index("brain") + 1) & (level > PURE_HU[0]) & (level < PURE_HU[1])
-    reach = max(NOISE_VOXELS) + RIM
+    reach = max(TEXTURE_VOXELS) + RIM
     deep: np.ndarray = ndimage.minimum_filter(brain, size=(reach, reach, 1))
     return deep if deep.sum() > FEW else brain
 
@@ -224,25 +226,27 @@ def colour(rest: np.ndarray, where: np.ndarray) -> list[float]:
 
 
 def noise_of(cohort: Cohort, scans: int) -> np.ndarray:
-    """Size, tails and colour (n, some) of noise without anatomy; no number where a scan is not among the first `scans`.
+    """Size, tails and colour (n, 6) of noise without anatomy, of `scans` patients who lay still; else no numbers.
 
-    The same patient at the same visit, with other noise, less the scan: brain, lesions and position cancel out.
+    The same patient at the same visit with other noise, less the scan, in a box that is the same for all: noise is
+    stronger in the middle of an image, so a region of brain would tell how wide its ventricles are. Of a patient who
+    moved the difference holds anatomy, as other slices are displaced.
     """
     recipe = named(cohort.about["recipe"]["name"])
     simulation = simulation_of(cohort).prepared_by(recipe)
-    rows: list[list[float]] = []
-    for scan_id, patient_id in zip(cohort, labels_of(cohort)["patient_id"], strict=True):
-        if len(rows) == scans:
-            break
+    values, taken = np.full((len(cohort), 6), np.nan), 0
+    for row, (scan_id, patient_id) in enumerate(zip(cohort, labels_of(cohort)["patient_id"], strict=True)):
         first = next(simulation.scans(Simulation.index_of(patient_id)))
+        if taken == scans or first.visit.motion_mm[0]:
+            continue
         visit = replace(first.visit, noise_seed=first.visit.noise_seed + 1)
         second = prepare(replace(first, visit=visit).scan, recipe)
         assert isinstance(second, Prepared)
-        hu = cohort.array(scan_id)
-        deep = deep_brain(hu, classes_of(cohort.path, scan_id))
-        rest = (hu[MIDDLE].astype(np.float32) - second.array[MIDDLE]) / np.sqrt(2, dtype=np.float32)
-        rows.append(size_and_tails(rest, deep) + colour(rest, deep))
-    return np.array(rows + [[np.nan] * len(rows[0])] * (len(cohort) - len(rows)))
+        hu = cohort.array(scan_id)[CENTRE].astype(np.float32)
+        rest, acquired = (hu - second.array[CENTRE]) / np.sqrt(2, dtype=np.float32), hu != -1000
+        values[row] = size_and_tails(rest, acquired) + colour(rest, acquired)
+        taken += 1
+    return values
 
 
 def simulation_of(cohort: Cohort) -> Simulation:
@@ -250,7 +254,7 @@ def simulation_of(cohort: Cohort) -> Simulation:
     edition, settings = (cohort.about["simulated"][name] for name in ("edition", "simulation"))
     if edition != EDITION:
         raise SystemExit(f"{cohort.path} is of edition {edition} of the generator, which now draws edition {EDITION}")
-    return Simulation(seed=settings["seed"], site=settings["site"], prevalence=settings["prevalence"])
+    return Simulation(**{name: settings[name] for name in ("seed", "site", "prevalence", "twin", "rescan")})
 
 
 def drawn_of(cohort: Cohort, patients: Sequence[str]) -> dict[str, np.ndarray]:
@@ -259,7 +263,7 @@ def drawn_of(cohort: Cohort, patients: Sequence[str]) -> dict[str, np.ndarray]:
     rows: dict[str, list[np.ndarray]] = {"visit": [], "patient": [], "swelling": []}
     for name in patients:
         scanned = next(simulation.scans(Simulation.index_of(name)))
-        patient, visit = scanned.patient, replace(scanned.visit, protocol=SITES[scanned.visit.site].protocols[0])
+        patient, visit = scanned.patient, scanned.visit
         metal, found = metal_of(patient.seed), patient.findings
         told: dict[str, Any] = {
             "metal": (len(metal), sum(m.streaks_hu for m in metal), any(m.place_mm[2] > -60 for m in metal)),
@@ -325,17 +329,14 @@ def show_nuisances(patients: Patients) -> None:
                 score[unseen] = rankdata(odds) / len(odds)  # levels differ from fold to fold
             row[f"{name}, {make.__name__}"] = measured(score, label)
         rows.append(row)
-    lows = (
-        pd.DataFrame(rows)
-        .filter(like=", ")
-        .drop(columns=[f"{name}, boosted" for name in APART])
-        .apply(lambda column: column.str.extract(r"\((\S+) ")[0].astype(float))
-    )
-    above = (lows > 0.5).sum()
-    said = "; ".join(f"{name}: {count}" for name, count in above.items())
+    told = pd.DataFrame(rows).filter(like=", ")
+    lows = told.apply(lambda column: column.str.extract(r"\((\S+) ")[0].astype(float))
+    said = "; ".join(f"{name}: {above}" for name, above in (lows > 0.5).sum().items())
+    lows = lows.drop(columns=[f"{name}, boosted" for name in APART])
     if "noise" in some:
         print(f"noise: of {np.isfinite(some['noise']).all(axis=1).sum()} patients")
-    note = f"{above.sum()} of {lows.size} intervals lie above 0.5 ({said}); chance alone gives {0.025 * lows.size:.0f}"
+    above = f"{(lows > 0.5).sum().sum()} of {lows.size} intervals but those of {' and '.join(APART)} lie above 0.5"
+    note = f"{above}; chance alone gives {0.025 * lows.size:.0f} (by column: {said})"
     show("(a) nuisances alone: AUROC in five folds by patient", rows, note)
 
 
@@ -651,11 +652,11 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     threadpool_limits(options.threads)
-    patients, rng = load(options.cohorts, options.again), np.random.default_rng(0)
-    if len(set(patients.groups)) < len(patients.groups):
+    scanned = [name for path in options.cohorts for name in Cohort(path).scans["patient_id"]]
+    if len(set(scanned)) < len(scanned):
         parser.error("intervals are over scans, so give cohorts with one scan of each patient")
-    said = f"{len(patients.places)} scans of {len(set(patients.groups))} patients"
-    print(f"{said}, {time.process_time():.0f} s; networks on {choose('auto', 'cpu')}")
+    patients, rng = load(options.cohorts, options.again), np.random.default_rng(0)
+    print(f"{len(patients.places)} patients, {time.process_time():.0f} s; networks on {choose('auto', 'cpu')}")
     show_nuisances(patients)
     if options.epochs:
         show_networks(patients, options, rng)

@@ -7,7 +7,7 @@
 
 For findings that are too rare in the cohort of `soundness.py` to say whether its network, which is the one here, could
 learn them. Twins are the same patient with and without the finding, all else equal to the voxel, so a score that
-differs rests on the finding or on what it brings with it: two thirds of fractures bring a swollen scalp. Told are the
+differs rests on the finding or on what it brings with it: every second fracture brings a swollen scalp. Told are the
 AUROC over all scans of the twins, the share of pairs in which the one with the finding scores higher (ties count half),
 with 95 % intervals by bootstrap over patients, and the same for thirds by visible volume, and for pairs whose scalps
 are alike.
@@ -55,8 +55,8 @@ from torch import nn
 
 from headct import Cohort
 from headct.embedding.machine import choose
-from headct.virtual.job import CLASSES
 from headct.virtual.labels import FINDINGS
+from headct.virtual.truth import CLASSES
 
 PIECE, PIECES = 32, 8
 """Voxels of 2 mm along a piece, and pieces in a step."""

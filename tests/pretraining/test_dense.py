@@ -32,8 +32,9 @@ from headct.pretraining.objectives.dense import (
 )
 from headct.pretraining.objectives.insert import InsertSettings
 from headct.pretraining.objectives.objective import TEMPLATE_BLOCK, UNKNOWN_CLASS
-from headct.virtual.job import CLASSES, Job, run
+from headct.virtual.job import Job, run
 from headct.virtual.simulated import Simulation
+from headct.virtual.truth import CLASSES
 
 
 def classes_of(hu: torch.Tensor) -> torch.Tensor:

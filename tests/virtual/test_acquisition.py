@@ -254,7 +254,7 @@ def test_some_scans_are_truncated() -> None:
     assert low > high > 5
 
 
-def test_sites_differ_in_everything_that_scanners_differ_in() -> None:
+def test_sites_differ_in_nearly_everything_that_scanners_differ_in() -> None:
     habits = (
         "manufacturer", "kernel", "thickness_mm", "tilt_deg", "blur_mm", "noise_hu", "offset_hu", "field_mm",
         "transfer_syntax", "truncated", "strap", "wings_mm",

@@ -19,7 +19,6 @@ from headct.virtual.findings.finding import Finding
 from headct.virtual.findings.fluid import Hydrocephalus
 from headct.virtual.findings.lesions import Edema, Infarct, Tumor
 from headct.virtual.findings.mixture import KINDS, draw_findings, one_of
-from headct.virtual.job import CLASSES, truth_at
 from headct.virtual.labels import DEMENTIA_ML, HYDROCEPHALUS_ML, judge
 from headct.virtual.patient import Patient
 from headct.virtual.simulated import Simulated
@@ -27,6 +26,7 @@ from headct.virtual.sites import SITES
 from headct.virtual.streams import stream
 from headct.virtual.template import ICBM_PER_HEAD, template
 from headct.virtual.tissue import SEEPAGE, TUMOR_OEDEMA, Brain, share_of_line
+from headct.virtual.truth import CLASSES, truth_at
 
 BRAIN_HU, FLUID_HU = 33, 6
 
@@ -296,6 +296,16 @@ def test_faint_oedema_of_the_whole_brain_is_in_its_mask() -> None:
     patient = patient_of(replace(first(Edema, diffuse=True), tightness=0.4, depth_hu=10.0))
     visit = Acquisition.draw(1, SITES["site-a"]).coarsened(4.0)
     assert Simulated(patient, visit, "p", "1").masks["edema"].sum() > 1000
+
+
+@pytest.mark.parametrize("seed", [11, 87])
+def test_little_blood_in_the_ventricles_is_in_its_mask(seed: int) -> None:
+    """Diluted, or as thin as a voxel: it fills none by half."""
+    patient = Patient(seed, Anatomy.draw(seed), (one_of("ivh", seed),))
+    simulated = Simulated(patient, Acquisition.draw(seed, SITES["site-a"]).coarsened(4.0), "p", "1")
+    assert simulated.labels.findings["ivh"] == 1
+    assert simulated.masks["ivh"].any()
+    assert not (simulated.taken.shares["ivh"] >= 0.5).any()
 
 
 def test_a_fracture_that_tore_an_artery_lies_over_the_blood() -> None:

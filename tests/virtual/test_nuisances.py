@@ -39,7 +39,7 @@ FINDINGS = [name for name in KINDS if name not in ("surgery", "bruise")]
 
 
 def nuisances_of(patient: Patient, visit: Acquisition) -> np.ndarray:
-    """Age, sex, form, calcifications, metal, surgery, then what was drawn for the visit."""
+    """Age, sex, form, calcifications, metal, surgery, then what was drawn for the visit, and which scanner it was."""
     told = asdict(patient.anatomy)
     told |= {"sex": patient.anatomy.sex == "M", "seed": 0, "shifts": 0}
     pieces = metal_of(patient.seed)
@@ -48,10 +48,8 @@ def nuisances_of(patient: Patient, visit: Acquisition) -> np.ndarray:
     operated = [value for f in surgery for value in (1.0, f.flap, f.catheter, f.radius_mm, f.centre_mm[0])] or [0.0] * 5
     drawn = {k: v for k, v in asdict(visit).items() if k not in ("protocol", "site", "noise_seed")}
     drawn["strap_mm"] = visit.strap_mm or -99.0
-    scanner = float(visit.protocol.model == SITES[visit.site].protocols[0].model)
-    return np.hstack([*(np.ravel(v) for v in (*told.values(), metal, operated, *drawn.values())), scanner]).astype(
-        float
-    )
+    scanner = [visit.protocol == protocol for protocol in SITES[visit.site].protocols]  # by which all tags are set
+    return np.hstack([np.ravel(v) for v in (*told.values(), metal, operated, *drawn.values(), scanner)]).astype(float)
 
 
 @cache

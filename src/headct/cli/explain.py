@@ -157,7 +157,7 @@ def _truth(
 
 def _of_virtual(findings: Sequence[str]) -> dict[str, tuple[int, ...]]:
     """The values of the findings in the masks of virtual patients; those without a place of their own are left out."""
-    from headct.virtual.job import CLASSES
+    from headct.virtual.truth import CLASSES
 
     values: dict[str, tuple[int, ...]] = {name: (number,) for number, name in enumerate(CLASSES, start=1)}
     values["ich"] = tuple(values[name][0] for name in ("iph", "ivh", "sah", "sdh", "edh"))

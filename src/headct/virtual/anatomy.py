@@ -29,7 +29,7 @@ class Anatomy:
     shear: Vector  # x by y, x by z, y by z
     warp_mm: Vector  # amplitude of the individual form, correlated over 70 mm, per axis
     folding_mm: float  # amplitude of the brain's own form, correlated over 17 mm
-    atrophy: float  # 0 for a young brain to about 1.4
+    atrophy: float  # 0 for a young brain to about 1.5
     gap_mm: float  # fluid between skull and brain
     ventricles_mm: float  # how much wider than the average
     ventricle_asymmetry: float  # -0.35..0.35, positive wider on the right

@@ -20,7 +20,7 @@ from headct.virtual.template import ICBM_PER_HEAD, Box, Template, normalized
 from headct.virtual.texture import smooth_noise
 
 COARSE = Box((-105, 105), (-126, 126), (-126, 105), 7.0)
-"""Where the maps are known, in head millimetres: the patient's own, upright, origin at the anterior commissure."""
+"""Where the maps are known, in head millimetres: the patient's own, upright, origin near the anterior commissure."""
 
 NEAREST_MM = 0.05
 """Pushes below this are cut to nothing, smoothly, so that every finding has an end of its reach."""

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import count
 from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
+from headct.failure import Failure
 from headct.preparing import Prepared, prepare
 from headct.preparing.recipe import Recipe, named
 from headct.virtual.labels import FINDINGS
 from headct.virtual.simulated import Simulated, Simulation
+
+MOST_REJECTED = 100
+"""In a row, until nothing else is waited for."""
 
 
 def arrays(
@@ -21,17 +26,20 @@ def arrays(
     """Prepared arrays, int16 (X, Y, Z) in HU, each with the scan it was made from: of patient `start` and all after it.
 
     With `every` n only each n-th patient is made. Scans that the recipe rejects are passed over. Raises Misuse for a
-    published recipe, at the first array.
+    published recipe, at the first array, and Failure where so many are rejected in a row that no other may come.
     """
     recipe = named(recipe)
     simulation = simulation.prepared_by(recipe)
-    index = start
-    while True:
+    in_a_row = 0
+    for index in count(start, every):
         for simulated in simulation.scans(index):
             prepared = prepare(simulated.scan, recipe)
             if isinstance(prepared, Prepared):
+                in_a_row = 0
                 yield prepared.array, simulated
-        index += every
+            elif (in_a_row := in_a_row + 1) == MOST_REJECTED:
+                what, do = f"{MOST_REJECTED} virtual scans in a row were rejected", "name another recipe"
+                raise Failure(what, why=prepared.sentence, do=do)
 
 
 class Endless(IterableDataset[dict[str, Any]]):

@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-import torch.nn.functional as F
 from threadpoolctl import threadpool_limits
 
 from headct import __version__
@@ -33,30 +32,21 @@ from headct.preparing import Prepared, prepare
 from headct.preparing.recipe import Frame, named
 from headct.reading.criteria import Criteria
 from headct.scan import GeometryError, Rejection, Scan
-from headct.virtual.acquisition import POINTS_AT_ONCE, TISSUES, Acquisition
 from headct.virtual.archive import HEAD_SERIES, PROFILES, write_study
-from headct.virtual.bending import COARSE
-from headct.virtual.labels import FINDINGS, VISIBLE, mask_share
-from headct.virtual.patient import Patient
+from headct.virtual.labels import FINDINGS, VISIBLE
 from headct.virtual.simulated import Simulated, Simulation
-from headct.virtual.template import normalized
+from headct.virtual.truth import CLASSES, class_map, classes_at, truth_at
 from headct.writing import write_nifti
 
 FORMATS = ("dicom", "nifti", "cohort")
 
-EDITION = 4
+EDITION = 5
 """Raised whenever the same job gives other bytes: what was begun before is not gone on with."""
 
 LABELS, TERMS = "labels.csv", "simulated.json"
 """Beside the patients: what is true of each scan, and for files what a cohort's `cohort.json` says, the whole job."""
 
 HEAD_NIFTI = "head.nii.gz"
-
-CLASSES = (*TISSUES, "edema", "infarct", "tumor", "iph", "ivh", "sah", "sdh", "edh", "fracture")
-"""Values 1, 2, 3, … of a map of classes; a later one covers an earlier one. 0 is everything else."""
-
-BEYOND_MM = 22.0
-"""From the cavity; the vault's bone ends nearer. Only a fracture can lie farther off."""
 
 SEVERITIES = (
     "midline_shift_mm", "ventricles_ml", "hydrocephalus_ml", "dementia_ml", "mass_effect_mm", "effaced_ml"
@@ -174,14 +164,27 @@ def _finished(job: Job, out: Path) -> Result | None:
         if terms != now:
             why, do = ", ".join(differences(terms, now)), f"choose another --out, or remove {out}"
             raise Misuse(f"{out} already holds other virtual patients", why=why, do=do)
-        labels = pd.read_csv(out / LABELS, usecols=list(FINDINGS), dtype="Int64")
+        labels = pd.read_csv(out / LABELS)
+        if missing := [path for path in _paths_of(job, out, labels) if not path.exists()]:
+            raise FileNotFoundError(f"missing: {missing[0]}, {len(missing)} in all")
         rejected = pd.read_parquet(out / "rejections.parquet")["code"] if job.format == "cohort" else ()
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, KeyError) as error:
         why, do = str(error), f"remove {out} and call the same line again"
         raise Failure(f"what was made in {out} before is not whole", why=why, do=do) from error
     shutil.rmtree(out / MAKING, ignore_errors=True)  # of which a kill has left a part
-    rows = [{name: None if pd.isna(row[name]) else row[name] for name in FINDINGS} for row in labels.to_dict("records")]
+    known = labels[list(FINDINGS)].astype("Int64")
+    rows = [{name: None if pd.isna(row[name]) else row[name] for name in FINDINGS} for row in known.to_dict("records")]
     return Result(_counted(rows), Counter(rejected), before=True)
+
+
+def _paths_of(job: Job, out: Path, labels: pd.DataFrame) -> list[Path]:
+    """What the rows of `labels.csv` stand for."""
+    if job.format != "cohort":
+        return [out / path for path in labels["path"]]
+    shards = pd.read_parquet(out / "scans.parquet", columns=["shard"])["shard"].unique()
+    maps = [out / "masks"] * job.masks + [out / "deformation"] * job.deformation
+    beside = [folder / f"{scan_id}.nii.gz" for folder in maps for scan_id in labels["scan_id"]]
+    return [out / "volumes" / shard for shard in shards] + beside
 
 
 def _counted(rows: Sequence[Mapping[str, Any]]) -> dict[str, Counter[int | None]]:
@@ -250,44 +253,6 @@ def _write_maps(job: Job, out: Path, simulated: Simulated, prepared: Prepared) -
         write_nifti(classes.reshape(shape), out / "masks" / name, prepared.affine)
 
 
-def truth_at(patient: Patient, visit: Acquisition, points_mm: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Which of `CLASSES` lies at points (n, 3) of the scanner, uint8 (n,), and which template point, float32 (n, 3)."""
-    head_mm = visit.to_head(torch.from_numpy(points_mm.astype(np.float32)))
-    parts = [_painted(patient, some) for some in torch.split(head_mm, POINTS_AT_ONCE)]
-    classes, template_mm = zip(*parts, strict=True)
-    return np.concatenate(classes), np.concatenate(template_mm)
-
-
-def classes_at(patient: Patient, visit: Acquisition, points_mm: np.ndarray) -> np.ndarray:
-    """As `truth_at`, the classes alone (n,): quicker, since only what lies near the braincase is painted."""
-    head_mm = visit.to_head(torch.from_numpy(points_mm.astype(np.float32)))
-    classes = np.zeros(len(head_mm), dtype=np.uint8)
-    near = torch.arange(len(head_mm))
-    if not any(finding.name == "fracture" for finding in patient.findings):
-        place = normalized(head_mm, COARSE)[None, None, None]
-        cavity_mm = patient.coarse.cavity_mm.reshape(1, 1, *COARSE.shape)
-        near = torch.nonzero(F.grid_sample(cavity_mm, place, align_corners=True)[0, 0, 0, 0] < BEYOND_MM).squeeze(1)
-    for some in torch.split(near, POINTS_AT_ONCE):
-        classes[some.numpy()] = _painted(patient, head_mm[some])[0]
-    return classes
-
-
-def _painted(patient: Patient, head_mm: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """Class (n,) and template point (n, 3) at points in head millimetres."""
-    painted = patient.paint(head_mm, 1.0, tissues=True)
-    shares = {name: change.share.numpy() for name, change in painted.changes.items()}
-    return _class_map(shares, (len(head_mm),)), painted.template_mm.numpy()
-
-
-def _class_map(shares: Mapping[str, np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
-    """`CLASSES` (uint8) from how much of each voxel each of them fills."""
-    classes = np.zeros(shape, dtype=np.uint8)
-    for value, name in enumerate(CLASSES, start=1):
-        if name in shares:
-            classes[shares[name] >= mask_share(name)] = value
-    return classes
-
-
 def record_of(simulated: Simulated) -> dict[str, Any]:
     """The row of a scan in `labels.csv`, with its landmarks under `landmarks_mm`."""
     labels = simulated.labels
@@ -318,7 +283,10 @@ def _make_files(
 ) -> None:
     """One folder for each patient; a record in the journal says that it is whole."""
     with making(out, job.about) as journal:
-        records = {number: kept for number in range(job.patients) if (kept := journal.get("records", number))}
+        kept = {number: journal.get("records", number) for number in range(job.patients)}
+        records = {
+            number: rows for number, rows in kept.items() if rows and all((out / r["path"]).exists() for r in rows)
+        }
         progress("patients", len(records), job.patients)
         todo = [(number, number) for number in range(job.patients) if number not in records]
         for number, made in crew.results(partial(_files, job, out), todo):
@@ -362,7 +330,7 @@ def _write_scan(job: Job, simulated: Simulated, folder: Path) -> None:
     else:
         write_nifti(scan, folder / HEAD_NIFTI)
     taken, shape = simulated.taken, scan.hu.shape
-    truth = {"classes": _class_map({**taken.tissues, **taken.shares}, shape)}
+    truth = {"classes": class_map({**taken.tissues, **taken.shares}, shape)}
     if job.deformation:
         rows = np.arange(shape[1])[:, None, None] * scan.row_step_mm
         in_plane = (rows + np.arange(shape[2])[:, None] * scan.col_step_mm).reshape(-1, 3)

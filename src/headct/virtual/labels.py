@@ -1,6 +1,7 @@
 """What a reader could see: labels from the truth of a scan, positive only for what shows after partial volume.
 
-The kernel's blur is left out: it is finer than the voxels that a reader's eye averages over.
+The kernel's blur is left out: it is finer than the voxels that a reader's eye averages over. Blood in the sulci alone
+is also looked for on the scan as it is.
 """
 
 from __future__ import annotations
@@ -96,7 +97,7 @@ NOISE_FACTOR = 0.8
 
 def mask_share(finding: str) -> float:
     """How much of a voxel a finding must fill to count it in the mask; thin and faint ones fill few by half."""
-    return 0.3 if finding in ("sah", "fracture", "edema") else 0.5
+    return 0.3 if finding in ("ivh", "sah", "fracture", "edema") else 0.5
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,7 @@ class Labels:
         ventricles_ml: Of the whole patient.
         hydrocephalus_ml: By how much the ventricles are larger than without it.
         dementia_ml: How much more fluid there is than without it.
-        mass_effect_mm: How far brain has moved at most, outside of the masses themselves.
+        mass_effect_mm: How far brain has moved at most, outside of balls as large as the masses.
         effaced_ml: How much fluid swelling without a mass has pressed out.
     """
 
@@ -239,7 +240,7 @@ def _total_ml(shares: np.ndarray, voxel_ml: np.ndarray) -> float:
 
 
 def _displacements(patient: Patient) -> tuple[float, float]:
-    """How far the septum, and how far any of the brain outside the masses themselves, has moved in mm."""
+    """How far the septum, and how far any of the brain outside of balls as large as the masses, has moved in mm."""
     moved, coarse = patient.displaced_mm, patient.coarse
     x, y, z = coarse.template_mm.T
     septum = (x.abs() < 8) & ((y - 8).abs() < 14) & ((z - 14).abs() < 9)

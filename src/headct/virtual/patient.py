@@ -53,7 +53,7 @@ SEAM_MM = 3.0
 VOLUME_STEP_MM, WITHIN_REACH_MM = 4.0, 12.0
 """How fine volumes are sampled; a point is left out if the nearest coarse one is farther outside than so."""
 
-MISSED_MM = 3.0
+UNREACHED_MM = 3.0
 """A calcification whose place is missed by so much has none in this brain."""
 
 MASSES = frozenset({"iph", "sdh", "edh", "tumor"})
@@ -78,16 +78,9 @@ class Patient:
         return twin
 
     @classmethod
-    def draw(
-        cls,
-        seed: int,
-        *,
-        prevalence: Mapping[str, float] = PREVALENCE,
-        age: float | None = None,
-        sex: str | None = None,
-    ) -> Patient:
+    def draw(cls, seed: int, *, prevalence: Mapping[str, float] = PREVALENCE) -> Patient:
         """The patient of a seed; see `headct.virtual.findings.mixture` for how findings are drawn."""
-        return cls(seed, Anatomy.draw(seed, age=age, sex=sex), draw_findings(seed, prevalence))
+        return cls(seed, Anatomy.draw(seed), draw_findings(seed, prevalence))
 
     @cached_property
     def coarse(self) -> Coarse:
@@ -116,7 +109,7 @@ class Patient:
         return tuple(
             nodule._replace(centre_mm=vector(place))
             for nodule, place, miss in zip(drawn, by_head.tolist(), missed_mm, strict=True)
-            if miss < MISSED_MM
+            if miss < UNREACHED_MM
         )
 
     @cached_property

@@ -87,7 +87,8 @@ class Simulation:
             others = patient.without(self.twin)
             patient = patient if patient != others else self._with_twin(others)
             yield self._taken(patient, site, 0, name, "with")
-            yield self._taken(others, site, 0, name, "without")
+            without = " without oedema of others" if self.twin == "edema" else ""
+            yield self._taken(others, site, 0, name, "without", without)
         else:
             yield self._taken(patient, site, 0, name, "1")
         if self.rescan:

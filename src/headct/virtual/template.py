@@ -1,7 +1,7 @@
 """The average head from which every virtual patient is bent: tissue maps and distances in one space, in millimetres.
 
 Template coordinates are those of the ICBM-152 2009a symmetric brain (x to the right, y to anterior, z to superior,
-origin at the anterior commissure). Two boxes of channels: `brain` at 1 mm, derived from the ICBM maps of grey and
+origin near the anterior commissure). Two boxes of channels: `brain` at 1 mm, derived from the ICBM maps of grey and
 white matter (Fonov et al., NeuroImage 54, 2011, 313-327; notice in NOTICE), and `head` at 1.5 mm, our own geometry of
 skull, base, face and neck. Distances are negative inside. `tools/build_template.py` makes the file.
 """

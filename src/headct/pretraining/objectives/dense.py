@@ -29,7 +29,7 @@ from headct.pretraining.objectives.insert import (
 )
 from headct.pretraining.objectives.objective import TEMPLATE_BLOCK, UNKNOWN_CLASS, Batch, Objective, Sight, Watched
 from headct.pretraining.views import TISSUE_HU, Crops, View, as_seen, crop, draw, sent
-from headct.virtual.job import CLASSES
+from headct.virtual.truth import CLASSES
 
 TISSUE_OF_CLASS: Mapping[str, str] = {"brain": "brain", "ventricles": "ventricles", "skull": "skull"}
 """Classes that say which tissue is there. All others are findings, of whose tissue nothing is asked."""

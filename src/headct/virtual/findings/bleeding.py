@@ -68,7 +68,7 @@ class Intraparenchymal(Finding):
 
     @classmethod
     def draw(cls, rng: np.random.Generator, *, median_ml: float = 9.0) -> Intraparenchymal:
-        """Volume log-normal, 0.3 to 110 ml; the smallest are hard to see."""
+        """Volume log-normal, from 0.25 to 8 to 110 ml by place; the smallest are hard to see."""
         names, shares = list(IPH_PLACES), [entry[0] for entry in IPH_PLACES.values()]
         place = names[rng.choice(len(names), p=shares)]
         _share, centre, spread, most_ml = IPH_PLACES[place]

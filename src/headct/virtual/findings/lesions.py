@@ -54,7 +54,7 @@ class Tumor(Finding):
 
     @classmethod
     def draw(cls, rng: np.random.Generator) -> Tumor:
-        """Radius 4 to 30 mm; a quarter without the oedema that gives it away."""
+        """Radius 4 to 30 mm; a third without the oedema that gives it away."""
         extraaxial = bool(rng.uniform() < 0.35)
         side = 1 if rng.uniform() < 0.5 else -1
         if extraaxial:
@@ -179,7 +179,7 @@ class Infarct(Finding):
 
     @classmethod
     def draw(cls, rng: np.random.Generator) -> Infarct:
-        """Hyperacute ones fade by 2 to 5 HU and are missed by eye; the others range from acute to old."""
+        """Hyperacute ones fade by few HU and are missed by eye; the others range from acute to old."""
         names = list(TERRITORIES)
         territory = names[rng.choice(len(names), p=[entry[0] for entry in TERRITORIES.values()])]
         _share, centre, radii = TERRITORIES[territory]

@@ -276,12 +276,15 @@ def _keep(result: _Averaged, some: slice, parts: list[Painted], planes: np.ndarr
         for store, attribute in ((result.tissues, "share"),) if name in TISSUES else stores:
             known = store.setdefault(name, np.zeros(result.hu.shape, dtype=np.float16))
             changes = [part.changes.get(name) for part in parts]
-            known[some] = means(
+            averaged = means(
                 [
                     torch.zeros_like(part.hu) if change is None else getattr(change, attribute)
                     for part, change in zip(parts, changes, strict=True)
                 ]
             )
+            for index, plane in zip(range(some.start, some.stop), averaged, strict=True):
+                if plane.any():  # memory that is never written is never taken
+                    known[index] = plane
 
 
 def _seen_at(painted: Painted, visit: Acquisition, patient: Patient, head_mm: torch.Tensor) -> Painted:
@@ -360,19 +363,30 @@ def _lay_fixtures(
 
 
 def _imaged(hu: np.ndarray, visit: Acquisition, patient: Patient, thickness: np.ndarray) -> np.ndarray:
-    """Kernel, offset, noise, motion and rounding, as int16 (slices, rows, cols)."""
-    sigma = visit.blur_mm / visit.pixel_mm
+    """Kernel, offset, noise, motion and rounding, as int16 (slices, rows, cols): slice by slice, for the memory.
+
+    `hu` is used up.
+    """
     body = hu > -500
-    if sigma > 0.2:
-        hu = gaussian_filter(hu, (0, sigma, sigma), mode="nearest")
-    if visit.sharpening:
-        wide = UNSHARP_MM / visit.pixel_mm
-        hu = hu + visit.sharpening * (hu - gaussian_filter(hu, (0, wide, wide), mode="nearest"))
+    for plane in hu:
+        plane[:] = _through_kernel(plane, visit)
     if visit.motion_mm[0]:
         hu = _moved(hu, visit)
-    hu += np.float32(visit.offset_hu) * body
-    hu += _noise(hu, visit, patient, thickness)
-    return np.clip(np.rint(hu), LOWEST_HU, HIGHEST_HU).astype(np.int16)
+    for plane, solid in zip(hu, body, strict=True):
+        plane += np.float32(visit.offset_hu) * solid
+    image = np.empty(hu.shape, dtype=np.int16)
+    for stored, plane, noise in zip(image, hu, _noise(hu, visit, patient, thickness), strict=True):
+        stored[:] = np.clip(np.rint(plane + noise), LOWEST_HU, HIGHEST_HU)
+    return image
+
+
+def _through_kernel(plane: np.ndarray, visit: Acquisition) -> np.ndarray:
+    """A slice (rows, cols) as reconstruction passes it."""
+    if (sigma := visit.blur_mm / visit.pixel_mm) > 0.2:
+        plane = gaussian_filter(plane, sigma, mode="nearest")
+    if visit.sharpening:
+        plane = plane + visit.sharpening * (plane - gaussian_filter(plane, UNSHARP_MM / visit.pixel_mm, mode="nearest"))
+    return plane
 
 
 def _moved(hu: np.ndarray, visit: Acquisition) -> np.ndarray:
@@ -398,9 +412,12 @@ def _noise(hu: np.ndarray, visit: Acquisition, patient: Patient, thickness: np.n
     axis = np.linspace(-1, 1, hu.shape[1], dtype=np.float32)
     middle = 0.8 + 0.4 * np.exp(-(axis[:, None] ** 2 + axis**2) / 0.35)
     sigma = AIR_BLUR_MM / visit.pixel_mm
-    body = gaussian_filter(np.minimum(hu, -150), (0, sigma, sigma))  # the same for all that is denser than fat
-    in_air = 0.35 + 0.65 / (1 + np.exp(-(body + 500) / 100))
-    return noise * (np.float32(visit.noise_hu * size) * thin * middle) * in_air.astype(np.float32)
+    for plane, strength, seen in zip(noise, np.float32(visit.noise_hu * size) * thin, hu, strict=True):
+        body = gaussian_filter(np.minimum(seen, -150), sigma)  # the same for all that is denser than fat
+        in_air = 0.35 + 0.65 / (1 + np.exp(-(body + 500) / 100))
+        plane *= strength * middle
+        plane *= in_air.astype(np.float32)
+    return noise
 
 
 def _header(patient: Patient, visit: Acquisition) -> Header:

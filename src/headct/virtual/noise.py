@@ -110,5 +110,7 @@ def correlated(noise: np.ndarray, correlation: float) -> np.ndarray:
     if correlation < 0.01:
         return noise[1:-1]
     share = (1 - sqrt(1 - 2 * correlation**2)) / (2 * correlation)
-    mixed = noise[1:-1] + np.float32(share) * (noise[:-2] + noise[2:])
-    return mixed * np.float32(1 / sqrt(1 + 2 * share**2))
+    mixed = np.empty_like(noise[1:-1])
+    for plane, before, itself, after in zip(mixed, noise[:-2], noise[1:-1], noise[2:], strict=True):
+        plane[:] = (itself + np.float32(share) * (before + after)) * np.float32(1 / sqrt(1 + 2 * share**2))
+    return mixed

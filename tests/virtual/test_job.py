@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import multiprocessing
 import pickle
 import shutil
 import signal
@@ -209,6 +210,8 @@ def test_files_too_are_the_same_whatever_the_workers_and_after_a_stop(form: str,
 
     with pytest.raises(KeyboardInterrupt):
         run(job, tmp_path / "two", workers=2, progress=stop)
+    for worker in multiprocessing.active_children():
+        worker.join()  # it drops what it was at
     whole = list((tmp_path / "two").glob("*/study-1"))
     assert whole
     for folder in whole:  # one at least has a record: what is gone is made again

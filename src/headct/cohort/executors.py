@@ -6,12 +6,14 @@ import contextlib
 import multiprocessing
 import os
 import queue
+import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing import resource_tracker
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -77,12 +79,16 @@ def local(workers: int) -> Iterator[Crew]:
 def processes(workers: int, begin: Callable[[], None] | None = None) -> Iterator[Crew]:
     """This machine: `workers` processes that keep what they have loaded, each begun with `begin`.
 
-    For work that nothing foreign goes into; a file from elsewhere is worked on in a cell, see `local`.
+    For work that nothing foreign goes into; a file from elsewhere is worked on in a cell, see `local`. On Linux they
+    are copies of one process that has imported the module of `begin`, so that PyTorch is loaded once and not by each.
     Raises Failure where one of them is killed.
     """
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
+    if begin is not None:
+        context.set_forkserver_preload([begin.__module__])
     resource_tracker.ensure_running()  # at its start it lets Ctrl-C through again
-    pool = _DeafProcesses(workers, mp_context=context, initializer=_begin_worker, initargs=(begin,))
+    lifeline, held = context.Pipe(duplex=False)
+    pool = _DeafProcesses(workers, mp_context=context, initializer=_begin_worker, initargs=(begin, lifeline))
     try:
         yield Crew(pool, lambda: workers)
         pool.shutdown(cancel_futures=True)  # idle by now; one that still ends at the program's exit finds its pipe shut
@@ -90,6 +96,8 @@ def processes(workers: int, begin: Callable[[], None] | None = None) -> Iterator
         do = "call the same line again, perhaps with fewer --workers; what was done is kept"
         raise Failure("a worker was killed", why="often because memory ran out", do=do) from error
     finally:
+        held.close()  # so that after an error nothing under way goes on, which a later call might make too
+        lifeline.close()
         pool.shutdown(wait=False, cancel_futures=True)
 
 
@@ -102,17 +110,15 @@ class _DeafProcesses(ProcessPoolExecutor):
             return super().submit(fn, *args, **kwargs)
 
 
-def _begin_worker(begin: Callable[[], None] | None) -> None:
-    """A worker of `processes` ends with the process that began it, also where that is killed."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        threading.Thread(target=_outlive_nobody, args=(parent,), daemon=True).start()
+def _begin_worker(begin: Callable[[], None] | None, lifeline: Connection) -> None:
+    """A worker of `processes` ends when its lifeline is let go, also because whoever held it was killed."""
+    threading.Thread(target=_outlive_nobody, args=(lifeline,), daemon=True).start()
     if begin is not None:
         begin()
 
 
-def _outlive_nobody(parent: Any) -> None:
-    parent.join()
+def _outlive_nobody(lifeline: Connection) -> None:
+    lifeline.poll(None)  # nothing is ever sent
     os._exit(1)
 
 

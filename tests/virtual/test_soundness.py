@@ -1,0 +1,92 @@
+"""What `benchmarks/` asks of virtual patients is what it says: lesions are filled and blanked, noise has no anatomy."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+
+from headct import Cohort
+from headct.virtual.job import Job, run
+from headct.virtual.labels import FINDINGS
+from headct.virtual.simulated import Simulation
+from headct.virtual.truth import CLASSES
+
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+SIMULATION = Simulation(seed=3, prevalence={"iph": 1.0, "fracture": 1.0})
+
+
+@pytest.fixture(scope="module", autouse=True)
+def beside() -> Iterator[None]:
+    """The scripts import each other."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(BENCHMARKS))
+        yield
+
+
+@pytest.fixture(scope="module")
+def soundness() -> ModuleType:
+    return importlib.import_module("soundness")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two patients with a haemorrhage and a fracture each."""
+    folder = tmp_path_factory.mktemp("soundness") / "cohort"
+    run(Job(simulation=SIMULATION, patients=2, masks=True), folder, workers=1, progress=lambda *_: None)
+    return folder
+
+
+def test_scans_are_read_with_what_is_told_of_them(soundness: ModuleType, place: Path) -> None:
+    patients = soundness.load([place], 1)
+    assert patients.labels[:, FINDINGS.index("iph")].tolist() == [1, 1]
+    hu = np.stack([Cohort(place).array(scan_id) for scan_id in Cohort(place)])
+    soft = (hu > -30) & (hu < 170)
+    assert np.abs(soundness.LEVELS_HU[patients.codes.numpy()] - hu)[soft].max() <= 0.5
+    noise = patients.features["noise"]
+    assert np.isfinite(noise).all(axis=1).tolist() == [True, False]  # one was taken again
+    brain = hu[0][soundness.CENTRE]
+    assert 0.5 < noise[0, 0] < brain[(brain > 10) & (brain < 60)].std()
+    for row, place_of in enumerate(patients.lesions):
+        classes = patients.classes(row).ravel()
+        assert np.isin(np.flatnonzero(classes >= soundness.FIRST_LESION), place_of).all()
+
+
+def test_lesions_are_filled_and_blanked_and_nothing_else(soundness: ModuleType, place: Path) -> None:
+    patients = soundness.load([place], 0)
+    mask = torch.from_numpy(patients.classes(0) == CLASSES.index("iph") + 1)
+    filled, before = soundness.filled(patients, 0, "iph", 0), patients.codes[0]
+    assert torch.equal(filled[~mask], before[~mask])
+    blood, brain = (soundness.LEVELS_HU[codes[mask].numpy()] for codes in (before, filled))
+    assert np.median(blood) > 45 > np.median(brain) > 15
+    blanked = soundness.blanked(patients, 0, 1)
+    assert set(soundness.LEVELS_HU[blanked[mask].numpy()].round(-1)) == {soundness.BLANK_HU}
+    assert (blanked != before).float().mean() < 0.2
+
+
+def test_patients_of_another_edition_are_not_drawn_again(soundness: ModuleType, place: Path) -> None:
+    cohort = Cohort(place)
+    assert soundness.simulation_of(cohort) == SIMULATION
+    cohort.about["simulated"] = json.loads(json.dumps(cohort.about["simulated"])) | {"edition": 1}
+    with pytest.raises(SystemExit, match="of edition 1 of the generator"):
+        soundness.simulation_of(cohort)
+
+
+def test_a_fracture_of_the_vault_lies_in_the_unfolded_picture(soundness: ModuleType, place: Path) -> None:
+    pytest.importorskip("monai")
+    fractures = importlib.import_module("fractures")
+    cohort = Cohort(place)
+    drawn = {one.patient_id: one.patient.findings for number in range(2) for one in SIMULATION.scans(number)}
+    for scan_id, patient_id in zip(cohort, cohort.scans["patient_id"], strict=True):
+        (fracture,) = (finding for finding in drawn[patient_id] if finding.name == "fracture")
+        mask = soundness.classes_of(place, scan_id) == CLASSES.index("fracture") + 1
+        picture, marked = fractures.unfolded(cohort.array(scan_id), mask)
+        assert picture.shape == (len(fractures.DEPTHS_MM), fractures.PIXELS, fractures.PIXELS)
+        assert np.median(picture[2][fractures.DISC]) > 300  # bone all over
+        assert marked.any() == (fracture.kind != "base" and mask.any())

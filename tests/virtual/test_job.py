@@ -35,7 +35,7 @@ from headct.reading.criteria import Criteria
 from headct.virtual.archive import HEAD_SERIES, PROFILES, write_series, write_study
 from headct.virtual.endless import Endless, arrays
 from headct.virtual.findings.mixture import KINDS, PREVALENCE
-from headct.virtual.job import FORMATS, Job, _write_maps, run
+from headct.virtual.job import FORMATS, Job, _files, _write_maps, run
 from headct.virtual.labels import BLEEDS, FINDINGS
 from headct.virtual.simulated import Simulation, simulate
 from headct.virtual.sites import SITES
@@ -148,9 +148,24 @@ def test_what_cannot_be_made_is_refused(make: Callable[[], object], what: str) -
 @pytest.mark.parametrize("form", FORMATS)
 def test_a_folder_with_other_things_is_left_alone(form: str, tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("mine")
-    with pytest.raises(Misuse, match="holds other things"):
-        run(Job(simulation=Simulation(), patients=1, format=form), tmp_path, workers=1, progress=silent)
+    job = Job(simulation=Simulation(), patients=1, format=form)
+    with pytest.raises(Misuse, match=r"holds other things, such as mine\.txt"):
+        run(job, tmp_path, workers=1, progress=silent)
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+    with pytest.raises(Misuse, match=r"mine\.txt is a file"):
+        run(job, tmp_path / "mine.txt", workers=1, progress=silent)
+
+
+def test_a_full_disk_is_said_with_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of pydicom the error has no number."""
+
+    def full(*_: object) -> None:
+        raise OSError("With tag (7FE0,0010) got exception: [Errno 28] No space left on device\nTraceback")
+
+    monkeypatch.setattr("headct.virtual.job._write_scan", full)
+    job = Job(simulation=Simulation(seed=2, spacing_mm=8.0), patients=1, format="dicom")
+    with pytest.raises(Failure, match=r"cannot write .*study-1\n  why: .*No space left on device\n  do:  free some"):
+        _files(job, tmp_path, 0)
 
 
 @pytest.mark.parametrize("form", FORMATS)
@@ -180,7 +195,11 @@ def test_the_same_line_again_says_what_was_made(form: str, tmp_path: Path) -> No
     with pytest.raises(Failure, match=f"is not whole\n  why: missing: .*{scan.name}, 1 in all"):
         run(job, tmp_path / "out", workers=1, progress=silent)
     (tmp_path / "elsewhere").rename(scan)
-    (tmp_path / "out" / "labels.csv").unlink()
+    labels = tmp_path / "out" / "labels.csv"
+    labels.write_text(labels.read_text().splitlines(keepends=True)[0])
+    with pytest.raises(Failure, match="has 0 rows, of 1"):
+        run(job, tmp_path / "out", workers=1, progress=silent)
+    labels.unlink()
     with pytest.raises(Failure, match="is not whole"):
         run(job, tmp_path / "out", workers=1, progress=silent)
 
@@ -227,13 +246,14 @@ def test_files_too_are_the_same_whatever_the_workers_and_after_a_stop(form: str,
 
 def test_labels_of_files_are_known_by_their_paths(tmp_path: Path) -> None:
     """NIfTI has no identifiers, and a patient has two scans."""
-    job = Job(simulation=Simulation(seed=5, twin="iph", spacing_mm=4.0), patients=2, format="nifti")
+    job = Job(simulation=Simulation(seed=5, twin="iph", spacing_mm=4.0), patients=2, format="nifti", deformation=True)
     run(job, tmp_path / "files", workers=1, progress=silent)
     ingest([tmp_path / "files"], tmp_path / "cohort", workers=1, keep_ids=True)
     cohort = Cohort(tmp_path / "cohort")
     found = read_labels(tmp_path / "files" / "labels.csv", [cohort], findings=["iph"])
     told = dict(zip(cohort.files["outcome"], cohort.files["path"], strict=True))
     assert len(found.values) == 4
+    assert set(cohort.rejections["code"]) == {"side-file"}  # also of the deformation, which is no scan
     for scan_id, label in found.values["iph"].items():
         assert ("study-with/" in told[str(scan_id)]) == (label == 1)
 

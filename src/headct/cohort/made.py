@@ -39,13 +39,16 @@ def making(out: Path, terms: Mapping[str, Any]) -> Iterator[Journal]:
     The journal is that of an earlier call if that was cut short, and is removed when the block ends without an error.
     Raises Misuse where `out` holds something else, or was begun on other terms; Failure where it cannot be written.
     """
+    if out.is_file():
+        raise Misuse(f"{out} is a file", do="choose another --out")
     expect_writable(out / MAKING)
     journal = Journal(out / MAKING / "unfinished")
     begun = journal.get("terms", 0)
     if begun is None and (out / publish.COHORT_JSON).exists():
         raise Misuse(f"there is a cohort in {out} already", do="choose another --out")
-    if begun is None and out.is_dir() and any(path.name != MAKING for path in out.iterdir()):
-        raise Misuse(f"{out} holds other things", do="choose an empty or a new folder")
+    others = sorted(path.name for path in out.iterdir() if path.name != MAKING) if out.is_dir() else []
+    if begun is None and others:
+        raise Misuse(f"{out} holds other things, such as {others[0]}", do="choose an empty or a new folder")
     if begun is not None and begun != terms:
         do = f"call with the same options, remove {out}, or choose another --out"
         raise Misuse(f"{out} was begun differently", why=", ".join(differences(begun, terms)), do=do)

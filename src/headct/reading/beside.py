@@ -14,6 +14,7 @@ TERMS = b'{\n  "simulated": {'
 """By which `simulated.json` begins: which virtual patients lie beside it."""
 ARRAYS = ("classes.npy", "deformation.npy")
 """What headct writes where gaps between slices differ, which NIfTI cannot say."""
+DEFORMATION = "deformation.nii.gz"
 MOST_CLASSES = 128
 """Different values of a mask, which may name every organ; a picture of 8 bits has nearly all 256."""
 LARGEST_CLASS = 255
@@ -27,6 +28,8 @@ def ours(name: str, head: bytes) -> str:
         return "what headct simulate was asked for"
     if name.rpartition("/")[2] in ARRAYS and head.startswith(b"\x93NUMPY"):
         return "an array about a scan, as headct writes it"
+    if name.rpartition("/")[2] == DEFORMATION and head.startswith(b"\x1f\x8b"):
+        return "template coordinates of a scan, as headct writes them"
     return ""
 
 

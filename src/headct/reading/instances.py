@@ -152,10 +152,10 @@ def read_header(source: Source) -> list[Instance | GridFile | Rejection]:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")  # pydicom warns of every irregularity; what matters is rejected
                     return [*_read_dicom(source, stream)]
+            if found := ours(source.name, head):
+                raise Fault("side-file", found)
             if kind in GRID_KINDS:
                 return [GridFile(source, kind, _digest(source, stream))]
-        if found := ours(source.name, head):
-            raise Fault("side-file", found)
         raise Fault("unknown-format", "not DICOM, NIfTI, NRRD or MetaImage by its content")
     except Fault as fault:
         return [fault.rejection(*source.files)]

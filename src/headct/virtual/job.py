@@ -43,8 +43,9 @@ FORMATS = ("dicom", "nifti", "cohort")
 EDITION = 5
 """Raised whenever the same job gives other bytes: what was begun before is not gone on with."""
 
-LABELS, TERMS = "labels.csv", "simulated.json"
-"""Beside the patients: what is true of each scan, and for files what a cohort's `cohort.json` says, the whole job."""
+LABELS, LANDMARKS, CLASSES_CSV, TERMS = "labels.csv", "landmarks.csv", "classes.csv", "simulated.json"
+"""Beside the patients: what is true of each scan, named places, which value of a map of classes means what, and for
+files what a cohort's `cohort.json` says, the whole job."""
 
 HEAD_NIFTI = "head.nii.gz"
 
@@ -86,9 +87,11 @@ class Job:
         for value, known, what in ((self.format, FORMATS, "format"), (self.profile, PROFILES, "profile")):
             if value not in known:
                 raise Misuse(f"there is no {what} {value!r}", do=f"name one of {', '.join(known)}")
-        if self.format != "cohort" and (self.masks or self.recipe != "head"):
-            what = "masks" if self.masks else f"recipe {self.recipe}"
-            raise Misuse(f"{what}: of a cohort alone, not of {self.format}", do="leave it out: files have masks always")
+        if self.format != "cohort" and self.masks:
+            raise Misuse(f"masks: of a cohort alone, not of {self.format}", do="leave it out: files have masks always")
+        if self.format != "cohort" and self.recipe != "head":
+            do = f"leave it out: files are as the scanner gives them; then headct ingest with --recipe {self.recipe}"
+            raise Misuse(f"recipe {self.recipe}: of a cohort alone, not of {self.format}", do=do)
         if self.format != "dicom" and self.profile != "quirks":
             raise Misuse(f"profile {self.profile}: of DICOM alone, not of {self.format}", do="leave it out")
         if self.format == "cohort":
@@ -168,6 +171,9 @@ def _finished(job: Job, out: Path) -> Result | None:
         if missing := [path for path in _paths_of(job, out, labels) if not path.exists()]:
             raise FileNotFoundError(f"missing: {missing[0]}, {len(missing)} in all")
         rejected = pd.read_parquet(out / "rejections.parquet")["code"] if job.format == "cohort" else ()
+        scans = job.patients * job.simulation.scans_each
+        if len(labels) + len(rejected) != scans:
+            raise ValueError(f"{out / LABELS} has {len(labels)} rows, of {scans - len(rejected)}")
     except (OSError, ValueError, KeyError) as error:
         why, do = str(error), f"remove {out} and call the same line again"
         raise Failure(f"what was made in {out} before is not whole", why=why, do=do) from error
@@ -178,13 +184,24 @@ def _finished(job: Job, out: Path) -> Result | None:
 
 
 def _paths_of(job: Job, out: Path, labels: pd.DataFrame) -> list[Path]:
-    """What the rows of `labels.csv` stand for."""
+    """What lies in the folder of a finished job: the tables, the scans, and a map of classes for each where asked."""
     if job.format != "cohort":
-        return [out / path for path in labels["path"]]
+        places = [out / path for path in labels["path"]]
+        of_each = [next((path for path in _maps_of(place.parent) if path.exists()), place.parent / "classes.nii.gz")
+                   for place in places]  # fmt: skip
+        return [out / LANDMARKS, out / CLASSES_CSV, *places, *of_each]
+    tables = [out / name for name in (LANDMARKS, "scans.parquet", "files.parquet", "rejections.parquet")]
+    if missing := [path for path in tables if not path.exists()]:
+        return missing
     shards = pd.read_parquet(out / "scans.parquet", columns=["shard"])["shard"].unique()
     maps = [out / "masks"] * job.masks + [out / "deformation"] * job.deformation
     beside = [folder / f"{scan_id}.nii.gz" for folder in maps for scan_id in labels["scan_id"]]
-    return [out / "volumes" / shard for shard in shards] + beside
+    return [*(out / "volumes" / shard for shard in shards), *beside, *[out / "masks" / CLASSES_CSV] * job.masks]
+
+
+def _maps_of(folder: Path) -> tuple[Path, Path]:
+    """Where the map of classes of a scan may lie: as an array where gaps differ."""
+    return folder / "classes.nii.gz", folder / "classes.npy"
 
 
 def _counted(rows: Sequence[Mapping[str, Any]]) -> dict[str, Counter[int | None]]:
@@ -308,7 +325,11 @@ def _files(job: Job, out: Path, index: int) -> list[dict[str, Any]]:
         partial_folder = folder.with_name(f"{folder.name}.partial")
         for leftover in (partial_folder, folder):
             shutil.rmtree(leftover, ignore_errors=True)
-        _write_scan(job, simulated, partial_folder)
+        try:
+            _write_scan(job, simulated, partial_folder)
+        except OSError as error:  # of pydicom it has no number
+            do = "free some space, or name a place that you may write to, and call the same line again"
+            raise Failure(f"cannot write {folder}", why=str(error).splitlines()[0], do=do) from error
         partial_folder.rename(folder)
         name = HEAD_NIFTI if job.format == "nifti" else HEAD_SERIES
         path = f"{simulated.patient_id}/{folder.name}/{name}"
@@ -361,13 +382,13 @@ def _write_tables(out: Path, records: Sequence[Mapping[str, Any]]) -> None:
         for record in records
         for name, (x, y, z) in record["landmarks_mm"].items()
     ]
-    write_atomically(out / "landmarks.csv", _csv(places))
+    write_atomically(out / LANDMARKS, _csv(places))
 
 
 def _write_classes(folder: Path) -> None:
     """Which value of a map of classes means what."""
     rows = [{"value": value, "name": name} for value, name in enumerate(CLASSES, start=1)]
-    write_atomically(folder / "classes.csv", _csv(rows))
+    write_atomically(folder / CLASSES_CSV, _csv(rows))
 
 
 def _csv(rows: Sequence[Mapping[str, Any]]) -> bytes:

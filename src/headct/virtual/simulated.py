@@ -58,6 +58,11 @@ class Simulation:
             if not 0 <= share <= 1:
                 raise Misuse(f"{name} cannot have the prevalence {share:g}", do="give a share from 0 to 1")
 
+    @property
+    def scans_each(self) -> int:
+        """Of every patient."""
+        return 1 + bool(self.twin) + bool(self.rescan)
+
     def prepared_by(self, recipe: Recipe) -> Simulation:
         """The same with pixels and slices as fine as the voxels of a recipe. Raises Misuse for a published one."""
         frame = recipe.step(Frame)

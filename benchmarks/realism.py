@@ -323,7 +323,7 @@ def show_lesions(table: pd.DataFrame) -> None:
     drawn = [Subdural.draw(rng) for _ in range(4000)]
     ratios = [one.thickness_mm[0] / one.shift_mm for one in drawn if one.thickness_mm[0] >= 10 and one.shift_mm > 2]
     low, middle, high = np.quantile(ratios, (0.05, 0.5, 0.95))
-    show(f"volumes in ml by mask where the label is 1, {len(table)} patients", rows,
+    show(f"volumes in ml where the label is 1, {len(table)} patients", rows,
          "shares of 491 scans: Lancet 2018;392:2388-2396; iph: Lancet Neurol 2008;7:391-399; - where none is certain",
          f"thickness to shift of sdh from 10 mm with shift, n = {len(ratios)} draws: mean {np.mean(ratios):.2f}, "
          f"median {middle:.2f} (5-95 % {low:.2f}-{high:.2f}); published 0.93 (0.69-1.8), 67 operated "

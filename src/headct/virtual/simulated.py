@@ -45,16 +45,15 @@ class Simulation:
     def __post_init__(self) -> None:
         """Raises Misuse for an unknown site or finding, or a prevalence that is no share."""
         object.__setattr__(self, "prevalence", dict(self.prevalence))  # a view of one cannot be written down
-        for value, known, what in (
-            (self.site, SITES, "site"),
-            (self.rescan or self.site, SITES, "site"),
-            (self.twin or "iph", KINDS, "finding"),
+        for argument, value, known, what in (
+            ("site", self.site, SITES, "site"),
+            ("rescan", self.rescan or self.site, SITES, "site"),
+            ("twin", self.twin or "iph", KINDS, "finding"),
+            *(("prevalence", name, KINDS, "finding") for name in self.prevalence),
         ):
             if value not in known:
-                raise _unknown(what, value, known)
+                raise _unknown(argument, what, value, known)
         for name, share in self.prevalence.items():
-            if name not in KINDS:
-                raise _unknown("finding", name, KINDS)
             if not 0 <= share <= 1:
                 raise Misuse(f"{name} cannot have the prevalence {share:g}", do="give a share from 0 to 1")
 
@@ -114,9 +113,9 @@ class Simulation:
         return Simulated(patient, acquisition, name, study, otherwise)
 
 
-def _unknown(what: str, name: str, known: Iterable[str]) -> Misuse:
+def _unknown(argument: str, what: str, name: str, known: Iterable[str]) -> Misuse:
     why = f"{name} follows from other findings" if name in FINDINGS else ""
-    return Misuse(f"there is no virtual {what} {name!r} to draw", why=why, do=f"name one of {', '.join(known)}")
+    return Misuse(f"{argument}: there is no virtual {what} {name!r}", why=why, do=f"name one of {', '.join(known)}")
 
 
 @dataclass(frozen=True)

@@ -3,12 +3,11 @@
     python benchmarks/simulate.py [PATIENTS]
 
 Every line is one call of `headct simulate`, its workers' start-up included and then taken off by a second call with
-twice as many patients.
+twice as many patients. Memory is that of a process that makes some of them itself, as a worker does.
 """
 
 from __future__ import annotations
 
-import resource
 import subprocess
 import sys
 import tempfile
@@ -22,6 +21,22 @@ CASES = {
     "1 mm, site-a": ("--recipe", "head-fine"),
     "DICOM as it is sent, site-b": ("--format", "dicom", "--site", "site-b"),
 }
+
+MEMORY = """
+import resource, sys, tempfile
+from pathlib import Path
+from headct.virtual.job import Job, _begin, _files, _prepared
+from headct.virtual.simulated import Simulation
+_begin()
+site, recipe, form, patients = sys.argv[1:]
+job = Job(simulation=Simulation(seed=1, site=site), patients=int(patients), recipe=recipe, format=form)
+with tempfile.TemporaryDirectory() as folder:
+    for index in range(job.patients):
+        (_prepared if form == "cohort" else _files)(job, Path(folder), index)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+"""
+HEAVY = (("site-a", "head", "cohort", "4"), ("site-a", "head-fine", "cohort", "2"), ("site-c", "head", "dicom", "1"))
+"""Site, recipe, format and patients of what memory is asked of."""
 
 
 def seconds(options: tuple[str, ...], patients: int, workers: int) -> float:
@@ -46,8 +61,9 @@ def main(patients: int) -> None:
         count = patients if name.startswith("2 mm") else max(4, patients // 4)
         one, two = rate(options, count, 1), rate(options, count, 2)
         print(f"{name:32} {one:8.2f}/s {two:8.2f}/s {two / one:7.2f}", flush=True)
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1000
-    print(f"largest process: {peak:.0f} MB")
+    for case in HEAVY:
+        done = subprocess.run([sys.executable, "-c", MEMORY, *case], check=True, capture_output=True, text=True)
+        print(f"most memory of a worker, {', '.join(case[:3])}: {int(done.stdout)} MB", flush=True)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,8 @@ tested on blanked lesions, with lesions of others blanked in those who have none
 hardly to be seen) is left out everywhere. Intervals are 95 % by bootstrap over patients.
 
 A shift in mm, volumes in ml and the like are truth, not nuisances: none is an input. To take scans
-again costs what making them did; 10 epochs on 1,275 patients took an hour and a half of one core without AVX-512.
+again costs what making them did; 10 epochs on 1,275 patients took an hour to an hour and a half of one core without
+AVX-512.
 """
 
 from __future__ import annotations
@@ -236,8 +237,10 @@ def noise_of(cohort: Cohort, scans: int) -> np.ndarray:
     simulation = simulation_of(cohort).prepared_by(recipe)
     values, taken = np.full((len(cohort), 6), np.nan), 0
     for row, (scan_id, patient_id) in enumerate(zip(cohort, labels_of(cohort)["patient_id"], strict=True)):
+        if taken == scans:
+            break
         first = next(simulation.scans(Simulation.index_of(patient_id)))
-        if taken == scans or first.visit.motion_mm[0]:
+        if first.visit.motion_mm[0]:
             continue
         visit = replace(first.visit, noise_seed=first.visit.noise_seed + 1)
         second = prepare(replace(first, visit=visit).scan, recipe)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -144,6 +146,28 @@ def _die(number: int) -> int:
 def test_a_worker_that_is_killed_is_named_with_a_remedy() -> None:
     with pytest.raises(Failure, match="worker was killed"), processes(1) as crew:
         list(crew.results(_die, [(0, 0)]))
+
+
+def _sleep(number: int) -> int:
+    time.sleep(600)
+    return number
+
+
+def test_nothing_under_way_goes_on_after_an_error() -> None:
+    """A later call might be at the same files."""
+
+    def stopped() -> None:
+        with processes(2) as crew:
+            futures = [crew.executor.submit(_sleep, number) for number in range(2)]
+            while not any(future.running() for future in futures):
+                time.sleep(0.01)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stopped()
+    for worker in multiprocessing.active_children():
+        worker.join(timeout=120)
+        assert not worker.is_alive()
 
 
 def _interrupt_itself(number: int) -> int:

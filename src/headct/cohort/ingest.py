@@ -125,8 +125,8 @@ def check_places(places: Sequence[Path], out: Path) -> None:
     if out.exists() and not out.is_dir():
         raise Misuse(f"{out} is a file", do="choose another --out")
     ours = (out / ".ingest").exists() or (out / publish.COHORT_JSON).exists()
-    if out.is_dir() and not ours and any(out.iterdir()):
-        raise Misuse(f"{out} holds other things", do="choose an empty or a new folder")
+    if out.is_dir() and not ours and (others := sorted(path.name for path in out.iterdir())):
+        raise Misuse(f"{out} holds other things, such as {others[0]}", do="choose an empty or a new folder")
 
 
 def _lasting(terms: Terms, key: bytes, *, keep_ids: bool, hash_paths: bool) -> dict[str, Any]:

@@ -15,6 +15,7 @@ TERMS = b'{\n  "simulated": {'
 ARRAYS = ("classes.npy", "deformation.npy")
 """What headct writes where gaps between slices differ, which NIfTI cannot say."""
 DEFORMATION = "deformation.nii.gz"
+"""Three numbers a voxel, so that it could be no scan either way."""
 MOST_CLASSES = 128
 """Different values of a mask, which may name every organ; a picture of 8 bits has nearly all 256."""
 LARGEST_CLASS = 255

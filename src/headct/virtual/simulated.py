@@ -59,7 +59,7 @@ class Simulation:
 
     @property
     def scans_each(self) -> int:
-        """Of every patient."""
+        """How many scans every patient has."""
         return 1 + bool(self.twin) + bool(self.rescan)
 
     def prepared_by(self, recipe: Recipe) -> Simulation:

@@ -9,10 +9,12 @@ from pathlib import Path
 from types import ModuleType
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
-from headct import Cohort
+from headct import Cohort, prepare
+from headct.preparing.recipe import recipes
 from headct.virtual.job import Job, run
 from headct.virtual.labels import FINDINGS
 from headct.virtual.simulated import Simulation
@@ -90,3 +92,39 @@ def test_a_fracture_of_the_vault_lies_in_the_unfolded_picture(soundness: ModuleT
         assert picture.shape == (len(fractures.DEPTHS_MM), fractures.PIXELS, fractures.PIXELS)
         assert np.median(picture[2][fractures.DISC]) > 300  # bone all over
         assert marked.any() == (fracture.kind != "base" and mask.any())
+
+
+def test_twins_are_scored_by_the_same_network(soundness: ModuleType, tmp_path: Path) -> None:
+    severity = importlib.import_module("severity")
+    net = soundness.Told().eval()
+    torch.save(net.state_dict(), tmp_path / "network.pt")
+    rows = severity.pair(tmp_path / "network.pt", ("sdh", 3, 0))
+    assert [(row["study"], row["sdh"]) for row in rows] == [("with", 1), ("without", 0)]
+    assert rows[0]["sdh_score"] != rows[1]["sdh_score"]
+    again = next(Simulation(seed=3, twin="sdh").prepared_by(recipes["head"]).scans(0))
+    hu = prepare(again.scan, "head").array
+    with torch.no_grad():
+        expected = net(soundness.cropped(soundness.codes_of(hu))[None])[0, FINDINGS.index("sdh")]
+    assert rows[0]["sdh_score"] == pytest.approx(float(expected), abs=1e-4)
+
+
+@pytest.mark.parametrize("seen", [1, -1])
+def test_more_of_a_finding_that_is_seen_better_correlates(soundness: ModuleType, seen: int) -> None:
+    severity = importlib.import_module("severity")
+    ml, rng = np.linspace(0, 30, 60), np.random.default_rng(0)
+    head = rng.normal(0, 8, 60)  # what differs from patient to patient is the same in both twins
+    twins = pd.DataFrame({"twin": "iph", "iph": 1, "iph_visible_ml": ml, "iph_score_without": head})
+    twins["iph_score"] = head + seen * ml
+    finding, of, amount = next(case for case in severity.cases(with_others(twins)) if case[0] == "iph")
+    row = severity.told(finding, of, amount)
+    assert row["rho"].startswith(f"{seen:.3f}")
+    least, most = (float(row[f"AUROC, {name}"].split()[0]) for name in ("least", "most"))
+    assert (most - least) * seen > 0.1
+
+
+def with_others(twins: pd.DataFrame) -> pd.DataFrame:
+    """The columns of all other findings, of which there is nothing."""
+    from soundness import SEVERITY
+
+    others = [column for name in SEVERITY if name != "iph" for column in (SEVERITY[name], f"{SEVERITY[name]}_without")]
+    return twins.assign(**dict.fromkeys(others, 0.0))

@@ -33,6 +33,7 @@ from threadpoolctl import threadpool_limits
 from headct.cohort import executors
 from headct.preparing import Prepared, prepare
 from headct.preparing.recipe import named
+from headct.virtual.findings.lesions import Edema
 from headct.virtual.findings.mixture import PREVALENCE
 from headct.virtual.job import record_of
 from headct.virtual.labels import FINDINGS
@@ -69,7 +70,8 @@ def pair(path: Path, twins: tuple[str, int, int]) -> list[dict[str, Any]]:
             return []
         scores = net(cropped(codes_of(prepared.array))[None])[0].tolist()
         told = record_of(simulated) | {f"{name}_score": score for name, score in zip(FINDINGS, scores, strict=True)}
-        rows.append(told | {"twin": finding, "study": simulated.study})
+        diffuse = any(isinstance(found, Edema) and found.diffuse for found in simulated.patient.findings)
+        rows.append(told | {"twin": finding, "study": simulated.study, "diffuse": diffuse})
     return rows
 
 
@@ -90,18 +92,25 @@ def pairs(path: Path, seed: int, patients: int, workers: int) -> pd.DataFrame:
     return both_scans.sort_values(["twin", "patient_id"])  # workers end in any order
 
 
-def cases(twins: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame, np.ndarray]]:
-    """Each finding with its pairs, and how much there is of it; those whom a mass does not move at all are left out."""
+def cases(twins: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame, np.ndarray]]:
+    """Each finding, of which kind, with its pairs, and how much of it there is in each.
+
+    Diffuse oedema is the whole brain's, faint and large, and on no scale with patches. Those whom a mass does not move
+    at all are left out.
+    """
     for finding, measure in SEVERITY.items():
         of = twins[twins["twin"].isin(BROUGHT_BY.get(finding, (finding,)))]
         if finding in BROUGHT_BY:
             of = of[of[measure] > of[f"{measure}_without"]]
-            yield finding, of, (of[measure] - of[f"{measure}_without"]).to_numpy()
+            yield finding, "", of, (of[measure] - of[f"{measure}_without"]).to_numpy()
+        elif finding == "edema":
+            for kind, some in (("patches", of[~of["diffuse"]]), ("diffuse", of[of["diffuse"]])):
+                yield finding, kind, some, some[measure].to_numpy()
         else:
-            yield finding, of, of[measure].to_numpy()
+            yield finding, "", of, of[measure].to_numpy()
 
 
-def told(finding: str, of: pd.DataFrame, severity: np.ndarray) -> dict[str, object]:
+def told(finding: str, kind: str, of: pd.DataFrame, severity: np.ndarray) -> dict[str, object]:
     """A row of the table."""
     high, low = (of[f"{finding}_score{which}"].to_numpy() for which in ("", "_without"))
     third = pd.qcut(rankdata(severity, "ordinal"), 3, labels=False)  # some may be as little as others: not at all
@@ -114,7 +123,7 @@ def told(finding: str, of: pd.DataFrame, severity: np.ndarray) -> dict[str, obje
     areas = {f"AUROC, {name}": between(partial(area, third == i), n) for i, name in enumerate(THIRDS)}
     seen = int((of[finding] == 1).sum())
     return {
-        "finding": finding,
+        "finding": f"{finding}, {kind}" if kind else finding,
         "severity": SEVERITY[finding],
         "pairs": n,
         "label 1": seen,

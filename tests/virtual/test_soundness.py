@@ -115,8 +115,7 @@ def test_more_of_a_finding_that_is_seen_better_correlates(soundness: ModuleType,
     head = rng.normal(0, 8, 60)  # what differs from patient to patient is the same in both twins
     twins = pd.DataFrame({"twin": "iph", "iph": 1, "iph_visible_ml": ml, "iph_score_without": head})
     twins["iph_score"] = head + seen * ml
-    finding, of, amount = next(case for case in severity.cases(with_others(twins)) if case[0] == "iph")
-    row = severity.told(finding, of, amount)
+    row = severity.told(*next(case for case in severity.cases(with_others(twins)) if case[0] == "iph"))
     assert row["rho"].startswith(f"{seen:.3f}")
     least, most = (float(row[f"AUROC, {name}"].split()[0]) for name in ("least", "most"))
     assert (most - least) * seen > 0.1
@@ -127,4 +126,4 @@ def with_others(twins: pd.DataFrame) -> pd.DataFrame:
     from soundness import SEVERITY
 
     others = [column for name in SEVERITY if name != "iph" for column in (SEVERITY[name], f"{SEVERITY[name]}_without")]
-    return twins.assign(**dict.fromkeys(others, 0.0))
+    return twins.assign(diffuse=False, **dict.fromkeys(others, 0.0))

@@ -300,7 +300,7 @@ def show_skull(count: int) -> None:
     for index in range(count):
         patient = Simulation(seed=2, prevalence={}).patient(index)
         targets = np.array([(0.0, -18.0, 14.0), *(place for place, _ in SKULL_MM.values())])
-        places, _missed_mm = patient.bend.head.head_of(targets)
+        places, _missed_mm = patient.bend.head_of(targets, brain=False)
         middle, *outer = torch.tensor(places, dtype=torch.float32)
         for name, place in zip(SKULL_MM, outer, strict=True):
             towards = (place - middle) / torch.linalg.vector_norm(place - middle)

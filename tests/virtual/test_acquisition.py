@@ -344,10 +344,8 @@ def test_a_twin_is_bit_equal_beyond_the_reach_of_the_finding(name: str) -> None:
     )
     points = scan.origins_mm[:, None, None] + rows[:, None] + cols
     place = normalized(visit.to_head(torch.from_numpy(points.reshape(-1, 3).astype(np.float32))), COARSE)
-    bent = torch.zeros(1, 1, *COARSE.shape)
-    for with_it, without in ((ill.bend.head, well.bend.head), (ill.bend.brain, well.bend.brain)):
-        shared = len(without.values[0])  # further fields are of the finding alone; its shares tell where they act
-        bent += (with_it.values[:, :shared] != without.values).any(dim=1, keepdim=True)
+    shared = len(well.bend.values[0])  # further fields are of the finding alone; its shares tell where they act
+    bent = (ill.bend.values[:, :shared] != well.bend.values).any(dim=1, keepdim=True).float()
     reach = F.grid_sample(bent, place[None, None, None], align_corners=True).reshape(scan.hu.shape).numpy() > 0
     for share in taken.shares.values():
         reach |= share > 0

@@ -215,9 +215,8 @@ def test_accounts_add_up_to_all_that_was_painted() -> None:
         findings = tuple(replace(f, seepage_hu=8.0) if isinstance(f, Hydrocephalus) else f for f in findings)
         patient = Patient(seed, Anatomy.draw(seed), findings)
         points = patient.coarse.head_mm[patient.coarse.cavity_mm < -1]
-        by_head, _outer = patient.bend.head.sample(points)
-        by_brain, fields = patient.bend.brain.sample(points)
-        cavity_mm = template().sample("outline", by_head)["cavity_mm"] / patient.anatomy.mean_scale
+        by_head, by_brain, fields = patient.bend.sample(points)
+        cavity_mm = template().sample("head", by_head)["cavity_mm"] / patient.anatomy.mean_scale
         channels = template().sample("brain", by_brain)
         brain = Brain(patient.anatomy, by_head, channels, fields, 1.0, by_brain, cavity_mm)
         before = brain.hu.clone()
@@ -230,7 +229,7 @@ def test_accounts_add_up_to_all_that_was_painted() -> None:
 
 def test_what_is_covered_has_no_account_left() -> None:
     patient = patient_of()
-    by_brain, fields = patient.bend.brain.sample(torch.zeros(2, 3))
+    _head, by_brain, fields = patient.bend.sample(torch.zeros(2, 3))
     channels = template().sample("brain", by_brain)
     brain = Brain(patient.anatomy, by_brain, channels, fields, 1.0, by_brain, torch.full((2,), -30.0))
     before = brain.hu.clone()

@@ -182,8 +182,8 @@ def test_a_swollen_scalp_is_whole_and_as_thick_as_the_thickest_swelling() -> Non
 def test_no_mass_bends_bone(name: str) -> None:
     patient = patient_with(name)
     points = lattice(7.0)
-    ill, _fields = patient.bend.head.sample(points)
-    well, _fields = patient.without(name).bend.head.sample(points)
+    ill, _brain, _fields = patient.bend.sample(points)
+    well, _brain, _fields = patient.without(name).bend.sample(points)
     assert torch.equal(ill, well)
 
 
@@ -205,7 +205,7 @@ def test_landmarks_come_back_to_the_template() -> None:
     places = head_landmarks_mm(patient)
     assert set(places) == {*names, *BONE_MM}
     there = torch.from_numpy(np.array([places[name] for name in names], dtype=np.float32))
-    back, _fields = patient.bend.brain.sample(there)
+    _head, back, _fields = patient.bend.sample(there)
     np.testing.assert_allclose(back.numpy(), np.array(list(names.values())), atol=1.0)
     assert places["right-thalamus"][0] > places["left-thalamus"][0]
     assert places["vertex"][2] > places["pons"][2]
@@ -227,8 +227,7 @@ def test_wide_ventricles_are_drawn_out_and_not_folded(name: str) -> None:
     for seed in range(6):
         anatomy = Anatomy.draw(seed, age=88 if seed % 2 else None)
         patient = Patient(seed, anatomy, (one_of(name, seed + 20),) if name else ())
-        by_head, _fields = patient.bend.head.sample(points.reshape(-1, 3))
-        by_brain, _fields = patient.bend.brain.sample(points.reshape(-1, 3))
+        by_head, by_brain, _fields = patient.bend.sample(points.reshape(-1, 3))
         grid = by_brain.reshape(points.shape).numpy()
         slopes = np.stack(np.gradient(grid, 2.0, axis=(0, 1, 2)), axis=-1)
         undiseased = template().slopes(by_head)
@@ -260,7 +259,7 @@ def test_a_calcification_is_round_wherever_brain_is_moved(name: str) -> None:
         patient = Patient(seed, anatomy, findings)
         bare = Patient(seed, replace(anatomy, plexus_hu=0.0), findings)
         for nodule in patient.nodules:
-            (place,), _missed = patient.bend.head.head_of(np.array([nodule.centre_mm]))
+            (place,), _missed = patient.bend.head_of(np.array([nodule.centre_mm]), brain=False)
             axis = torch.arange(-10, 10.5, 0.5)
             cube = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), dim=-1).reshape(-1, 3)
             points = cube + torch.tensor(place, dtype=torch.float32)
@@ -281,8 +280,8 @@ def test_sutures_show_as_thin_gaps_in_bone_and_fuse_with_age() -> None:
         axes = (torch.arange(-62, 63, 1.0), torch.arange(-2, 42, 0.5), torch.arange(10, 100, 1.0))
         points = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).reshape(-1, 3)
         painted = patient.paint(points, 0.5)
-        by_head, fields = patient.bend.head.sample(points)
-        head = Skull(patient.anatomy, by_head, template().sample("outline", by_head), fields, 0.5)
+        by_head, _brain, fields = patient.bend.sample(points)
+        head = Skull(patient.anatomy, by_head, template().sample("head", by_head), fields, 0.5)
         middle = (head.cavity_mm - 0.5 * head.thickness_mm).abs() < 0.22 * head.thickness_mm
         coronal = sutures(by_head)["coronal"]
         near = middle & coronal.in_bone & (coronal.distance_mm.abs() < 6)
@@ -297,7 +296,7 @@ def test_sutures_show_as_thin_gaps_in_bone_and_fuse_with_age() -> None:
 
 
 def _folded(patient: Patient) -> float:
-    brain = patient.bend.brain.values[0, :3]
+    brain = patient.bend.values[0, 3:6]
     slopes = np.stack([np.stack(np.gradient(part, COARSE.step_mm)) for part in brain.numpy()])
     jacobian = np.linalg.det(np.moveaxis(slopes[:, ::-1], (0, 1), (-2, -1))) / np.prod(patient.anatomy.scale)
     channels = template().sample("brain", brain.reshape(3, -1).T.contiguous())
@@ -352,7 +351,7 @@ def test_blood_lies_where_its_name_says() -> None:
         if len(finding.centres_mm) == 1 and not finding.parafalcine_mm and mask.any():
             compared += 1
             side = np.sign(finding.centres_mm[0][0])
-            by_head, _fields = sdh.bend.head.sample(points[mask])
+            by_head, _brain, _fields = sdh.bend.sample(points[mask])
             assert (by_head[:, 0] * side > -1).all()
         iph = patient_with("iph", seed).paint(points, 1.0)
         blood = iph.changes["iph"].share > 0.5

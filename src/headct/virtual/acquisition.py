@@ -351,7 +351,7 @@ def _lay_fixtures(
     """What is not of the body: metal with its streaks, and the band over the forehead; in place."""
     pieces = metal_of(patient.seed)
     targets = np.array([piece.place_mm for piece in pieces]).reshape(-1, 3)
-    places = visit.to_scanner(patient.bend.head.head_of(targets)[0]) if pieces else targets
+    places = visit.to_scanner(patient.bend.head_of(targets, brain=False)[0]) if pieces else targets
     rng = np.random.default_rng([visit.noise_seed, 3])
     y = origins[:, 1, None] + np.arange(hu.shape[1]) * steps_mm[0][1]  # (slices, rows)
     for index, plane in enumerate(hu):

@@ -32,8 +32,8 @@ DRAWN_MM, STEEPEST = 3.0, 0.85
 """Of a ventricle that widens, what lies within so much of its wall is drawn out to fill it; the push grows by no more
 than this share of the way, so that the map never folds."""
 
-OUTER_FIELDS = ("thickness", "scalp", "swelling")
-"""Smooth fields of bone and scalp: their own unevenness, and how far findings swell the scalp (mm, the thickest)."""
+FINDING_FIELDS = ("closed", "swelling")
+"""Smooth fields of several findings: sulci pressed shut (share, summed), scalp swollen (mm, the thickest of them)."""
 
 
 @dataclass(frozen=True)
@@ -55,27 +55,21 @@ class Coarse:
 
 
 @dataclass(frozen=True)
-class SmoothMap:
-    """A map from the head to the template, and smooth fields that go with it, to be sampled at any point."""
+class Bend:
+    """The maps and smooth fields of one patient, to be sampled at any point of the head."""
 
     names: tuple[str, ...]
-    values: torch.Tensor  # (1, channels, z, y, x): the map, then the named fields
+    values: torch.Tensor  # (1, channels, z, y, x): H, B, then the named fields
 
-    @classmethod
-    def of(cls, template_mm: torch.Tensor, fields: Mapping[str, torch.Tensor]) -> SmoothMap:
-        """From what is known at the coarse points: (n, 3), and (n,) by name."""
-        channels = torch.cat([template_mm, torch.stack(list(fields.values()), dim=1)], dim=1)
-        grid = channels.T.reshape(1, -1, *COARSE.shape).float()
-        return cls(tuple(fields), grid.contiguous(memory_format=torch.channels_last_3d))
-
-    def sample(self, head_mm: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Template coordinates (n, 3) and the fields (n,) at points (n, 3) in head millimetres."""
+    def sample(self, head_mm: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
+        """Template coordinates (n, 3) by H and by B, and the fields (n,) at points (n, 3) in head millimetres."""
         place = normalized(head_mm, COARSE)[None, None, None]
         sampled = F.grid_sample(self.values, place, padding_mode="border", align_corners=True)[0, :, 0, 0]
-        return sampled[:3].T, dict(zip(self.names, sampled[3:], strict=True))
+        fields = dict(zip(self.names, sampled[6:], strict=True))
+        return sampled[:3].T, sampled[3:6].T, fields
 
-    def head_of(self, template_mm: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Head millimetres (n, 3) of template points, by the inverse of the map.
+    def head_of(self, template_mm: np.ndarray, *, brain: bool = True) -> tuple[np.ndarray, np.ndarray]:
+        """Head millimetres (n, 3) of template points, by the inverse of B, or of H for bone and skin.
 
         Also gives by how many template millimetres (n,) each place misses its target: less than 0.001 where the map
         is monotone; more where a mass or a ventricle has taken the place of the tissue.
@@ -83,22 +77,11 @@ class SmoothMap:
         target = self.values.new_tensor(np.asarray(template_mm, dtype=np.float32).reshape(-1, 3))
         at = target / ICBM_PER_HEAD
         for _ in range(60):
-            missing = target - self.sample(at)[0]
+            by_head, by_brain, _fields = self.sample(at)
+            missing = target - (by_brain if brain else by_head)
             at = at + 0.6 * missing
         missed_mm = torch.linalg.vector_norm(missing, dim=1)
         return at.numpy().astype(float), missed_mm.numpy().astype(float)
-
-
-@dataclass(frozen=True)
-class Bend:
-    """Both maps of one patient: of the head, with `OUTER_FIELDS`, and of the brain.
-
-    Fields of the brain are its own unevenness (`gyri`, `texture`, `sulcal`), by how much findings press sulci shut
-    (`closed`: share, summed), and layers of blood that findings add.
-    """
-
-    head: SmoothMap
-    brain: SmoothMap
 
 
 def coarse_points() -> torch.Tensor:
@@ -139,7 +122,7 @@ def bent(
         "gyri": _noise(rng, 1, 14.0)[:, 0],
         "texture": _noise(rng, 1, 11.0)[:, 0],
         "sulcal": _noise(rng, 1, 10.0)[:, 0],
-        **{name: torch.zeros(len(coarse.head_mm)) for name in ("closed", "swelling")},
+        **{name: torch.zeros(len(coarse.head_mm)) for name in FINDING_FIELDS},
     }
     side = 1 + anatomy.ventricle_asymmetry * torch.tanh(coarse.template_mm[:, 0] / 8)
     given_way = sum(wider_mm, given_way_mm(coarse, anatomy.ventricles_mm * side, 20.0))
@@ -151,8 +134,9 @@ def bent(
             own[name] = torch.maximum(own[name], values)
         else:
             own[name] = own[name] + values if name in own else values
-    outer = {name: own.pop(name) for name in OUTER_FIELDS}
-    return Bend(SmoothMap.of(coarse.template_mm, outer), SmoothMap.of(brain, own))
+    channels = torch.cat([coarse.template_mm, brain, torch.stack(list(own.values()), dim=1)], dim=1)
+    grid = channels.T.reshape(1, -1, *COARSE.shape).float()
+    return Bend(tuple(own), grid.contiguous(memory_format=torch.channels_last_3d))
 
 
 def ended(push: torch.Tensor) -> torch.Tensor:

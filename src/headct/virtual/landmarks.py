@@ -77,7 +77,8 @@ def head_landmarks_mm(patient: Patient) -> dict[str, np.ndarray]:
     beyond recognition.
     """
     found: dict[str, np.ndarray] = {}
-    for names, by in ((brain_landmarks(), patient.bend.brain), (BONE_MM, patient.bend.head)):
-        places, missed_mm = by.head_of(np.array(list(names.values()), dtype=float))
+    for names, brain in ((brain_landmarks(), True), (BONE_MM, False)):
+        targets = np.array(list(names.values()), dtype=float)
+        places, missed_mm = patient.bend.head_of(targets, brain=brain)
         found |= {name: place for name, place, miss in zip(names, places, missed_mm, strict=True) if miss < 1.0}
     return found

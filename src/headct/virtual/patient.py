@@ -104,8 +104,8 @@ class Patient:
         drawn = nodules_of(self.anatomy)
         if not drawn:
             return ()
-        places, missed_mm = self.bend.brain.head_of(np.array([nodule.centre_mm for nodule in drawn]))
-        by_head, _fields = self.bend.head.sample(torch.from_numpy(places.astype(np.float32)))
+        places, missed_mm = self.bend.head_of(np.array([nodule.centre_mm for nodule in drawn]))
+        by_head, _by_brain, _fields = self.bend.sample(torch.from_numpy(places.astype(np.float32)))
         return tuple(
             nodule._replace(centre_mm=vector(place))
             for nodule, place, miss in zip(drawn, by_head.tolist(), missed_mm, strict=True)
@@ -123,10 +123,11 @@ class Patient:
         """Ventricles and all fluid around the brain in this head, sampled every 4 mm."""
         points, nearest = _volume_points()
         points = points[self.coarse.cavity_mm[nearest] < WITHIN_REACH_MM]
-        by_head, _fields = self.bend.head.sample(points)
-        cavity_mm = template().sample("outline", by_head)["cavity_mm"] / self.anatomy.mean_scale
+        by_head, by_brain, fields = self.bend.sample(points)
+        channels = template().sample("head", by_head)
+        cavity_mm = channels["cavity_mm"] / self.anatomy.mean_scale
         within = torch.nonzero((cavity_mm < 0) & (by_head[:, 2] > -66)).squeeze(1)
-        brain = self._brain(points[within], by_head[within], cavity_mm[within], VOLUME_STEP_MM)
+        brain = self._brain(by_head[within], by_brain[within], _at(fields, within), cavity_mm[within], VOLUME_STEP_MM)
         voxel_ml = VOLUME_STEP_MM**3 / 1000
         return FluidVolumes(
             ventricles_ml=float(brain.ventricle.sum()) * voxel_ml,
@@ -139,69 +140,61 @@ class Patient:
 
         With `tissues`, the shares of `brain`, `ventricles` and `skull` are among the changes, which change nothing.
         """
-        air = head_mm.new_full((len(head_mm),), AIR_HU)
-        painted = Painted(air, {}, torch.full_like(head_mm, torch.nan), torch.full_like(air, 99.0))
+        hu = head_mm.new_full((len(head_mm),), AIR_HU)
+        painted = Painted(hu, {}, torch.full_like(head_mm, torch.nan), torch.full_like(hu, 99.0))
         near = self._near(head_mm)
         if not len(near):
             return painted
-        by_head, fields = self.bend.head.sample(head_mm[near])
-        outline = _outline(by_head)
-        head = Skull(self.anatomy, by_head, outline, fields, edge_mm)
-        painted.cavity_mm[near], painted.template_mm[near] = head.cavity_mm, by_head
-        outer = torch.nonzero((head.cavity_mm > -SEAM_MM - edge_mm) & (head.skin_mm < edge_mm / 2)).squeeze(1)
-        channels = _at(outline, outer) | template().sample("filling", by_head[outer])  # of air nothing else is asked
-        skull = Skull(self.anatomy, by_head[outer], channels, _at(fields, outer), edge_mm)
-        self._lay_skull(painted, near[outer], skull, tissues)
-        inner = torch.nonzero(head.cavity_mm < edge_mm).squeeze(1)
-        if len(inner):
-            where = near[inner]
-            brain = self._brain(head_mm[where], by_head[inner], head.cavity_mm[inner], edge_mm, self.nodules)
-            self._lay_brain(painted, where, brain, tissues)
-        return painted
-
-    def _lay_skull(self, painted: Painted, where: torch.Tensor, skull: Skull, tissues: bool) -> None:
-        """Paint bone, face and scalp at some of the points, with what findings do there, in place."""
+        by_head, by_brain, fields = self.bend.sample(head_mm[near])
+        channels = _head_channels(by_head)
+        cavity_mm = channels["cavity_mm"] / self.anatomy.mean_scale
+        painted.cavity_mm[near], painted.template_mm[near] = cavity_mm, by_head
+        outer = torch.nonzero(cavity_mm > -SEAM_MM - edge_mm).squeeze(1)
+        skull = Skull(self.anatomy, by_head[outer], _at(channels, outer), _at(fields, outer), edge_mm)
         for finding in self.findings:
             finding.paint_bone(skull)
         if tissues:
             skull.changes["skull"] = Change(skull.bone_shell(), torch.zeros_like(skull.hu))
-        painted.hu[where] = skull.hu
-        _add(painted.changes, skull.changes, where, len(painted.hu))
-
-    def _lay_brain(self, painted: Painted, where: torch.Tensor, brain: Brain, tissues: bool) -> None:
-        """Lay the brain, with what findings do there, over the skull at some of the points, in place."""
-        for finding in self.findings:
-            finding.paint(brain)
-        if tissues:
-            brain.changes["ventricles"] = Change(brain.ventricle, torch.zeros_like(brain.hu))
-            brain.changes["brain"] = Change(1 - brain.fluid, torch.zeros_like(brain.hu))
-        painted.template_mm[where] = brain.at
-        share = inside(brain.cavity_mm, brain.edge_mm)
-        painted.hu[where] = torch.lerp(painted.hu[where], brain.hu, share)  # exactly the brain's where it covers all
-        for change in painted.changes.values():  # of the skull
-            change.share[where] *= 1 - share
-            change.hu[where] *= 1 - share
-        changes = {name: Change(change.share * share, change.hu * share) for name, change in brain.changes.items()}
-        _add(painted.changes, changes, where, len(painted.hu))
+        hu[near[outer]] = skull.hu
+        _add(painted.changes, skull.changes, near[outer], len(hu))
+        inner = torch.nonzero(cavity_mm < edge_mm).squeeze(1)
+        if len(inner):
+            brain = self._brain(
+                by_head[inner], by_brain[inner], _at(fields, inner), cavity_mm[inner], edge_mm, self.nodules
+            )
+            for finding in self.findings:
+                finding.paint(brain)
+            if tissues:
+                brain.changes["ventricles"] = Change(brain.ventricle, torch.zeros_like(brain.hu))
+                brain.changes["brain"] = Change(1 - brain.fluid, torch.zeros_like(brain.hu))
+            where = near[inner]
+            painted.template_mm[where] = by_brain[inner]
+            share = inside(brain.cavity_mm, edge_mm)
+            hu[where] = torch.lerp(hu[where], brain.hu, share)  # exactly the brain's where it covers all
+            for change in painted.changes.values():  # of the skull, which the brain is laid over
+                change.share[where] *= 1 - share
+                change.hu[where] *= 1 - share
+            changes = {name: Change(change.share * share, change.hu * share) for name, change in brain.changes.items()}
+            _add(painted.changes, changes, where, len(hu))
+        return painted
 
     def _brain(
         self,
-        head_mm: torch.Tensor,
         by_head: torch.Tensor,
+        by_brain: torch.Tensor,
+        fields: Mapping[str, torch.Tensor],
         cavity_mm: torch.Tensor,
         edge_mm: float,
         nodules: Sequence[Nodule] = (),
     ) -> Brain:
         """Points within the cavity, without what findings do there."""
-        by_brain, fields = self.bend.brain.sample(head_mm)
         channels = template().sample("brain", by_brain)
         return Brain(self.anatomy, by_head, channels, fields, edge_mm, by_brain, cavity_mm, nodules)
 
     @cached_property
     def _swelling_mm(self) -> float:
         """Of the scalp where it is thickest."""
-        head = self.bend.head
-        return float(head.values[0, 3 + head.names.index("swelling")].max())
+        return float(self.bend.values[0, 6 + self.bend.names.index("swelling")].max())
 
     def _near(self, head_mm: torch.Tensor) -> torch.Tensor:
         """Indices of the points that may lie within the head: a generous oval with a dome, ears and nose inside.
@@ -216,9 +209,9 @@ class Patient:
         return torch.nonzero(oval & (dome | (z < 4))).squeeze(1)
 
 
-def _outline(template_mm: torch.Tensor) -> dict[str, torch.Tensor]:
+def _head_channels(template_mm: torch.Tensor) -> dict[str, torch.Tensor]:
     """Of the template's head at points (n, 3). Distances grow on beyond its box, but for the neck, which goes on."""
-    channels = template().sample("outline", template_mm)
+    channels = template().sample("head", template_mm)
     low = template_mm.new_tensor((HEAD_BOX.x[0], HEAD_BOX.y[0], -torch.inf))
     high = template_mm.new_tensor((HEAD_BOX.x[1], HEAD_BOX.y[1], HEAD_BOX.z[1]))
     beyond = torch.nonzero(((template_mm < low) | (template_mm > high)).any(dim=1)).squeeze(1)

@@ -8,7 +8,7 @@ skull, base, face and neck. Distances are negative inside. `tools/build_template
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -95,9 +95,6 @@ CHANNELS: Mapping[str, Coding] = MappingProxyType(
 
 BOXES: Mapping[str, Box] = MappingProxyType({"brain": BRAIN_BOX, "head": HEAD_BOX})
 
-OUTLINE = ("cavity_mm", "thickness", "face_mm")
-"""The channels of the head that tell where it ends, and its cavity: they are asked of air too."""
-
 
 def coded(name: str, values: np.ndarray) -> np.ndarray:
     """The 8-bit codes of a channel."""
@@ -113,35 +110,23 @@ class Template:
     """The channels, ready to be sampled."""
 
     def __init__(self) -> None:
-        of_head = [name for name, coding in CHANNELS.items() if coding.box == "head"]
-        self._names: dict[str, Sequence[str]] = {
-            "brain": [name for name, coding in CHANNELS.items() if coding.box == "brain"],
-            "outline": OUTLINE,
-            "filling": [name for name in of_head if name not in OUTLINE],
-        }
+        self.names = {box: [name for name, coding in CHANNELS.items() if coding.box == box] for box in BOXES}
         with np.load(TEMPLATE_FILE) as stored:
-            self._values = {part: _packed(stored, names, _box_of(part)) for part, names in self._names.items()}
+            self._values = {box: _packed(stored, names, BOXES[box]) for box, names in self.names.items()}
             slopes = _slopes(*(_decoded(name, stored[name]) for name in ("cavity_mm", "ventricles_mm")))
         self._slopes = torch.from_numpy(slopes)[None]
 
-    def sample(self, part: str, points_mm: torch.Tensor) -> dict[str, torch.Tensor]:
-        """The channels of `brain`, or of the head's `outline` or `filling`, at points (n, 3): by name, each (n,).
-
-        Beyond its box the edge goes on.
-        """
-        place = normalized(points_mm, _box_of(part))[None, None, None]
-        sampled = F.grid_sample(self._values[part], place, padding_mode="border", align_corners=True)
-        return dict(zip(self._names[part], sampled[0, :, 0, 0], strict=True))
+    def sample(self, box: str, points_mm: torch.Tensor) -> dict[str, torch.Tensor]:
+        """All channels of a box at points (n, 3), by name, each (n,); beyond the box its edge goes on."""
+        place = normalized(points_mm, BOXES[box])
+        sampled = F.grid_sample(self._values[box], place[None, None, None], padding_mode="border", align_corners=True)
+        return dict(zip(self.names[box], sampled[0, :, 0, 0], strict=True))
 
     def slopes(self, points_mm: torch.Tensor) -> torch.Tensor:
         """(n, 8): distance to the cavity's wall and its gradient, distance to the ventricles and its gradient."""
         place = normalized(points_mm, HEAD_BOX)
         sampled = F.grid_sample(self._slopes, place[None, None, None], padding_mode="border", align_corners=True)
         return sampled[0, :, 0, 0].T
-
-
-def _box_of(part: str) -> Box:
-    return BOXES["brain" if part == "brain" else "head"]
 
 
 def _slopes(cavity_mm: np.ndarray, ventricles_mm: np.ndarray) -> np.ndarray:
@@ -166,8 +151,8 @@ def normalized(points_mm: torch.Tensor, box: Box) -> torch.Tensor:
     return (points_mm - first) * (2 / (last - first)) - 1
 
 
-def _packed(stored: Mapping[str, np.ndarray], names: Sequence[str], box: Box) -> torch.Tensor:
-    """Channels of a box (1, channels, z, y, x), those of a point side by side in memory: it is read as a whole."""
+def _packed(stored: Mapping[str, np.ndarray], names: list[str], box: Box) -> torch.Tensor:
+    """The channels of a box (1, channels, z, y, x), those of a point side by side in memory: it is read as a whole."""
     packed = torch.empty((1, *box.shape, len(names)))
     for index, name in enumerate(names):
         packed[0, ..., index] = torch.from_numpy(_decoded(name, stored[name]))

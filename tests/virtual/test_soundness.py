@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from types import ModuleType
 
@@ -108,22 +109,72 @@ def test_twins_are_scored_by_the_same_network(soundness: ModuleType, tmp_path: P
     assert rows[0]["sdh_score"] == pytest.approx(float(expected), abs=1e-4)
 
 
-@pytest.mark.parametrize("seen", [1, -1])
-def test_more_of_a_finding_that_is_seen_better_correlates(soundness: ModuleType, seen: int) -> None:
+def twins_of(soundness: ModuleType, **columns: object) -> pd.DataFrame:
+    """Sixty patients with and without, whose columns are given; of all other findings there is nothing."""
+    nothing = [f"{soundness.SEVERITY[name]}{which}" for name in soundness.SEVERITY for which in ("", "_without")]
+    labels = [f"{name}{which}" for name in soundness.SEVERITY for which in ("", "_without")]
+    usual = dict.fromkeys([*nothing, *labels], 0.0) | {"twin": "iph", "oedema": "around others"}
+    return pd.DataFrame(usual | columns, index=range(60))
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_more_of_a_finding_that_is_seen_better_correlates(soundness: ModuleType, sign: int) -> None:
     severity = importlib.import_module("severity")
-    ml, rng = np.linspace(0, 30, 60), np.random.default_rng(0)
-    head = rng.normal(0, 8, 60)  # what differs from patient to patient is the same in both twins
-    twins = pd.DataFrame({"twin": "iph", "iph": 1, "iph_visible_ml": ml, "iph_score_without": head})
-    twins["iph_score"] = head + seen * ml
-    row = severity.told(*next(case for case in severity.cases(with_others(twins)) if case[0] == "iph"))
-    assert row["rho"].startswith(f"{seen:.3f}")
+    ml = np.linspace(0, 30, 60)
+    head = np.random.default_rng(0).normal(0, 8, 60)  # what differs from patient to patient is the same in both twins
+    twins = twins_of(soundness, iph_visible_ml=ml, iph_score=head + sign * ml, iph_score_without=head)
+    row = severity.row_of(*next(case for case in severity.cases(twins) if case[0] == "iph"))
+    assert row["rho"].startswith(f"{sign:.3f}")
     least, most = (float(row[f"AUROC, {name}"].split()[0]) for name in ("least", "most"))
-    assert (most - least) * seen > 0.1
+    assert (most - least) * sign > 0.1
 
 
-def with_others(twins: pd.DataFrame) -> pd.DataFrame:
-    """The columns of all other findings, of which there is nothing."""
-    from soundness import SEVERITY
+def test_thirds_keep_those_together_of_whom_nothing_is_seen(soundness: ModuleType) -> None:
+    severity = importlib.import_module("severity")
+    ml = np.repeat([0.0, 10.0, 20.0], [30, 15, 15])
+    scores = np.where(ml > 0, 1.0, np.tile([0.0, 2.0], 30))  # the halves of those of whom nothing is seen differ
+    twins = twins_of(soundness, sdh_visible_ml=ml, sdh_score=scores, sdh_score_without=0.5, twin="sdh")
+    row = severity.row_of(*next(case for case in severity.cases(twins) if case[0] == "sdh"))
+    assert row["none of it to be seen"] == 30
+    assert [row[f"AUROC, {name}"].split()[0] for name in severity.THIRDS] == ["0.500", "1.000", "1.000"]
+    few = twins.iloc[: severity.FEWEST - 1]
+    assert "rho" not in severity.row_of("sdh", "", few)
 
-    others = [column for name in SEVERITY if name != "iph" for column in (SEVERITY[name], f"{SEVERITY[name]}_without")]
-    return twins.assign(diffuse=False, **dict.fromkeys(others, 0.0))
+
+def test_what_masses_bring_is_asked_of_those_without_another_mass(soundness: ModuleType) -> None:
+    severity = importlib.import_module("severity")
+    other = np.arange(60) < 20
+    moved = {"midline_shift_mm": 8.0, "midline_shift_mm_without": np.where(other, 3.0, 0.0)}
+    of = {name: pairs for name, _, pairs in severity.cases(twins_of(soundness, **moved))}
+    assert len(of["midline_shift"]) == 40
+    assert not (of["midline_shift"]["midline_shift_mm_without"] > 0).any()
+    twins = twins_of(soundness, twin="edema", oedema=np.where(other, "diffuse", "patches"))
+    kinds = {kind: len(pairs) for name, kind, pairs in severity.cases(twins) if name == "edema"}
+    assert kinds == {"patches": 40, "diffuse": 20, "around others": 0}
+
+
+def test_scans_of_a_patient_stand_side_by_side() -> None:
+    severity = importlib.import_module("severity")
+    scans = [{"twin": t, "patient_id": p, "study": s, "iph": s} for t, p, s in product("ab", "12", ("without", "with"))]
+    paired = severity.paired(pd.DataFrame(scans[::-1]))
+    assert paired[["twin", "patient_id", "iph", "iph_without"]].to_numpy().tolist() == [
+        [t, p, "with", "without"] for t, p in product("ab", "12")
+    ]
+
+
+def test_findings_that_were_drawn_are_told_by_nothing_else(
+    soundness: ModuleType, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And by what gives them away, if something does."""
+    told = soundness.drawn_of
+
+    def leaking(simulation: Simulation, patients: range) -> dict[str, np.ndarray]:
+        edh = [any(found.name == "edh" for found in simulation.patient(index).findings) for index in patients]
+        features = told(simulation, patients)
+        return features | {"visit": np.column_stack([features["visit"], edh])}
+
+    monkeypatch.setattr(soundness, "drawn_of", leaking)
+    soundness.show_drawn(400)
+    rows = {line.split()[0]: line.split()[3] for line in capsys.readouterr().out.splitlines()[3:]}
+    assert float(rows["edh"]) > 0.95
+    assert float(rows["iph"]) < 0.75

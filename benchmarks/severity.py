@@ -28,14 +28,13 @@ import numpy as np
 import pandas as pd
 import torch
 from realism import auroc, show  # which lie beside this file
-from soundness import SEVERITY, Told, between, codes_of, cropped, rank_correlation, writable
+from soundness import DRAWN, SEVERITY, Told, between, codes_of, cropped, rank_correlation, writable
 from threadpoolctl import threadpool_limits
 
 from headct.cohort import executors
 from headct.preparing import Prepared, prepare
 from headct.preparing.recipe import named
 from headct.virtual.findings.lesions import Edema
-from headct.virtual.findings.mixture import PREVALENCE
 from headct.virtual.job import record_of
 from headct.virtual.labels import FINDINGS
 from headct.virtual.patient import MASSES, Patient
@@ -71,7 +70,7 @@ def oedema_of(patient: Patient) -> str:
 
 @torch.no_grad()
 def pair(path: Path, twins: tuple[str, int, int]) -> list[dict[str, Any]]:
-    """Two rows, with the finding and without: labels, severities, scores of all findings. No rows if one is rejected."""
+    """Two rows, with the finding and without: labels, severities, all scores. No rows if one is rejected."""
     finding, seed, index = twins
     net, recipe = network(path), named("head")
     rows = []
@@ -88,8 +87,7 @@ def pair(path: Path, twins: tuple[str, int, int]) -> list[dict[str, Any]]:
 
 def pairs(path: Path, seed: int, patients: int, workers: int) -> pd.DataFrame:
     """A row for each pair: the scan with the finding, and in columns that end in `_without` the other one."""
-    drawn = [finding for finding in PREVALENCE if finding in SEVERITY]
-    wanted = [(finding, seed + number, index) for number, finding in enumerate(drawn) for index in range(patients)]
+    wanted = [(finding, seed + number, index) for number, finding in enumerate(DRAWN) for index in range(patients)]
     rows: list[dict[str, Any]] = []
     with executors.processes(workers, begin) as crew:
         for done, (_, both) in enumerate(crew.results(partial(pair, path), enumerate(wanted)), 1):

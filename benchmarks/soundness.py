@@ -56,6 +56,7 @@ from headct.encoders.settling import settling
 from headct.preparing import Prepared, prepare
 from headct.preparing.recipe import named
 from headct.virtual.findings.bone import Bruise, Surgery
+from headct.virtual.findings.mixture import PREVALENCE
 from headct.virtual.job import EDITION, VOLUMES
 from headct.virtual.labels import FINDINGS
 from headct.virtual.metal import metal_of
@@ -66,6 +67,8 @@ SHAPE, CROP, PLAY = (96, 112, 96), (80, 104, 80), (8, 4, 12)
 """Of the arrays, of what the network sees, and where that begins; it shifts by up to 2 voxels in training."""
 WINDOWS = ((35, 40), (40, 80), (80, 200), (600, 2800))
 LESIONS = tuple(name for name in CLASSES if name in VOLUMES)
+DRAWN = tuple(name for name in FINDINGS if name in PREVALENCE)
+"""What does not follow from others."""
 SEVERITY = (
     {name: f"{name}_visible_ml" for name in LESIONS}
     | {name: f"{name}_ml" for name in ("hydrocephalus", "dementia")}
@@ -359,7 +362,7 @@ def show_drawn(count: int) -> None:
     x, groups = np.hstack([told["visit"], told["patient"]]), np.arange(count)
     drawn = [{finding.name for finding in simulation.patient(index).findings} for index in range(count)]
     rows = []
-    for finding in LESIONS:
+    for finding in DRAWN:
         label = np.array([float(finding in one) for one in drawn])
         models = {make.__name__: measured(out_of_fold(make, x, label, groups), label) for make in (linear, boosted)}
         rows.append(counted(finding, label) | models)

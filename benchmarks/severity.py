@@ -7,9 +7,10 @@ For each finding that is drawn, new patients are scanned with it and without it,
 by the finding and by what it brings with it, and not by what else the two heads have. Patients in whom it is there but
 can hardly be seen, whose label is empty, count too: they are the low end of the scale. Told are the rank correlation of
 severity with the difference of the two scores (logits), and the AUROC of scans with the finding against all of those
-without it, by thirds of severity (who has as much as another is in the same third). Mass effect and midline shift are
-not drawn: they are asked of twins of masses, of those who have no other. Oedema is of three kinds, on scales of their
-own: patches, diffuse, and around a haematoma or a tumour. Intervals are 95 % by bootstrap over patients.
+without it, where its label is 1 and by thirds of severity (who has as much as another is in the same third). Mass
+effect and midline shift are not drawn: they are asked of twins of masses, of those who have no other. Oedema is of three
+kinds, on scales of their own: patches, diffuse, and around a haematoma or a tumour. Intervals are 95 % by bootstrap
+over patients.
 
 Every finding has a seed of its own, counted from `--seed`; none may be that of a cohort that the network has learned
 from.
@@ -133,6 +134,7 @@ def row_of(finding: str, kind: str, of: pd.DataFrame) -> dict[str, object]:
         chosen = rows[some[rows]]
         return auroc(np.concatenate([high[chosen], low[rows]]), np.arange(len(chosen) + n) < len(chosen))
 
+    row |= {"AUROC, label 1": between(partial(area, (of[finding] == 1).to_numpy()), n)}
     row |= {"thirds": " to ".join(f"{value:.1f}" for value in ends)}
     row |= {"rho": between(partial(rank_correlation, severity, high - low), n)}
     return row | {f"AUROC, {name}": between(partial(area, third == i), n) for i, name in enumerate(THIRDS)}

@@ -8,9 +8,9 @@ by the finding and by what it brings with it, and not by what else the two heads
 can hardly be seen, whose label is empty, count too: they are the low end of the scale. Told are the rank correlation of
 severity with the difference of the two scores (logits), and the AUROC of scans with the finding against all of those
 without it, where its label is 1 and by thirds of severity (who has as much as another is in the same third). Mass
-effect and midline shift are not drawn: they are asked of twins of masses, of those who have no other. Oedema is of three
-kinds, on scales of their own: patches, diffuse, and around a haematoma or a tumour. Intervals are 95 % by bootstrap
-over patients.
+effect and midline shift are not drawn: they are asked of twins of masses, of those who have no other. Oedema is of
+three kinds, on scales of their own: patches, diffuse, and around a haematoma or a tumour. Intervals are 95 % by
+bootstrap over patients.
 
 Every finding has a seed of its own, counted from `--seed`; none may be that of a cohort that the network has learned
 from.

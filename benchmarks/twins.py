@@ -9,8 +9,8 @@ For findings that are too rare in the cohort of `soundness.py` to say whether it
 learn them. Twins are the same patient with and without the finding, all else equal to the voxel, so a score that
 differs rests on the finding or on what it brings with it: every second fracture brings a swollen scalp. Told are the
 AUROC over all scans of the twins, the share of pairs in which the one with the finding scores higher (ties count half),
-with 95 % intervals by bootstrap over patients, and the same for thirds by visible volume, and for pairs whose scalps
-are alike.
+the rank correlation of visible volume with the difference of the two scores, with 95 % intervals by bootstrap over
+patients, and the same for thirds by visible volume, and for pairs whose scalps are alike.
 
 With `--masks` the network is told where the finding is, not only that it is somewhere: a U-Net (MONAI's) on pieces of
 64 mm, half of them with the finding in their middle and half around bone of patients without it. A scan has two scores:
@@ -24,6 +24,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +49,7 @@ from soundness import (
     measured,
     passed,
     plain_batches,
+    rank_correlation,
     train,
 )
 from threadpoolctl import threadpool_limits
@@ -123,6 +125,7 @@ def told(name: str, pairs: pd.DataFrame, measure: str) -> dict[str, object]:
         measure: f"{pairs[measure].min():.1f} to {pairs[measure].max():.1f}",
         "AUROC": between(area, len(pairs)),
         "the one with it scores higher": between(higher, len(pairs)),
+        "rho": between(partial(rank_correlation, pairs[measure].to_numpy(), high - low), len(pairs)),
     }
 
 

@@ -122,7 +122,7 @@ def test_more_of_a_finding_that_is_seen_better_correlates(soundness: ModuleType,
     severity = importlib.import_module("severity")
     ml = np.linspace(0, 30, 60)
     head = np.random.default_rng(0).normal(0, 8, 60)  # what differs from patient to patient is the same in both twins
-    twins = twins_of(soundness, iph_visible_ml=ml, iph_score=head + sign * ml, iph_score_without=head)
+    twins = twins_of(soundness, iph=1, iph_visible_ml=ml, iph_score=head + sign * ml, iph_score_without=head)
     row = severity.row_of(*next(case for case in severity.cases(twins) if case[0] == "iph"))
     assert row["rho"].startswith(f"{sign:.3f}")
     least, most = (float(row[f"AUROC, {name}"].split()[0]) for name in ("least", "most"))
@@ -133,7 +133,7 @@ def test_thirds_keep_those_together_of_whom_nothing_is_seen(soundness: ModuleTyp
     severity = importlib.import_module("severity")
     ml = np.repeat([0.0, 10.0, 20.0], [30, 15, 15])
     scores = np.where(ml > 0, 1.0, np.tile([0.0, 2.0], 30))  # the halves of those of whom nothing is seen differ
-    twins = twins_of(soundness, sdh_visible_ml=ml, sdh_score=scores, sdh_score_without=0.5, twin="sdh")
+    twins = twins_of(soundness, sdh=1, sdh_visible_ml=ml, sdh_score=scores, sdh_score_without=0.5, twin="sdh")
     row = severity.row_of(*next(case for case in severity.cases(twins) if case[0] == "sdh"))
     assert row["none of it to be seen"] == 30
     assert [row[f"AUROC, {name}"].split()[0] for name in severity.THIRDS] == ["0.500", "1.000", "1.000"]

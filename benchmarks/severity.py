@@ -30,13 +30,12 @@ import pandas as pd
 import torch
 from realism import auroc, show  # which lie beside this file
 from soundness import DRAWN, SEVERITY, Told, between, codes_of, cropped, rank_correlation, writable
-from threadpoolctl import threadpool_limits
 
 from headct.cohort import executors
 from headct.preparing import Prepared, prepare
 from headct.preparing.recipe import named
 from headct.virtual.findings.lesions import Edema
-from headct.virtual.job import record_of
+from headct.virtual.job import _begin, record_of
 from headct.virtual.labels import FINDINGS
 from headct.virtual.patient import MASSES, Patient
 from headct.virtual.simulated import Simulation
@@ -47,12 +46,6 @@ OEDEMA = ("patches", "diffuse", "around others")
 THIRDS = ("least", "middle", "most")
 FEWEST = 9
 """Pairs of which thirds are told."""
-
-
-def begin() -> None:
-    """The workers share the cores: one thread each."""
-    torch.set_num_threads(1)
-    threadpool_limits(1)
 
 
 @cache
@@ -66,7 +59,9 @@ def network(path: Path) -> Told:
 def oedema_of(patient: Patient) -> str:
     """Of which kind oedema is, where there is some."""
     own = next((found for found in patient.findings if isinstance(found, Edema)), None)
-    return OEDEMA[2] if own is None else OEDEMA[1] if own.diffuse else OEDEMA[0]
+    if own is None:
+        return "around others"
+    return "diffuse" if own.diffuse else "patches"
 
 
 @torch.no_grad()
@@ -90,7 +85,7 @@ def pairs(path: Path, seed: int, patients: int, workers: int) -> pd.DataFrame:
     """A row for each pair: the scan with the finding, and in columns that end in `_without` the other one."""
     wanted = [(finding, seed + number, index) for number, finding in enumerate(DRAWN) for index in range(patients)]
     rows: list[dict[str, Any]] = []
-    with executors.processes(workers, begin) as crew:
+    with executors.processes(workers, _begin) as crew:
         for done, (_, both) in enumerate(crew.results(partial(pair, path), enumerate(wanted)), 1):
             rows += both
             if done % 50 == 0:
@@ -149,6 +144,10 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--out", type=writable, help="a CSV file for the pairs: labels, severities and scores")
     options = parser.parse_args()
+    if not options.network.is_file():
+        parser.error(f"there is no file {options.network}; soundness.py --told --out makes one")
+    if min(options.patients, options.workers) < 1:
+        parser.error("--patients and --workers: at least 1")
     started_s = time.perf_counter()
     twins = pairs(options.network, options.seed, options.patients, options.workers)
     if options.out:

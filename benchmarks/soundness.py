@@ -19,9 +19,8 @@ share what they learn from, so what it finds is to be asked of fresh patients be
 empty (there, but hardly to be seen) is left out everywhere. Intervals are 95 % by bootstrap over patients.
 
 A shift in mm, volumes in ml and the like are truth, not nuisances: none is an input. `--out` keeps the network's
-weights, for `severity.py`. To take scans
-again costs what making them did; 10 epochs on 1,275 patients took an hour to an hour and a half of one core without
-AVX-512.
+weights, for `severity.py`. To take scans again costs what making them did; 10 epochs on 1,275 patients took half an
+hour of one core that multiplies bf16 matrices, and an hour to an hour and a half of one without AVX-512.
 """
 
 from __future__ import annotations
@@ -355,12 +354,12 @@ def out_of_fold(make: Callable[[], Any], x: np.ndarray, label: np.ndarray, group
     return score
 
 
-def show_drawn(count: int) -> None:
+def show_drawn(people: int) -> None:
     """Whether what was drawn for the visit and the patient tells which findings were drawn; no one is scanned."""
     simulation = Simulation(seed=FRESH_SEED)
-    told = drawn_of(simulation, range(count))
-    x, groups = np.hstack([told["visit"], told["patient"]]), np.arange(count)
-    drawn = [{finding.name for finding in simulation.patient(index).findings} for index in range(count)]
+    told = drawn_of(simulation, range(people))
+    x, groups = np.hstack([told["visit"], told["patient"]]), np.arange(people)
+    drawn = [{finding.name for finding in simulation.patient(index).findings} for index in range(people)]
     rows = []
     for finding in DRAWN:
         label = np.array([float(finding in one) for one in drawn])

@@ -8,7 +8,6 @@ from itertools import combinations, pairwise
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from scipy.ndimage import binary_dilation, gaussian_filter1d
 
 from headct.virtual.acquisition import (
@@ -28,12 +27,12 @@ from headct.virtual.anatomy import Anatomy
 from headct.virtual.archive import sharper
 from headct.virtual.bending import COARSE
 from headct.virtual.findings.mixture import one_of
+from headct.virtual.interpolation import Grid
 from headct.virtual.metal import FILLED, METAL_HU, Metal, lay_metal, metal_of, spots_in
 from headct.virtual.noise import Kernel, correlated, noise_of, overlap_per_mm
 from headct.virtual.patient import Patient
 from headct.virtual.sites import SITES, Protocol
 from headct.virtual.strap import BAND_HU, lay_strap
-from headct.virtual.template import normalized
 
 STANDARD = Kernel(blur_mm=0.42, sharpening=0.0, noise_blur_mm=0.0, limit_per_mm=0.8)
 STEPS = np.array([0.0, -1.0, 0.0]), np.array([-1.0, 0.0, 0.0])
@@ -343,10 +342,10 @@ def test_a_twin_is_bit_equal_beyond_the_reach_of_the_finding(name: str) -> None:
         for n, step in zip(scan.hu.shape[1:], (scan.row_step_mm, scan.col_step_mm), strict=True)
     )
     points = scan.origins_mm[:, None, None] + rows[:, None] + cols
-    place = normalized(visit.to_head(torch.from_numpy(points.reshape(-1, 3).astype(np.float32))), COARSE)
-    shared = len(well.bend.values[0])  # further fields are of the finding alone; its shares tell where they act
-    bent = (ill.bend.values[:, :shared] != well.bend.values).any(dim=1, keepdim=True).float()
-    reach = F.grid_sample(bent, place[None, None, None], align_corners=True).reshape(scan.hu.shape).numpy() > 0
+    head_mm = visit.to_head(torch.from_numpy(points.reshape(-1, 3).astype(np.float32)))
+    shared = well.bend.values.shape[-1]  # further fields are of the finding alone; its shares tell where they act
+    bent = (ill.bend.values[..., :shared] != well.bend.values).any(dim=-1, keepdim=True).float()
+    reach = Grid(bent.numpy(), *COARSE.corners).sample(head_mm).reshape(scan.hu.shape).numpy() > 0
     for share in taken.shares.values():
         reach |= share > 0
     within = binary_dilation(reach, np.ones((1, 3, 3), dtype=bool), iterations=4)

@@ -296,7 +296,7 @@ def test_sutures_show_as_thin_gaps_in_bone_and_fuse_with_age() -> None:
 
 
 def _folded(patient: Patient) -> float:
-    brain = patient.bend.values[0, 3:6]
+    brain = patient.bend.values[..., 3:6].movedim(-1, 0)
     slopes = np.stack([np.stack(np.gradient(part, COARSE.step_mm)) for part in brain.numpy()])
     jacobian = np.linalg.det(np.moveaxis(slopes[:, ::-1], (0, 1), (-2, -1))) / np.prod(patient.anatomy.scale)
     channels = template().sample("brain", brain.reshape(3, -1).T.contiguous())

@@ -337,7 +337,7 @@ def _lay_petrous_streaks(hu: torch.Tensor, inside: torch.Tensor, at: torch.Tenso
     if len(near):
         stretched = at[near] * at.new_tensor((0.06, 1.0, 1.0))
         place = vector(np.random.default_rng([visit.noise_seed, 4]).uniform(size=3))
-        hu[inside[near]] += visit.petrous_streaks_hu * strength[near] * tiled_noise(stretched, 7.0, place)[0]
+        hu[inside[near]] += visit.petrous_streaks_hu * strength[near] * tiled_noise(stretched, 7.0, place)
 
 
 def _lay_fixtures(

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from headct.virtual.anatomy import Anatomy
+from headct.virtual.interpolation import Grid
 from headct.virtual.streams import stream
-from headct.virtual.template import ICBM_PER_HEAD, Box, Template, normalized
+from headct.virtual.template import ICBM_PER_HEAD, Box, Template
 from headct.virtual.texture import smooth_noise
 
 COARSE = Box((-105, 105), (-126, 126), (-126, 105), 7.0)
@@ -59,12 +60,15 @@ class Bend:
     """The maps and smooth fields of one patient, to be sampled at any point of the head."""
 
     names: tuple[str, ...]
-    values: torch.Tensor  # (1, channels, z, y, x): H, B, then the named fields
+    values: torch.Tensor  # (z, y, x, channels): H, B, then the named fields
+
+    @cached_property
+    def _grid(self) -> Grid:
+        return Grid(self.values.numpy(), *COARSE.corners)
 
     def sample(self, head_mm: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
         """Template coordinates (n, 3) by H and by B, and the fields (n,) at points (n, 3) in head millimetres."""
-        place = normalized(head_mm, COARSE)[None, None, None]
-        sampled = F.grid_sample(self.values, place, padding_mode="border", align_corners=True)[0, :, 0, 0]
+        sampled = self._grid.sample(head_mm)
         fields = dict(zip(self.names, sampled[6:], strict=True))
         return sampled[:3].T, sampled[3:6].T, fields
 
@@ -135,8 +139,7 @@ def bent(
         else:
             own[name] = own[name] + values if name in own else values
     channels = torch.cat([coarse.template_mm, brain, torch.stack(list(own.values()), dim=1)], dim=1)
-    grid = channels.T.reshape(1, -1, *COARSE.shape).float()
-    return Bend(tuple(own), grid.contiguous(memory_format=torch.channels_last_3d))
+    return Bend(tuple(own), channels.reshape(*COARSE.shape, -1).float())
 
 
 def ended(push: torch.Tensor) -> torch.Tensor:

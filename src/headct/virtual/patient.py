@@ -194,7 +194,7 @@ class Patient:
     @cached_property
     def _swelling_mm(self) -> float:
         """Of the scalp where it is thickest."""
-        return float(self.bend.values[0, 6 + self.bend.names.index("swelling")].max())
+        return float(self.bend.values[..., 6 + self.bend.names.index("swelling")].max())
 
     def _near(self, head_mm: torch.Tensor) -> torch.Tensor:
         """Indices of the points that may lie within the head: a generous oval with a dome, ears and nose inside.

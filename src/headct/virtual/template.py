@@ -17,8 +17,9 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from scipy.ndimage import gaussian_filter, map_coordinates
+
+from headct.virtual.interpolation import Grid
 
 TEMPLATE_FILE = Path(__file__).with_name("template.npz")
 
@@ -41,6 +42,11 @@ class Box:
 
     def _axis(self, first: float, last: float) -> np.ndarray:
         return np.arange(round((last - first) / self.step_mm) + 1, dtype=np.float32) * np.float32(self.step_mm) + first
+
+    @property
+    def corners(self) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+        """x, y and z of the first point and of the last."""
+        return (self.x[0], self.y[0], self.z[0]), (self.x[1], self.y[1], self.z[1])
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -112,25 +118,21 @@ class Template:
     def __init__(self) -> None:
         self.names = {box: [name for name, coding in CHANNELS.items() if coding.box == box] for box in BOXES}
         with np.load(TEMPLATE_FILE) as stored:
-            self._values = {box: _packed(stored, names, BOXES[box]) for box, names in self.names.items()}
+            self._grids = {box: _grid(stored, names, BOXES[box]) for box, names in self.names.items()}
             slopes = _slopes(*(_decoded(name, stored[name]) for name in ("cavity_mm", "ventricles_mm")))
-        self._slopes = torch.from_numpy(slopes)[None]
+        self._slopes = Grid(slopes, *HEAD_BOX.corners)
 
     def sample(self, box: str, points_mm: torch.Tensor) -> dict[str, torch.Tensor]:
         """All channels of a box at points (n, 3), by name, each (n,); beyond the box its edge goes on."""
-        place = normalized(points_mm, BOXES[box])
-        sampled = F.grid_sample(self._values[box], place[None, None, None], padding_mode="border", align_corners=True)
-        return dict(zip(self.names[box], sampled[0, :, 0, 0], strict=True))
+        return dict(zip(self.names[box], self._grids[box].sample(points_mm), strict=True))
 
     def slopes(self, points_mm: torch.Tensor) -> torch.Tensor:
         """(n, 8): distance to the cavity's wall and its gradient, distance to the ventricles and its gradient."""
-        place = normalized(points_mm, HEAD_BOX)
-        sampled = F.grid_sample(self._slopes, place[None, None, None], padding_mode="border", align_corners=True)
-        return sampled[0, :, 0, 0].T
+        return self._slopes.sample(points_mm).T
 
 
 def _slopes(cavity_mm: np.ndarray, ventricles_mm: np.ndarray) -> np.ndarray:
-    """Both distances and their gradients (8, z, y, x) at every `SLOPE_STEP`-th point of `HEAD_BOX`, smoothed."""
+    """Both distances and their gradients (z, y, x, 8) at every `SLOPE_STEP`-th point of `HEAD_BOX`, smoothed."""
     some = (slice(None, None, SLOPE_STEP),) * 3
     axes = [axis[::SLOPE_STEP] for axis in HEAD_BOX.axes()[::-1]]
     at = np.stack(np.meshgrid(*axes, indexing="ij"))
@@ -141,28 +143,26 @@ def _slopes(cavity_mm: np.ndarray, ventricles_mm: np.ndarray) -> np.ndarray:
         smooth = gaussian_filter(distance, 1.0)
         along_z, along_y, along_x = np.gradient(smooth, HEAD_BOX.step_mm * SLOPE_STEP)
         parts += [distance, along_x, along_y, along_z]
-    return np.stack(parts).astype(np.float32)
+    return np.stack(parts, axis=-1).astype(np.float32)
 
 
-def normalized(points_mm: torch.Tensor, box: Box) -> torch.Tensor:
-    """Points (..., 3) as `grid_sample` wants them: -1 at the first grid point, 1 at the last."""
-    first = points_mm.new_tensor([box.x[0], box.y[0], box.z[0]])
-    last = points_mm.new_tensor([box.x[1], box.y[1], box.z[1]])
-    return (points_mm - first) * (2 / (last - first)) - 1
-
-
-def _packed(stored: Mapping[str, np.ndarray], names: list[str], box: Box) -> torch.Tensor:
-    """The channels of a box (1, channels, z, y, x), those of a point side by side in memory: it is read as a whole."""
-    packed = torch.empty((1, *box.shape, len(names)))
+def _grid(stored: Mapping[str, np.ndarray], names: list[str], box: Box) -> Grid:
+    """The channels of a box, from the codes of their right halves."""
+    codes = np.empty((*box.shape, len(names)), dtype=np.uint8)
     for index, name in enumerate(names):
-        packed[0, ..., index] = torch.from_numpy(_decoded(name, stored[name]))
-    return packed.permute(0, 4, 1, 2, 3)
+        codes[..., index] = _whole(stored[name])
+    steps, lows = ([getattr(CHANNELS[name], part) for name in names] for part in ("step", "low"))
+    return Grid(codes, *box.corners, steps=np.float32(steps), lows=np.float32(lows))
+
+
+def _whole(half: np.ndarray) -> np.ndarray:
+    """Both sides (z, y, x) of a channel from its right one: the template is symmetric."""
+    return np.concatenate([half[..., :0:-1], half], axis=-1)
 
 
 def _decoded(name: str, half: np.ndarray) -> np.ndarray:
     """A channel (z, y, x) float32 from the codes of its right half."""
-    values = half.astype(np.float32) * np.float32(CHANNELS[name].step) + np.float32(CHANNELS[name].low)
-    return np.concatenate([values[..., :0:-1], values], axis=-1)
+    return _whole(half).astype(np.float32) * np.float32(CHANNELS[name].step) + np.float32(CHANNELS[name].low)
 
 
 @cache

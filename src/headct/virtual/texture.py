@@ -7,8 +7,9 @@ from functools import cache
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from scipy.ndimage import gaussian_filter
+
+from headct.virtual.interpolation import Grid
 
 TILE = 48
 """Voxels along each edge of the tile; its noise repeats after as many."""
@@ -26,23 +27,22 @@ def smooth_noise(rng: np.random.Generator, shape: tuple[int, ...], sigma: float)
 
 
 @cache
-def _tile(channels: int) -> torch.Tensor:
-    """(1, channels, TILE + 1, ...) with the first planes repeated at the end, the same in every process."""
-    noise = smooth_noise(np.random.default_rng(20250205), (channels, TILE, TILE, TILE), TILE_SIGMA)
-    wrapped = np.pad(noise, ((0, 0), (0, 1), (0, 1), (0, 1)), mode="wrap")
-    return torch.from_numpy(wrapped)[None].contiguous(memory_format=torch.channels_last_3d)
+def _tiles() -> tuple[Grid, Grid]:
+    """Two of them, (TILE + 1, ...) with the first planes repeated at the end, the same in every process."""
+    noise = smooth_noise(np.random.default_rng(20250205), (2, TILE, TILE, TILE), TILE_SIGMA)
+    first, second = np.pad(noise, ((0, 0), (0, 1), (0, 1), (0, 1)), mode="wrap")[..., None]
+    return Grid(first, (0, 0, 0), (1, 1, 1)), Grid(second, (0, 0, 0), (1, 1, 1))
 
 
-def tiled_noise(points_mm: torch.Tensor, blob_mm: float, shift: Sequence[float], channels: int = 2) -> torch.Tensor:
-    """Noise (channels, n) of unit variance at points (n, 3), with blobs of `blob_mm`; `shift` (3,) in 0..1 moves it.
+def tiled_noise(points_mm: torch.Tensor, blob_mm: float, shift: Sequence[float], *, tile: int = 0) -> torch.Tensor:
+    """Noise (n,) of unit variance at points (n, 3), with blobs of `blob_mm`; `shift` (3,) in 0..1 moves it.
 
-    It repeats after 12 blobs along directions that are skew to the axes of the head.
+    It repeats after 12 blobs along directions that are skew to the axes of the head. There are two, `tile` 0 and 1,
+    which have nothing to do with each other.
     """
     skew = points_mm.new_tensor(_SKEW.T * (4.0 / blob_mm / TILE))
     place = points_mm @ skew + points_mm.new_tensor(tuple(shift))
-    place = (place - place.floor()) * 2 - 1
-    tile = _tile(channels)
-    return F.grid_sample(tile, place[None, None, None], align_corners=True)[0, :, 0, 0]
+    return _tiles()[tile].sample(place - place.floor())[0]
 
 
 _SKEW = np.linalg.qr(np.random.default_rng(3).standard_normal((3, 3)))[0].astype(np.float32)

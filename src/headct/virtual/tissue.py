@@ -245,7 +245,7 @@ def _lay_vault(hu: torch.Tensor, skull: Skull) -> None:
     share = skull.bone_shell()
     where = torch.nonzero(share > 0).squeeze(1)
     at, thickness_mm = skull.template_mm[where], skull.thickness_mm[where]
-    marrow = tiled_noise(at, 5.0, anatomy.shifts[0])[0]
+    marrow = tiled_noise(at, 5.0, anatomy.shifts[0])
     bone = torch.full_like(marrow, anatomy.table_hu)
     from_middle = torch.abs(skull.cavity_mm[where] - 0.5 * thickness_mm)
     lay(bone, inside(from_middle - 0.22 * thickness_mm, 1.2), anatomy.diploe_hu + 90 * marrow)
@@ -264,7 +264,7 @@ def _lay_sutures(bone: torch.Tensor, at: torch.Tensor, skull: Skull) -> None:
     open_ = 1 - 0.5 * min(1.0, anatomy.age / 90)
     for suture in sutures(at).values():
         near = torch.nonzero(suture.in_bone & (torch.abs(suture.distance_mm) < 12)).squeeze(1)
-        jagged = 2.0 * tiled_noise(at[near], SUTURE_TEETH_MM, anatomy.shifts[1])[1]
+        jagged = 2.0 * tiled_noise(at[near], SUTURE_TEETH_MM, anatomy.shifts[1], tile=1)
         aside_mm = (suture.distance_mm[near] + jagged) / anatomy.mean_scale
         bone[near] += share_of_line(aside_mm, SUTURE_MM, skull.edge_mm) * open_ * (SUTURE_HU - bone[near])
 
@@ -312,7 +312,7 @@ class Brain(Canvas):
         """
         from_middle = self.at - self.at.new_tensor(MIDDLE_MM)
         direction = from_middle / torch.clamp(torch.linalg.vector_norm(from_middle, dim=1, keepdim=True), min=1)
-        noise = tiled_noise(direction * 68.0 + 0.12 * from_middle, 19.0, self.anatomy.shifts[2])[0]
+        noise = tiled_noise(direction * 68.0 + 0.12 * from_middle, 19.0, self.anatomy.shifts[2])
         return torch.abs(noise) * 6.5 + 8 * (1 - self.owned)
 
     @cached_property
@@ -363,7 +363,7 @@ def _brain_hu(brain: Brain) -> torch.Tensor:
     anatomy, channels, scale = brain.anatomy, brain.channels, brain.scale
     gap = anatomy.grey_hu - anatomy.white_hu
     hu = anatomy.white_hu + gap * brain.grey + 0.45 * brain.fields["texture"]
-    hu += 0.6 * tiled_noise(brain.at, 6.0, anatomy.shifts[3])[0]
+    hu += 0.6 * tiled_noise(brain.at, 6.0, anatomy.shifts[3])
     near = torch.exp(-torch.clamp(channels["ventricles_mm"], min=0) / (anatomy.leukoaraiosis_mm * scale))
     hu += anatomy.leukoaraiosis_hu * near * (1 - brain.grey)
     stem = inside(channels["stem_mm"] / scale, 2.0)
@@ -417,7 +417,7 @@ def _lay_nodules(hu: torch.Tensor, brain: Brain) -> None:
     for nodule in brain.nodules:
         distance = brain.distance_mm(nodule.centre_mm) - nodule.radius_mm
         near = torch.nonzero(distance < 5).squeeze(1)
-        grain = tiled_noise(brain.template_mm[near], 3.0, brain.anatomy.shifts[4])[0]
+        grain = tiled_noise(brain.template_mm[near], 3.0, brain.anatomy.shifts[4])
         hu[near] += inside(distance[near] + 0.7 * grain, brain.edge_mm) * (nodule.hu - hu[near])
 
 
@@ -429,6 +429,6 @@ def _lay_siphons(hu: torch.Tensor, brain: Brain) -> None:
         wall = torch.abs(brain.channels["arteries_mm"]) - 0.5
         siphon = (z < -14) & (torch.abs(x) > 8) & (torch.abs(x) < 18) & (y > -4)
         near = torch.nonzero((wall < 2) & siphon).squeeze(1)
-        grain = tiled_noise(brain.at[near], 3.0, anatomy.shifts[4])[1]
+        grain = tiled_noise(brain.at[near], 3.0, anatomy.shifts[4], tile=1)
         share = inside(wall[near], brain.edge_mm) * (grain > 1 - anatomy.artery_calcium)
         hu[near] += share * (400.0 - hu[near])

@@ -6,13 +6,12 @@ from collections.abc import Mapping
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from headct.virtual.acquisition import POINTS_AT_ONCE, TISSUES, Acquisition
 from headct.virtual.bending import COARSE
+from headct.virtual.interpolation import Grid
 from headct.virtual.labels import mask_share
 from headct.virtual.patient import Patient
-from headct.virtual.template import normalized
 
 CLASSES = (*TISSUES, "edema", "infarct", "tumor", "iph", "ivh", "sah", "sdh", "edh", "fracture")
 """Values 1, 2, 3, … of a map of classes; a later one covers an earlier one. 0 is everything else."""
@@ -35,9 +34,8 @@ def classes_at(patient: Patient, visit: Acquisition, points_mm: np.ndarray) -> n
     classes = np.zeros(len(head_mm), dtype=np.uint8)
     near = torch.arange(len(head_mm))
     if not any(finding.name == "fracture" for finding in patient.findings):
-        place = normalized(head_mm, COARSE)[None, None, None]
-        cavity_mm = patient.coarse.cavity_mm.reshape(1, 1, *COARSE.shape)
-        near = torch.nonzero(F.grid_sample(cavity_mm, place, align_corners=True)[0, 0, 0, 0] < BEYOND_MM).squeeze(1)
+        cavity_mm = Grid(patient.coarse.cavity_mm.reshape(*COARSE.shape, 1).numpy(), *COARSE.corners)
+        near = torch.nonzero(cavity_mm.sample(head_mm)[0] < BEYOND_MM).squeeze(1)
     for some in torch.split(near, POINTS_AT_ONCE):
         classes[some.numpy()] = _painted(patient, head_mm[some])[0]
     return classes

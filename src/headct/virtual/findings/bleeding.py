@@ -44,8 +44,8 @@ class Blood:
 
     def values(self, template_mm: torch.Tensor) -> torch.Tensor:
         """Hounsfield values (n,) at points (n, 3)."""
-        coarse = tiled_noise(template_mm, 14.0, self.shift)[0]
-        fine = tiled_noise(template_mm, 5.0, self.shift)[1]
+        coarse = tiled_noise(template_mm, 14.0, self.shift)
+        fine = tiled_noise(template_mm, 5.0, self.shift, tile=1)
         return self.hu + self.uneven_hu * coarse + 1.5 * fine
 
 
@@ -105,8 +105,8 @@ class Intraparenchymal(Finding):
         away = (brain.template_mm - brain.template_mm.new_tensor(self.centre_mm)) / brain.scale
         r = torch.linalg.vector_norm(away / away.new_tensor(self.stretch), dim=1)
         shift = self.blood.shift
-        lobes = self.lobes_mm * tiled_noise(brain.template_mm, max(6.0, 1.8 * self.radius_mm), shift)[1]
-        ragged = 0.8 * tiled_noise(brain.template_mm, 5.0, shift)[0]
+        lobes = self.lobes_mm * tiled_noise(brain.template_mm, max(6.0, 1.8 * self.radius_mm), shift, tile=1)
+        ragged = 0.8 * tiled_noise(brain.template_mm, 5.0, shift)
         distance = r - self.radius_mm + lobes + ragged
         tissue = 1 - brain.fluid
         if self.oedema_mm:
@@ -138,7 +138,7 @@ class Intraventricular(Finding):
 
     def paint(self, brain: Brain) -> None:
         x, y, _z = brain.at.T
-        noise = tiled_noise(brain.at, 16.0, self.blood.shift)[0]
+        noise = tiled_noise(brain.at, 16.0, self.blood.shift)
         if self.form == "layered":
             share = inside(y - self.level_mm + 0.6 * noise, 2.0)
         elif self.form == "cast":
@@ -214,14 +214,14 @@ class Subarachnoid(Finding):
         return {"sulcal": -0.8 * (self.distension - 1) * near}
 
     def paint(self, brain: Brain) -> None:
-        patchy = 0.25 * self.reach_mm * tiled_noise(brain.template_mm, 22.0, self.blood.shift)[0]
+        patchy = 0.25 * self.reach_mm * tiled_noise(brain.template_mm, 22.0, self.blood.shift)
         near = inside(brain.distance_mm(self.centre_mm) + patchy - self.reach_mm, 12.0)
         filled = torch.clamp(torch.maximum(brain.sulcus * self.distension, 0.6 * brain.surface), max=1) * self.strength
         if self.region == "diffuse":  # far from the cisterns some sulci hold blood and others none
-            patches = inside(0.5 - tiled_noise(brain.template_mm, 26.0, self.blood.shift)[1], 0.8)
+            patches = inside(0.5 - tiled_noise(brain.template_mm, 26.0, self.blood.shift, tile=1), 0.8)
             filled = filled * torch.maximum(patches, inside(brain.distance_mm(CISTERNS_MM) - 30, 12.0))
         if self.clot_mm:
-            lumps = 0.3 * self.clot_mm * tiled_noise(brain.at, 8.0, self.blood.shift)[1]
+            lumps = 0.3 * self.clot_mm * tiled_noise(brain.at, 8.0, self.blood.shift, tile=1)
             clot = inside(brain.channels["arteries_mm"] / brain.scale - self.clot_mm + lumps, max(2.0, brain.edge_mm))
             filled = torch.maximum(filled, clot * self.strength)
         if self.tentorial_mm:

@@ -74,7 +74,7 @@ class Fracture(Finding):
     def paint_bone(self, skull: Skull) -> None:
         away = (skull.template_mm - skull.template_mm.new_tensor(self.centre_mm)) / skull.scale
         near = torch.linalg.vector_norm(away, dim=1) - self.reach_mm
-        jagged = 1.2 * tiled_noise(skull.template_mm, 12.0, self.tile)[0]
+        jagged = 1.2 * tiled_noise(skull.template_mm, 12.0, self.tile)
         aside = away @ away.new_tensor(self.across) + jagged
         bone = torch.clamp((skull.hu - 120) / 120, 0, 1)
         if self.kind == "depressed":  # the piece is gone from here; it lies within the cavity, see `paint`

@@ -100,7 +100,7 @@ class Subdural(Finding):
 
     def paint(self, brain: Brain) -> None:
         _x, y, z = brain.template_mm.T
-        ragged = 0.5 * tiled_noise(brain.template_mm, 12.0, self.blood.shift)[0]
+        ragged = 0.5 * tiled_noise(brain.template_mm, 12.0, self.blood.shift)
         layer = brain.fields["sdh"] * (1 + 0.15 * ragged)
         share = inside(brain.depth_mm - layer, brain.edge_mm) * torch.clamp(layer / 0.8, max=1)
         if self.parafalcine_mm:
@@ -110,7 +110,7 @@ class Subdural(Finding):
             share = torch.maximum(share, inside(strip, brain.edge_mm) * inside(torch.abs(y + 30) - 45, 20.0))
         settled, floating = self.hu
         level = torch.clamp(0.5 - (y + 15) / 50, 0, 1)  # the patient lies on the back: cells sink
-        clots = self.blood.uneven_hu * tiled_noise(brain.template_mm, 14.0, self.blood.shift)[1]
+        clots = self.blood.uneven_hu * tiled_noise(brain.template_mm, 14.0, self.blood.shift, tile=1)
         brain.change("sdh", share, floating + (settled - floating) * level + clots)
 
 
@@ -170,5 +170,5 @@ class Epidural(Finding):
     def paint(self, brain: Brain) -> None:
         layer = brain.fields["edh"]
         share = inside(brain.depth_mm - layer, brain.edge_mm) * torch.clamp(layer / 0.8, max=1)
-        swirl = inside(0.4 - tiled_noise(brain.template_mm, 10.0, self.blood.shift)[0], 0.6)
+        swirl = inside(0.4 - tiled_noise(brain.template_mm, 10.0, self.blood.shift), 0.6)
         brain.change("edh", share, self.blood.values(brain.template_mm) - self.swirl_hu * swirl)

@@ -94,20 +94,22 @@ class Tumor(Finding):
         return ball(coarse, self.centre_mm, self.radius_mm)
 
     def paint(self, brain: Brain) -> None:
-        noise = tiled_noise(brain.template_mm, max(6.0, 1.4 * self.radius_mm), self.tile)
-        lobes = (0.08 if self.extraaxial else 0.2) * self.radius_mm * noise[0]
+        form, inner = (
+            tiled_noise(brain.template_mm, max(6.0, 1.4 * self.radius_mm), self.tile, tile=tile) for tile in (0, 1)
+        )
+        lobes = (0.08 if self.extraaxial else 0.2) * self.radius_mm * form
         distance = brain.distance_mm(self.centre_mm) - self.radius_mm + lobes
         if self.oedema_mm:
-            fingers = inside(distance - self.oedema_mm + 0.25 * self.oedema_mm * noise[1], 6.0)
+            fingers = inside(distance - self.oedema_mm + 0.25 * self.oedema_mm * inner, 6.0)
             white = torch.clamp(1 - 1.3 * brain.grey, 0, 1) * (1 - brain.fluid)
             halo = fingers * white * (1 - inside(distance, 2.0))
             brain.alter("edema", halo, -self.oedema_hu, also=TUMOR_OEDEMA)
-        core = self.core_hu + 2.0 * noise[1]
+        core = self.core_hu + 2.0 * inner
         if self.necrosis:
             dead = inside(distance + (1 - self.necrosis) * self.radius_mm, 2.5)
             core = core + dead * (18 - core)
         if self.calcified:
-            grain = tiled_noise(brain.template_mm, 4.0, self.tile)[0]
+            grain = tiled_noise(brain.template_mm, 4.0, self.tile)
             core = core + inside(1.6 - 2.2 * self.calcified - grain, 0.5) * (190 - core)
         place = 1.0 if self.extraaxial else 1 - brain.fluid
         brain.change("tumor", inside(distance, max(1.5, brain.edge_mm)) * place, core)
@@ -157,7 +159,7 @@ class Edema(Finding):
             brain.alter("edema", self.tightness * tissue * (brain.channels["cerebellum_mm"] > 0), darker)
             return
         white = torch.clamp(1 - 1.2 * brain.grey, 0, 1) * tissue
-        noise = tiled_noise(brain.template_mm, 14.0, self.tile)[0]
+        noise = tiled_noise(brain.template_mm, 14.0, self.tile)
         for centre, reach in zip(self.centres_mm, self.reach_mm, strict=True):
             share = inside(brain.distance_mm(centre) - reach + 0.3 * reach * noise, 8.0) * white
             brain.alter("edema", share, -self.depth_hu)
@@ -207,7 +209,7 @@ class Infarct(Finding):
         return {"closed": self.closing * torch.clamp(1.5 - self._away(coarse.template_mm), 0, 1)}
 
     def paint(self, brain: Brain) -> None:
-        noise = tiled_noise(brain.at, max(6.0, 0.7 * min(self.radii_mm)), self.tile)[0]
+        noise = tiled_noise(brain.at, max(6.0, 0.7 * min(self.radii_mm)), self.tile)
         share = inside(self._away(brain.at) - 1 + 0.18 * noise, 0.25)
         own_side = brain.at[:, 0] * np.sign(self.centre_mm[0]) > 0
         supratentorial = brain.channels["tent_mm"] > 0

@@ -15,6 +15,7 @@ from headct.scan import Header, Scan
 from headct.virtual.metal import lay_metal, metal_of, spots_in
 from headct.virtual.noise import UNSHARP_MM, Kernel, correlated, noise_of, overlap_per_mm
 from headct.virtual.patient import Painted, Patient
+from headct.virtual.places import by_axis, some, turned, where
 from headct.virtual.sites import Protocol, Site
 from headct.virtual.solids import Vector, vector
 from headct.virtual.strap import WIDTH_MM, lay_strap
@@ -151,9 +152,8 @@ class Acquisition:
 
     def to_head(self, points_mm: torch.Tensor) -> torch.Tensor:
         """Head millimetres (n, 3) of scanner coordinates."""
-        return (points_mm - points_mm.new_tensor(self.shift_mm)) @ points_mm.new_tensor(
-            self._rotation.astype(np.float32)
-        )
+        rotation = points_mm.new_tensor(self._rotation.astype(np.float32))
+        return turned(by_axis(points_mm) - points_mm.new_tensor(self.shift_mm), rotation)
 
     @cached_property
     def slices_mm(self) -> tuple[np.ndarray, np.ndarray]:
@@ -234,17 +234,17 @@ def _partial_volumes(
     normal /= np.linalg.norm(normal)
     steps = np.arange(rows, dtype=np.float32)
     in_plane = steps[:, None, None] * row_step.astype(np.float32) + steps[:, None] * col_step.astype(np.float32)
-    flat = torch.from_numpy(in_plane.reshape(-1, 3))
+    flat = by_axis(torch.from_numpy(in_plane.reshape(-1, 3)))
     planes = np.maximum(1, np.ceil(thickness / max(SAMPLES_EVERY_MM, 1.25 * visit.pixel_mm))).astype(int)
     for some in _together(planes * rows * rows):
         points = []
         for index in range(some.start, some.stop):
             depths = ((np.arange(planes[index]) + 0.5) / planes[index] - 0.5) * thickness[index]
-            corners = flat.new_tensor((origins[index] + depths[:, None] * normal).astype(np.float32))
-            points.append((flat + corners[:, None]).reshape(-1, 3))
+            corners = (origins[index] + depths[:, None] * normal).astype(np.float32)
+            points.extend((flat + corner).T for corner in torch.from_numpy(corners))
         parts = [
             _seen_at(patient.paint(head_mm, visit.pixel_mm, tissues=tissues), visit, patient, head_mm)
-            for head_mm in map(visit.to_head, torch.split(torch.cat(points), POINTS_AT_ONCE))
+            for head_mm in map(visit.to_head, torch.split(torch.cat(points, dim=1).T, POINTS_AT_ONCE))
         ]
         _keep(result, some, parts, planes[some])
     for index, origin in enumerate(origins):
@@ -318,13 +318,13 @@ def _hardened(painted: Painted, visit: Acquisition, patient: Patient, head_mm: t
     The bones lie where the head's size puts them, so that nothing within the brain moves what they do.
     """
     hu, depth = painted.hu, -painted.cavity_mm
-    inside = torch.nonzero(depth > 0).squeeze(1)
+    inside = where(depth > 0)
     if len(inside):
-        at = head_mm[inside] * head_mm.new_tensor(patient.anatomy.scale)
+        at = some(head_mm, inside) * head_mm.new_tensor(patient.anatomy.scale)
         x, y, z = at.T
-        cup = visit.cupping_hu * torch.exp(-depth[inside] / 6) - 0.25 * visit.cupping_hu
+        cup = visit.cupping_hu * torch.exp(-some(depth, inside) / 6) - 0.25 * visit.cupping_hu
         bar = torch.exp(-(((z + 34) / 9) ** 2) - ((y + 24) / 9) ** 2) * (torch.abs(x) < 45)
-        hu[inside] += cup - visit.petrous_hu * bar
+        hu.index_add_(0, inside, cup - visit.petrous_hu * bar)
         _lay_petrous_streaks(hu, inside, at, visit)
     return painted
 
@@ -333,11 +333,12 @@ def _lay_petrous_streaks(hu: torch.Tensor, inside: torch.Tensor, at: torch.Tenso
     """Fine lines from one petrous bone to the other at points `inside` that lie `at` template mm, in place."""
     x, y, z = at.T
     strength = torch.exp(-(((z + 36) / 10) ** 2) - ((y + 30) / 20) ** 2 - (x / 40) ** 4)
-    near = torch.nonzero(strength > 0.02).squeeze(1)
+    near = where(strength > 0.02)
     if len(near):
-        stretched = at[near] * at.new_tensor((0.06, 1.0, 1.0))
+        stretched = some(at, near) * at.new_tensor((0.06, 1.0, 1.0))
         place = vector(np.random.default_rng([visit.noise_seed, 4]).uniform(size=3))
-        hu[inside[near]] += visit.petrous_streaks_hu * strength[near] * tiled_noise(stretched, 7.0, place)
+        streaks = visit.petrous_streaks_hu * some(strength, near) * tiled_noise(stretched, 7.0, place)
+        hu.index_add_(0, some(inside, near), streaks)
 
 
 def _lay_fixtures(

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-LANES, FEW = 16, 2
-"""More channels than `FEW` are padded to a multiple of `LANES`, which a processor adds at once."""
+LANES = 16
+"""Several channels are padded to a multiple of as many, which a processor adds at once."""
 
 TOGETHER = 128
 """Points whose values are worked out before they are put where they belong: so many fit into the nearest cache."""
@@ -68,7 +68,7 @@ class Grid:
     @cached_property
     def _table(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Values, steps and lows, padded."""
-        more = (0, -self.channels % LANES if self.channels > FEW else 0)
+        more = (0, -self.channels % LANES if self.channels > 1 else 0)
         values = np.ascontiguousarray(np.pad(self._values, ((0, 0), (0, 0), (0, 0), more)))
         return values, np.pad(self._steps, more), np.pad(self._lows, more)
 
@@ -104,48 +104,66 @@ def _trilinear(
     values = table.reshape(-1)
     one, two, none = np.float32(1), np.float32(2), np.float32(0)
     most_x, most_y, most_z = np.float32(width - 1), np.float32(height - 1), np.float32(depth - 1)
+    last_x, last_y, last_z = np.int32(width - 2), np.int32(height - 2), np.int32(depth - 2)
     next_y, next_z = width * channels, height * width * channels
-    corner = np.empty(TOGETHER, np.int64)
-    weights = np.empty((8, TOGETHER), np.float32)
-    rows = np.empty((TOGETHER, channels), np.float32)
+    first_x, first_y, first_z = first
+    factor_x, factor_y, factor_z = factor
+    corner = np.zeros(TOGETHER, np.int32)
+    block = np.zeros((11, TOGETHER), np.float32)  # one array, so that the compiler knows what cannot overlap
+    rows = np.zeros((TOGETHER, channels), np.float32)
     for start in range(0, len(points), TOGETHER):
         count = min(TOGETHER, len(points) - start)
         for j in range(count):
-            x, y, z = points[start + j, 0], points[start + j, 1], points[start + j, 2]
-            x = min(max(((x - first[0]) * factor[0] - one + one) / two * most_x, none), most_x)
-            y = min(max(((y - first[1]) * factor[1] - one + one) / two * most_y, none), most_y)
-            z = min(max(((z - first[2]) * factor[2] - one + one) / two * most_z, none), most_z)
-            x0, y0, z0 = min(np.int32(x), width - 2), min(np.int32(y), height - 2), min(np.int32(z), depth - 2)
+            block[0, j], block[1, j], block[2, j] = points[start + j, 0], points[start + j, 1], points[start + j, 2]
+        for j in range(TOGETHER):  # always as many, so that they go side by side through the processor
+            x = min(max(((block[0, j] - first_x) * factor_x - one + one) / two * most_x, none), most_x)
+            y = min(max(((block[1, j] - first_y) * factor_y - one + one) / two * most_y, none), most_y)
+            z = min(max(((block[2, j] - first_z) * factor_z - one + one) / two * most_z, none), most_z)
+            x0, y0, z0 = min(np.int32(x), last_x), min(np.int32(y), last_y), min(np.int32(z), last_z)
             to_x, to_y, to_z = x - np.float32(x0), y - np.float32(y0), z - np.float32(z0)
             from_x, from_y, from_z = np.float32(x0 + 1) - x, np.float32(y0 + 1) - y, np.float32(z0 + 1) - z
-            corner[j] = z0 * next_z + y0 * next_y + x0 * channels
-            weights[0, j] = from_x * from_y * from_z
-            weights[1, j] = to_x * from_y * from_z
-            weights[2, j] = from_x * to_y * from_z
-            weights[3, j] = to_x * to_y * from_z
-            weights[4, j] = from_x * from_y * to_z
-            weights[5, j] = to_x * from_y * to_z
-            weights[6, j] = from_x * to_y * to_z
-            weights[7, j] = to_x * to_y * to_z
+            corner[j] = z0 * np.int32(next_z) + y0 * np.int32(next_y) + x0 * np.int32(channels)
+            block[3, j] = from_x * from_y * from_z
+            block[4, j] = to_x * from_y * from_z
+            block[5, j] = from_x * to_y * from_z
+            block[6, j] = to_x * to_y * from_z
+            block[7, j] = from_x * from_y * to_z
+            block[8, j] = to_x * from_y * to_z
+            block[9, j] = from_x * to_y * to_z
+            block[10, j] = to_x * to_y * to_z
+        if channels == 1:  # neighbouring points side by side, instead of channels
+            step, low = steps[0], lows[0]
+            for j in range(TOGETHER):
+                at = corner[j]
+                total = (values[at] * step + low) * block[3, j]
+                total += (values[at + 1] * step + low) * block[4, j]
+                total += (values[at + next_y] * step + low) * block[5, j]
+                total += (values[at + next_y + 1] * step + low) * block[6, j]
+                total += (values[at + next_z] * step + low) * block[7, j]
+                total += (values[at + next_z + 1] * step + low) * block[8, j]
+                total += (values[at + next_z + next_y] * step + low) * block[9, j]
+                total += (values[at + next_z + next_y + 1] * step + low) * block[10, j]
+                block[0, j] = total
+            for j in range(count):
+                wanted[0, start + j] = block[0, j]
+            continue
         for j in range(count):
             at = corner[j]
             here = values[at : at + 2 * channels]  # and the next along x
             behind = values[at + next_y : at + next_y + 2 * channels]
             above = values[at + next_z : at + next_z + 2 * channels]
             both = values[at + next_y + next_z : at + next_y + next_z + 2 * channels]
-            w0, w1, w2, w3 = weights[0, j], weights[1, j], weights[2, j], weights[3, j]
-            w4, w5, w6, w7 = weights[4, j], weights[5, j], weights[6, j], weights[7, j]
             row = rows[j]
             for k in range(channels):
                 step, low = steps[k], lows[k]
-                total = (here[k] * step + low) * w0
-                total += (here[channels + k] * step + low) * w1
-                total += (behind[k] * step + low) * w2
-                total += (behind[channels + k] * step + low) * w3
-                total += (above[k] * step + low) * w4
-                total += (above[channels + k] * step + low) * w5
-                total += (both[k] * step + low) * w6
-                total += (both[channels + k] * step + low) * w7
+                total = (here[k] * step + low) * block[3, j]
+                total += (here[channels + k] * step + low) * block[4, j]
+                total += (behind[k] * step + low) * block[5, j]
+                total += (behind[channels + k] * step + low) * block[6, j]
+                total += (above[k] * step + low) * block[7, j]
+                total += (above[channels + k] * step + low) * block[8, j]
+                total += (both[k] * step + low) * block[9, j]
+                total += (both[channels + k] * step + low) * block[10, j]
                 row[k] = total
         for k in range(len(wanted)):
             for j in range(count):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 
@@ -12,9 +12,11 @@ import torch
 from headct.scan import AIR_HU
 from headct.virtual import bending
 from headct.virtual.anatomy import Anatomy
-from headct.virtual.bending import Bend, Coarse, ended
+from headct.virtual.bending import COARSE, Bend, Coarse, ended
 from headct.virtual.findings.finding import Finding
 from headct.virtual.findings.mixture import PREVALENCE, draw_findings
+from headct.virtual.interpolation import Grid
+from headct.virtual.places import by_axis, length, some, spread, where
 from headct.virtual.solids import vector
 from headct.virtual.template import HEAD_BOX, template
 from headct.virtual.tissue import Brain, Change, Nodule, Skull, inside, nodules_of
@@ -27,15 +29,32 @@ class Painted:
     Attributes:
         hu: (n,) Hounsfield values.
         changes: What each finding changed, by name.
-        template_mm: (n, 3) the template point that lies here: by the brain map within the cavity, else by the head's;
-            no number far outside the head.
-        cavity_mm: (n,) patient mm from the skull's inner surface, negative inside; 99 far outside the head.
+        cavity_mm: (n,) patient mm from the skull's inner surface, negative inside; 99 outside the head.
+        near: (m,) which of the points lie in the head or near to it.
+        inner: Which of these lie within the cavity.
+        by_head: (m, 3) their place in the template by the head map.
+        by_brain: (m, 3) by the brain map.
     """
 
     hu: torch.Tensor
     changes: dict[str, Change]
-    template_mm: torch.Tensor
     cavity_mm: torch.Tensor
+    near: torch.Tensor
+    inner: torch.Tensor
+    by_head: torch.Tensor
+    by_brain: torch.Tensor
+
+    @property
+    def template_mm(self) -> torch.Tensor:
+        """The template point (n, 3) that lies here: by the brain map within the cavity, else by the head's.
+
+        No number outside the head.
+        """
+        here = self.by_head.clone()
+        here[self.inner] = self.by_brain[self.inner]
+        everywhere = here.new_full((len(self.hu), 3), torch.nan)
+        everywhere[self.near] = here
+        return everywhere
 
 
 @dataclass(frozen=True)
@@ -52,6 +71,9 @@ SEAM_MM = 3.0
 
 VOLUME_STEP_MM, WITHIN_REACH_MM = 4.0, 12.0
 """How fine volumes are sampled; a point is left out if the nearest coarse one is farther outside than so."""
+
+OUTLINE_MM = 5.0
+"""By no more than so much can the head reach beyond its outline on the coarse grid."""
 
 UNREACHED_MM = 3.0
 """A calcification whose place is missed by so much has none in this brain."""
@@ -126,8 +148,8 @@ class Patient:
         by_head, by_brain, fields = self.bend.sample(points)
         channels = template().sample("head", by_head)
         cavity_mm = channels["cavity_mm"] / self.anatomy.mean_scale
-        within = torch.nonzero((cavity_mm < 0) & (by_head[:, 2] > -66)).squeeze(1)
-        brain = self._brain(by_head[within], by_brain[within], _at(fields, within), cavity_mm[within], VOLUME_STEP_MM)
+        within = where((cavity_mm < 0) & (by_head[:, 2] > -66))
+        brain = self._brain(by_head, by_brain, fields, cavity_mm, within, VOLUME_STEP_MM)
         voxel_ml = VOLUME_STEP_MM**3 / 1000
         return FluidVolumes(
             ventricles_ml=float(brain.ventricle.sum()) * voxel_ml,
@@ -140,43 +162,39 @@ class Patient:
 
         With `tissues`, the shares of `brain`, `ventricles` and `skull` are among the changes, which change nothing.
         """
-        hu = head_mm.new_full((len(head_mm),), AIR_HU)
-        painted = Painted(hu, {}, torch.full_like(head_mm, torch.nan), torch.full_like(hu, 99.0))
-        near = self._near(head_mm)
-        if not len(near):
-            return painted
-        by_head, by_brain, fields = self.bend.sample(head_mm[near])
+        head_mm, count = by_axis(head_mm), len(head_mm)
+        near = self._near(head_mm, edge_mm)
+        by_head, by_brain, fields = self.bend.sample(some(head_mm, near))
         channels = _head_channels(by_head)
         cavity_mm = channels["cavity_mm"] / self.anatomy.mean_scale
-        painted.cavity_mm[near], painted.template_mm[near] = cavity_mm, by_head
-        outer = torch.nonzero(cavity_mm > -SEAM_MM - edge_mm).squeeze(1)
-        skull = Skull(self.anatomy, by_head[outer], _at(channels, outer), _at(fields, outer), edge_mm)
+        outer = where(cavity_mm > -SEAM_MM - edge_mm)
+        skull = Skull(self.anatomy, some(by_head, outer), _At(channels, outer), _At(fields, outer), edge_mm)
         for finding in self.findings:
             finding.paint_bone(skull)
         if tissues:
             skull.changes["skull"] = Change(skull.bone_shell(), torch.zeros_like(skull.hu))
-        hu[near[outer]] = skull.hu
-        _add(painted.changes, skull.changes, near[outer], len(hu))
-        inner = torch.nonzero(cavity_mm < edge_mm).squeeze(1)
+        hu = spread(skull.hu, outer, len(near), AIR_HU)
+        changes = {name: change.spread(some(near, outer), count) for name, change in skull.changes.items()}
+        inner = where(cavity_mm < edge_mm)
         if len(inner):
-            brain = self._brain(
-                by_head[inner], by_brain[inner], _at(fields, inner), cavity_mm[inner], edge_mm, self.nodules
-            )
+            brain = self._brain(by_head, by_brain, fields, cavity_mm, inner, edge_mm, self.nodules)
             for finding in self.findings:
                 finding.paint(brain)
             if tissues:
                 brain.changes["ventricles"] = Change(brain.ventricle, torch.zeros_like(brain.hu))
                 brain.changes["brain"] = Change(1 - brain.fluid, torch.zeros_like(brain.hu))
-            where = near[inner]
-            painted.template_mm[where] = by_brain[inner]
             share = inside(brain.cavity_mm, edge_mm)
-            hu[where] = torch.lerp(hu[where], brain.hu, share)  # exactly the brain's where it covers all
-            for change in painted.changes.values():  # of the skull, which the brain is laid over
-                change.share[where] *= 1 - share
-                change.hu[where] *= 1 - share
-            changes = {name: Change(change.share * share, change.hu * share) for name, change in brain.changes.items()}
-            _add(painted.changes, changes, where, len(hu))
-        return painted
+            hu.index_copy_(0, inner, torch.lerp(some(hu, inner), brain.hu, share))  # where it covers all, exactly its
+            _lay_over(changes, brain.changes, share, some(near, inner), count)
+        return Painted(
+            hu=spread(hu, near, count, AIR_HU),
+            changes=changes,
+            cavity_mm=spread(cavity_mm, near, count, 99.0),
+            near=near,
+            inner=inner,
+            by_head=by_head,
+            by_brain=by_brain,
+        )
 
     def _brain(
         self,
@@ -184,29 +202,35 @@ class Patient:
         by_brain: torch.Tensor,
         fields: Mapping[str, torch.Tensor],
         cavity_mm: torch.Tensor,
+        within: torch.Tensor,
         edge_mm: float,
         nodules: Sequence[Nodule] = (),
     ) -> Brain:
-        """Points within the cavity, without what findings do there."""
-        channels = template().sample("brain", by_brain)
-        return Brain(self.anatomy, by_head, channels, fields, edge_mm, by_brain, cavity_mm, nodules)
+        """Of some points those that lie `within` the cavity, without what findings do there."""
+        at = some(by_brain, within)
+        return Brain(
+            self.anatomy,
+            some(by_head, within),
+            template().sample("brain", at),
+            _At(fields, within),
+            edge_mm,
+            at,
+            some(cavity_mm, within),
+            nodules,
+        )
 
     @cached_property
-    def _swelling_mm(self) -> float:
-        """Of the scalp where it is thickest."""
-        return float(self.bend.values[..., 6 + self.bend.names.index("swelling")].max())
+    def _outline(self) -> Grid:
+        """Patient mm to the skin, or less, on the coarse grid: what is finer than the grid, as ears are, is widened."""
+        coarse, fields = self.coarse, dict(zip(self.bend.names, self.bend.values[..., 6:].movedim(-1, 0), strict=True))
+        channels = _head_channels(coarse.template_mm) | {"face_mm": template().near_face_mm(coarse.template_mm)}
+        flat = {name: values.reshape(-1) for name, values in fields.items()}
+        skin_mm = Skull(self.anatomy, coarse.template_mm, channels, flat, 0.0).skin_mm
+        return Grid(skin_mm.reshape(*COARSE.shape, 1).numpy(), *COARSE.corners)
 
-    def _near(self, head_mm: torch.Tensor) -> torch.Tensor:
-        """Indices of the points that may lie within the head: a generous oval with a dome, ears and nose inside.
-
-        It is wider by the thickest swelling of the scalp.
-        """
-        x, y, z = (head_mm * head_mm.new_tensor(self.anatomy.scale)).T
-        more = self._swelling_mm * max(self.anatomy.scale)
-        oval = (x / (110 + more)) ** 2 + ((y + 6) / (132 + more)) ** 2 < 1
-        dome = (x / (104 + more)) ** 2 + ((y + 14) / (124 + more)) ** 2
-        dome = dome + (torch.clamp(z, min=0) / (112 + more)) ** 2 < 1
-        return torch.nonzero(oval & (dome | (z < 4))).squeeze(1)
+    def _near(self, head_mm: torch.Tensor, edge_mm: float) -> torch.Tensor:
+        """Indices of the points that may lie within the head: all that do, and some around it."""
+        return where(self._outline.sample(head_mm)[0] < OUTLINE_MM + edge_mm / 2)
 
 
 def _head_channels(template_mm: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -214,12 +238,9 @@ def _head_channels(template_mm: torch.Tensor) -> dict[str, torch.Tensor]:
     channels = template().sample("head", template_mm)
     low = template_mm.new_tensor((HEAD_BOX.x[0], HEAD_BOX.y[0], -torch.inf))
     high = template_mm.new_tensor((HEAD_BOX.x[1], HEAD_BOX.y[1], HEAD_BOX.z[1]))
-    beyond = torch.nonzero(((template_mm < low) | (template_mm > high)).any(dim=1)).squeeze(1)
-    if len(beyond):
-        outside = template_mm[beyond]
-        away_mm = torch.linalg.vector_norm(outside - torch.clamp(outside, low, high), dim=1)
-        for name in ("cavity_mm", "face_mm"):
-            channels[name][beyond] += away_mm
+    away_mm = length(template_mm - torch.clamp(template_mm, low, high))
+    for name in ("cavity_mm", "face_mm"):
+        channels[name] += away_mm
     return channels
 
 
@@ -235,14 +256,34 @@ def _volume_points() -> tuple[torch.Tensor, torch.Tensor]:
     return points, (z * coarse.shape[1] + y) * coarse.shape[2] + x
 
 
-def _at(values: Mapping[str, torch.Tensor], where: torch.Tensor) -> dict[str, torch.Tensor]:
-    """The same values at some of their points."""
-    return {name: value[where] for name, value in values.items()}
+class _At(Mapping[str, torch.Tensor]):
+    """The same values at some of their points; each is chosen when it is asked for."""
+
+    def __init__(self, values: Mapping[str, torch.Tensor], chosen: torch.Tensor) -> None:
+        self._values, self._chosen, self._known = values, chosen, dict[str, torch.Tensor]()
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        if name not in self._known:
+            self._known[name] = some(self._values[name], self._chosen)
+        return self._known[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
 
 
-def _add(changes: dict[str, Change], more: Mapping[str, Change], where: torch.Tensor, count: int) -> None:
-    """Join changes at some of `count` points to those at all of them, in place."""
-    for name, change in more.items():
-        known = changes.setdefault(name, Change(change.hu.new_zeros(count), change.hu.new_zeros(count)))
-        known.share[where] = torch.maximum(known.share[where], change.share)
-        known.hu[where] += change.hu
+def _lay_over(
+    changes: dict[str, Change], brain: Mapping[str, Change], share: torch.Tensor, where: torch.Tensor, count: int
+) -> None:
+    """Lay what changed in the brain over what changed in the skull, at `where` by its share, of `count` points."""
+    bare = spread(1 - share, where, count, 1.0) if changes else share
+    for change in changes.values():
+        change.share *= bare
+        change.hu *= bare
+    for name, change in brain.items():
+        laid = Change(change.share * share, change.hu * share).spread(where, count)
+        if name in changes:
+            laid = Change(torch.maximum(changes[name].share, laid.share), changes[name].hu + laid.hu)
+        changes[name] = laid

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from scipy.ndimage import gaussian_filter, map_coordinates
+from scipy.ndimage import gaussian_filter, map_coordinates, minimum_filter
 
 from headct.virtual.interpolation import Grid
 
@@ -108,8 +108,11 @@ def coded(name: str, values: np.ndarray) -> np.ndarray:
     return np.clip(np.rint((values - coding.low) / coding.step), 0, 255).astype(np.uint8)
 
 
-SLOPE_STEP = 2
-"""The slopes of the distances are kept at every second point of `HEAD_BOX`: they are smooth."""
+COARSER = 2
+"""Slopes of distances, and the distance to a face nearby, are kept at every second point of `HEAD_BOX`."""
+
+NEAR_FACE_MM = 9.0
+"""How far off along each axis a face counts as here, which is wider than a cell of the patients' coarse grid."""
 
 
 class Template:
@@ -120,7 +123,9 @@ class Template:
         with np.load(TEMPLATE_FILE) as stored:
             self._grids = {box: _grid(stored, names, BOXES[box]) for box, names in self.names.items()}
             slopes = _slopes(*(_decoded(name, stored[name]) for name in ("cavity_mm", "ventricles_mm")))
+            near_face_mm = _nearest(_decoded("face_mm", stored["face_mm"]))
         self._slopes = Grid(slopes, *HEAD_BOX.corners)
+        self._near_face = Grid(near_face_mm, *HEAD_BOX.corners)
 
     def sample(self, box: str, points_mm: torch.Tensor) -> dict[str, torch.Tensor]:
         """All channels of a box at points (n, 3), by name, each (n,); beyond the box its edge goes on."""
@@ -130,20 +135,33 @@ class Template:
         """(n, 8): distance to the cavity's wall and its gradient, distance to the ventricles and its gradient."""
         return self._slopes.sample(points_mm).T
 
+    def near_face_mm(self, points_mm: torch.Tensor) -> torch.Tensor:
+        """The least `face_mm` (n,) around points (n, 3), so that nothing of a face is missed that lies between them."""
+        return self._near_face.sample(points_mm)[0]
+
 
 def _slopes(cavity_mm: np.ndarray, ventricles_mm: np.ndarray) -> np.ndarray:
-    """Both distances and their gradients (z, y, x, 8) at every `SLOPE_STEP`-th point of `HEAD_BOX`, smoothed."""
-    some = (slice(None, None, SLOPE_STEP),) * 3
-    axes = [axis[::SLOPE_STEP] for axis in HEAD_BOX.axes()[::-1]]
+    """Both distances and their gradients (z, y, x, 8) at every `COARSER`-th point of `HEAD_BOX`, smoothed."""
+    axes = [axis[::COARSER] for axis in HEAD_BOX.axes()[::-1]]
     at = np.stack(np.meshgrid(*axes, indexing="ij"))
     first = np.array([BRAIN_BOX.z[0], BRAIN_BOX.y[0], BRAIN_BOX.x[0]]).reshape(3, 1, 1, 1)
     ventricles = map_coordinates(ventricles_mm, (at - first) / BRAIN_BOX.step_mm, order=1, mode="nearest")
     parts = []
-    for distance in (cavity_mm[some], ventricles):
+    for distance in (_coarser(cavity_mm), ventricles):
         smooth = gaussian_filter(distance, 1.0)
-        along_z, along_y, along_x = np.gradient(smooth, HEAD_BOX.step_mm * SLOPE_STEP)
+        along_z, along_y, along_x = np.gradient(smooth, HEAD_BOX.step_mm * COARSER)
         parts += [distance, along_x, along_y, along_z]
     return np.stack(parts, axis=-1).astype(np.float32)
+
+
+def _nearest(face_mm: np.ndarray) -> np.ndarray:
+    """The least distance (z, y, x, 1) to the face within `NEAR_FACE_MM` of every `COARSER`-th point of `HEAD_BOX`."""
+    reach = round(NEAR_FACE_MM / (HEAD_BOX.step_mm * COARSER))
+    return minimum_filter(_coarser(face_mm), 2 * reach + 1, mode="nearest")[..., None]
+
+
+def _coarser(values: np.ndarray) -> np.ndarray:
+    return values[::COARSER, ::COARSER, ::COARSER]
 
 
 def _grid(stored: Mapping[str, np.ndarray], names: list[str], box: Box) -> Grid:

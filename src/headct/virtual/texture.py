@@ -10,6 +10,7 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 from headct.virtual.interpolation import Grid
+from headct.virtual.places import turned
 
 TILE = 48
 """Voxels along each edge of the tile; its noise repeats after as many."""
@@ -41,7 +42,7 @@ def tiled_noise(points_mm: torch.Tensor, blob_mm: float, shift: Sequence[float],
     which have nothing to do with each other.
     """
     skew = points_mm.new_tensor(_SKEW.T * (4.0 / blob_mm / TILE))
-    place = points_mm @ skew + points_mm.new_tensor(tuple(shift))
+    place = turned(points_mm, skew) + points_mm.new_tensor(tuple(shift))
     return _tiles()[tile].sample(place - place.floor())[0]
 
 

@@ -15,6 +15,7 @@ import torch
 
 from headct.scan import AIR_HU
 from headct.virtual.anatomy import Anatomy
+from headct.virtual.places import length, some, spread, where
 from headct.virtual.solids import Vector
 from headct.virtual.texture import tiled_noise
 
@@ -44,6 +45,13 @@ def inside(distance_mm: torch.Tensor, edge_mm: float) -> torch.Tensor:
 def lay(hu: torch.Tensor, share: torch.Tensor, value_hu: float | torch.Tensor) -> None:
     """Cover `hu` (n,) with a material by its share, in place."""
     hu += share * (value_hu - hu)
+
+
+def _lay_at(hu: torch.Tensor, chosen: torch.Tensor, share: torch.Tensor, value_hu: float | torch.Tensor) -> None:
+    """As `lay`, at some points alone, of which `share` (and `value_hu`) are."""
+    part = some(hu, chosen)
+    lay(part, share, value_hu)
+    hu.index_copy_(0, chosen, part)
 
 
 def share_of_line(aside_mm: torch.Tensor, width_mm: float, edge_mm: float) -> torch.Tensor:
@@ -98,6 +106,10 @@ class Change:
     share: torch.Tensor
     hu: torch.Tensor
 
+    def spread(self, chosen: torch.Tensor, count: int) -> Change:
+        """The same at `count` points, of which these are some; nothing changed at the others."""
+        return Change(spread(self.share, chosen, count, 0.0), spread(self.hu, chosen, count, 0.0))
+
 
 @dataclass
 class Canvas:
@@ -127,7 +139,7 @@ class Canvas:
     def distance_mm(self, centre_mm: Sequence[float]) -> torch.Tensor:
         """Patient millimetres (n,) from a place given in template millimetres, in the undiseased head."""
         away = self.template_mm - self.template_mm.new_tensor(tuple(centre_mm))
-        return torch.linalg.vector_norm(away, dim=1) / self.scale
+        return length(away) / self.scale
 
     def change(self, name: str, share: torch.Tensor, value_hu: float | torch.Tensor) -> None:
         """Cover what is there with a finding's material by its share (n,), and keep account under `name`.
@@ -212,7 +224,7 @@ class Skull(Canvas):
     def sella(self) -> torch.Tensor:
         """Share of what lies in the middle of the base and is no bone; the dorsum stands behind it."""
         away = (self.template_mm - self.template_mm.new_tensor(SELLA_MM)) / self.template_mm.new_tensor(SELLA_RADII_MM)
-        distance_mm = (torch.linalg.vector_norm(away, dim=1) - 1) * min(SELLA_RADII_MM) / self.anatomy.mean_scale
+        distance_mm = (length(away) - 1) * min(SELLA_RADII_MM) / self.anatomy.mean_scale
         return inside(distance_mm, self.edge_mm)
 
 
@@ -243,16 +255,16 @@ def _lay_vault(hu: torch.Tensor, skull: Skull) -> None:
     """Two tables with diploe between, interrupted by sutures, in place; worked out only where bone is."""
     anatomy = skull.anatomy
     share = skull.bone_shell()
-    where = torch.nonzero(share > 0).squeeze(1)
-    at, thickness_mm = skull.template_mm[where], skull.thickness_mm[where]
+    bony = where(share > 0)
+    at, thickness_mm = some(skull.template_mm, bony), some(skull.thickness_mm, bony)
     marrow = tiled_noise(at, 5.0, anatomy.shifts[0])
     bone = torch.full_like(marrow, anatomy.table_hu)
-    from_middle = torch.abs(skull.cavity_mm[where] - 0.5 * thickness_mm)
+    from_middle = torch.abs(some(skull.cavity_mm, bony) - 0.5 * thickness_mm)
     lay(bone, inside(from_middle - 0.22 * thickness_mm, 1.2), anatomy.diploe_hu + 90 * marrow)
     base = torch.clamp((-26 - at[:, 2]) / 16, 0, 1)
     lay(bone, base, anatomy.base_hu)
     _lay_sutures(bone, at, skull)
-    hu[where] += share[where] * (bone - hu[where])
+    _lay_at(hu, bony, some(share, bony), bone)
 
 
 def _lay_sutures(bone: torch.Tensor, at: torch.Tensor, skull: Skull) -> None:
@@ -263,10 +275,10 @@ def _lay_sutures(bone: torch.Tensor, at: torch.Tensor, skull: Skull) -> None:
     anatomy = skull.anatomy
     open_ = 1 - 0.5 * min(1.0, anatomy.age / 90)
     for suture in sutures(at).values():
-        near = torch.nonzero(suture.in_bone & (torch.abs(suture.distance_mm) < 12)).squeeze(1)
-        jagged = 2.0 * tiled_noise(at[near], SUTURE_TEETH_MM, anatomy.shifts[1], tile=1)
-        aside_mm = (suture.distance_mm[near] + jagged) / anatomy.mean_scale
-        bone[near] += share_of_line(aside_mm, SUTURE_MM, skull.edge_mm) * open_ * (SUTURE_HU - bone[near])
+        near = where(suture.in_bone & (torch.abs(suture.distance_mm) < 12))
+        jagged = 2.0 * tiled_noise(some(at, near), SUTURE_TEETH_MM, anatomy.shifts[1], tile=1)
+        aside_mm = (some(suture.distance_mm, near) + jagged) / anatomy.mean_scale
+        _lay_at(bone, near, share_of_line(aside_mm, SUTURE_MM, skull.edge_mm) * open_, SUTURE_HU)
 
 
 def _close_cavity(hu: torch.Tensor, skull: Skull) -> None:
@@ -311,7 +323,7 @@ class Brain(Canvas):
         Sulci run inwards from the surface: the noise is that of the point's place on a sphere, bent a little.
         """
         from_middle = self.at - self.at.new_tensor(MIDDLE_MM)
-        direction = from_middle / torch.clamp(torch.linalg.vector_norm(from_middle, dim=1, keepdim=True), min=1)
+        direction = from_middle / torch.clamp(length(from_middle), min=1)[:, None]
         noise = tiled_noise(direction * 68.0 + 0.12 * from_middle, 19.0, self.anatomy.shifts[2])
         return torch.abs(noise) * 6.5 + 8 * (1 - self.owned)
 
@@ -320,7 +332,7 @@ class Brain(Canvas):
         """Where the cortex follows this brain's own folds rather than the template's."""
         threshold = 1.2 - 2.4 * self.anatomy.own_gyri
         share = torch.clamp((self.fields["gyri"] - threshold) / 0.5 + 0.5, 0, 1)
-        cortex = torch.linalg.vector_norm(self.at - self.at.new_tensor(MIDDLE_MM), dim=1) > 44  # not the brain stem
+        cortex = length(self.at - self.at.new_tensor(MIDDLE_MM)) > 44  # not the brain stem
         return share * cortex * (self.channels["cerebellum_mm"] > 2)
 
     @cached_property
@@ -416,9 +428,9 @@ def _lay_nodules(hu: torch.Tensor, brain: Brain) -> None:
     """The brain's nodules, in place: as round in a brain that is pushed aside as in any other."""
     for nodule in brain.nodules:
         distance = brain.distance_mm(nodule.centre_mm) - nodule.radius_mm
-        near = torch.nonzero(distance < 5).squeeze(1)
-        grain = tiled_noise(brain.template_mm[near], 3.0, brain.anatomy.shifts[4])
-        hu[near] += inside(distance[near] + 0.7 * grain, brain.edge_mm) * (nodule.hu - hu[near])
+        near = where(distance < 5)
+        grain = tiled_noise(some(brain.template_mm, near), 3.0, brain.anatomy.shifts[4])
+        _lay_at(hu, near, inside(some(distance, near) + 0.7 * grain, brain.edge_mm), nodule.hu)
 
 
 def _lay_siphons(hu: torch.Tensor, brain: Brain) -> None:
@@ -428,7 +440,6 @@ def _lay_siphons(hu: torch.Tensor, brain: Brain) -> None:
         x, y, z = brain.at.T
         wall = torch.abs(brain.channels["arteries_mm"]) - 0.5
         siphon = (z < -14) & (torch.abs(x) > 8) & (torch.abs(x) < 18) & (y > -4)
-        near = torch.nonzero((wall < 2) & siphon).squeeze(1)
-        grain = tiled_noise(brain.at[near], 3.0, anatomy.shifts[4], tile=1)
-        share = inside(wall[near], brain.edge_mm) * (grain > 1 - anatomy.artery_calcium)
-        hu[near] += share * (400.0 - hu[near])
+        near = where((wall < 2) & siphon)
+        grain = tiled_noise(some(brain.at, near), 3.0, anatomy.shifts[4], tile=1)
+        _lay_at(hu, near, inside(some(wall, near), brain.edge_mm) * (grain > 1 - anatomy.artery_calcium), 400.0)

@@ -12,6 +12,7 @@ from headct.virtual.bending import COARSE
 from headct.virtual.interpolation import Grid
 from headct.virtual.labels import mask_share
 from headct.virtual.patient import Patient
+from headct.virtual.places import some, where
 
 CLASSES = (*TISSUES, "edema", "infarct", "tumor", "iph", "ivh", "sah", "sdh", "edh", "fracture")
 """Values 1, 2, 3, … of a map of classes; a later one covers an earlier one. 0 is everything else."""
@@ -23,7 +24,7 @@ BEYOND_MM = 22.0
 def truth_at(patient: Patient, visit: Acquisition, points_mm: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Which of `CLASSES` lies at points (n, 3) of the scanner, uint8 (n,), and which template point, float32 (n, 3)."""
     head_mm = visit.to_head(torch.from_numpy(points_mm.astype(np.float32)))
-    parts = [_painted(patient, some) for some in torch.split(head_mm, POINTS_AT_ONCE)]
+    parts = [_painted(patient, part) for part in torch.split(head_mm, POINTS_AT_ONCE)]
     classes, template_mm = zip(*parts, strict=True)
     return np.concatenate(classes), np.concatenate(template_mm)
 
@@ -35,9 +36,9 @@ def classes_at(patient: Patient, visit: Acquisition, points_mm: np.ndarray) -> n
     near = torch.arange(len(head_mm))
     if not any(finding.name == "fracture" for finding in patient.findings):
         cavity_mm = Grid(patient.coarse.cavity_mm.reshape(*COARSE.shape, 1).numpy(), *COARSE.corners)
-        near = torch.nonzero(cavity_mm.sample(head_mm)[0] < BEYOND_MM).squeeze(1)
-    for some in torch.split(near, POINTS_AT_ONCE):
-        classes[some.numpy()] = _painted(patient, head_mm[some])[0]
+        near = where(cavity_mm.sample(head_mm)[0] < BEYOND_MM)
+    for part in torch.split(near, POINTS_AT_ONCE):
+        classes[part.numpy()] = _painted(patient, some(head_mm, part))[0]
     return classes
 
 

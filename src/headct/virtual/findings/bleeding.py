@@ -12,6 +12,7 @@ import torch
 from headct.virtual.bending import Coarse
 from headct.virtual.findings.finding import Finding
 from headct.virtual.findings.mass import ball, pushed_from, shift_of_mass_mm, shifted, within_brain
+from headct.virtual.places import length
 from headct.virtual.solids import Vector, vector
 from headct.virtual.texture import tiled_noise
 from headct.virtual.tissue import Brain, inside
@@ -103,7 +104,7 @@ class Intraparenchymal(Finding):
 
     def paint(self, brain: Brain) -> None:
         away = (brain.template_mm - brain.template_mm.new_tensor(self.centre_mm)) / brain.scale
-        r = torch.linalg.vector_norm(away / away.new_tensor(self.stretch), dim=1)
+        r = length(away / away.new_tensor(self.stretch))
         shift = self.blood.shift
         lobes = self.lobes_mm * tiled_noise(brain.template_mm, max(6.0, 1.8 * self.radius_mm), shift, tile=1)
         ragged = 0.8 * tiled_noise(brain.template_mm, 5.0, shift)
@@ -210,7 +211,7 @@ class Subarachnoid(Finding):
     def fields(self, coarse: Coarse) -> Mapping[str, torch.Tensor]:
         """Clots hold the spaces open that they fill."""
         away = coarse.template_mm - coarse.template_mm.new_tensor(self.centre_mm)
-        near = inside(torch.linalg.vector_norm(away, dim=1) / coarse.scale - self.reach_mm + 6, 16.0)
+        near = inside(length(away) / coarse.scale - self.reach_mm + 6, 16.0)
         return {"sulcal": -0.8 * (self.distension - 1) * near}
 
     def paint(self, brain: Brain) -> None:

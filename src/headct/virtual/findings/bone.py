@@ -12,6 +12,7 @@ import torch
 from headct.virtual.bending import Coarse
 from headct.virtual.findings.finding import Finding
 from headct.virtual.findings.mass import along_skull_mm, swollen_scalp
+from headct.virtual.places import length
 from headct.virtual.solids import Vector, vector
 from headct.virtual.texture import tiled_noise
 from headct.virtual.tissue import Brain, Skull, inside, share_of_line
@@ -73,7 +74,7 @@ class Fracture(Finding):
 
     def paint_bone(self, skull: Skull) -> None:
         away = (skull.template_mm - skull.template_mm.new_tensor(self.centre_mm)) / skull.scale
-        near = torch.linalg.vector_norm(away, dim=1) - self.reach_mm
+        near = length(away) - self.reach_mm
         jagged = 1.2 * tiled_noise(skull.template_mm, 12.0, self.tile)
         aside = away @ away.new_tensor(self.across) + jagged
         bone = torch.clamp((skull.hu - 120) / 120, 0, 1)
@@ -132,7 +133,7 @@ class Surgery(Finding):
         along = (end - start) / torch.linalg.vector_norm(end - start)
         away = brain.template_mm - start
         share = (away @ along).clamp(0, float(torch.linalg.vector_norm(end - start)))
-        distance = torch.linalg.vector_norm(away - share[:, None] * along, dim=1) / brain.scale
+        distance = length(away - share[:, None] * along) / brain.scale
         brain.change("surgery", inside(distance - 1.2, brain.edge_mm), 160.0)
         brain.change("surgery", inside(distance - 0.5, brain.edge_mm), 5.0)
 

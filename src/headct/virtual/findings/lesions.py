@@ -12,6 +12,7 @@ import torch
 from headct.virtual.bending import Coarse, given_way_mm
 from headct.virtual.findings.finding import Finding
 from headct.virtual.findings.mass import ball, pushed_from, shift_of_mass_mm, shifted, within_brain
+from headct.virtual.places import length
 from headct.virtual.solids import Vector, vector
 from headct.virtual.texture import tiled_noise
 from headct.virtual.tissue import TUMOR_OEDEMA, Brain, inside
@@ -203,7 +204,7 @@ class Infarct(Finding):
     def _away(self, template_mm: torch.Tensor) -> torch.Tensor:
         """1 on the border of the territory, 0 in its middle."""
         away = (template_mm - template_mm.new_tensor(self.centre_mm)) / template_mm.new_tensor(self.radii_mm)
-        return torch.linalg.vector_norm(away, dim=1)
+        return length(away)
 
     def fields(self, coarse: Coarse) -> Mapping[str, torch.Tensor]:
         return {"closed": self.closing * torch.clamp(1.5 - self._away(coarse.template_mm), 0, 1)}

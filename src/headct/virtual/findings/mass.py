@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from headct.virtual.bending import Coarse
+from headct.virtual.places import length
 from headct.virtual.tissue import MIDDLE_MM
 
 BRAIN_RADIUS_MM = 68.0
@@ -43,7 +44,7 @@ def along_skull_mm(template_mm: torch.Tensor, place_mm: tuple[float, float, floa
     cosine = (
         from_middle
         @ towards
-        / (torch.linalg.vector_norm(towards) * torch.linalg.vector_norm(from_middle, dim=1).clamp(min=1e-3))
+        / (torch.linalg.vector_norm(towards) * length(from_middle).clamp(min=1e-3))
     )
     return torch.arccos(cosine.clamp(-1, 1)) * BRAIN_RADIUS_MM
 
@@ -56,7 +57,7 @@ def pushed_from(
     A shell of radius r was at (r^3 - k R^3 exp(-(r / 4.5 R)^2))^(1/3) before; k is `strength`.
     """
     away = coarse.template_mm - coarse.template_mm.new_tensor(centre_mm)
-    r = torch.linalg.vector_norm(away, dim=1).clamp(min=1e-3)
+    r = length(away).clamp(min=1e-3)
     size = radius_mm * coarse.scale
     before = (r**3 - strength * size**3 * torch.exp(-((r / (4.5 * size)) ** 2))).clamp(min=0) ** (1 / 3)
     free = torch.clamp(coarse.depth_mm / 16, max=1)
@@ -66,7 +67,7 @@ def pushed_from(
 def ball(coarse: Coarse, centre_mm: tuple[float, float, float], radius_mm: float) -> torch.Tensor:
     """Coarse points (n,), bool, within a ball around a place in template mm."""
     away = coarse.template_mm - coarse.template_mm.new_tensor(centre_mm)
-    return torch.linalg.vector_norm(away, dim=1) < radius_mm * coarse.scale
+    return length(away) < radius_mm * coarse.scale
 
 
 def pushed_from_skull(coarse: Coarse, thickness_mm: torch.Tensor, decay_mm: float) -> torch.Tensor:

@@ -1,0 +1,41 @@
+"""Points (n, 3) in the order in which one core is quickest with them: all x, then all y, then all z in memory.
+
+They look the same to whoever asks for them; sums along a point, and choosing some of the points, take a fraction of the
+time of PyTorch's own ways.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+
+def by_axis(points: torch.Tensor) -> torch.Tensor:
+    """The same points (n, 3), with each coordinate in one piece."""
+    return points.T.contiguous().T
+
+
+def turned(points: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
+    """`points @ matrix` (n, 3), for points `by_axis`."""
+    return (matrix.T @ points.T).T
+
+
+def length(vectors: torch.Tensor) -> torch.Tensor:
+    """Of each vector (n, 3): (n,)."""
+    x, y, z = vectors.T
+    return torch.sqrt(x * x + y * y + z * z)
+
+
+def where(mask: torch.Tensor) -> torch.Tensor:
+    """Indices of what is true in a mask (n,)."""
+    return torch.from_numpy(np.flatnonzero(mask.numpy()))
+
+
+def spread(values: torch.Tensor, chosen: torch.Tensor, count: int, beyond: float) -> torch.Tensor:
+    """Of `count` points those that were chosen have `values`, the others `beyond`."""
+    return values.new_full((count,), beyond).index_copy_(0, chosen, values)
+
+
+def some(values: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
+    """Values (n,) or points (n, 3) at some of their indices."""
+    return values.index_select(0, chosen) if values.dim() == 1 else values.T.index_select(1, chosen).T

@@ -234,19 +234,19 @@ def _partial_volumes(
     normal /= np.linalg.norm(normal)
     steps = np.arange(rows, dtype=np.float32)
     in_plane = steps[:, None, None] * row_step.astype(np.float32) + steps[:, None] * col_step.astype(np.float32)
-    flat = by_axis(torch.from_numpy(in_plane.reshape(-1, 3)))
+    flat = torch.from_numpy(in_plane.reshape(-1, 3).T.copy())
     planes = np.maximum(1, np.ceil(thickness / max(SAMPLES_EVERY_MM, 1.25 * visit.pixel_mm))).astype(int)
-    for some in _together(planes * rows * rows):
-        points = []
-        for index in range(some.start, some.stop):
+    for slices in _together(planes * rows * rows):
+        points: list[torch.Tensor] = []
+        for index in range(slices.start, slices.stop):
             depths = ((np.arange(planes[index]) + 0.5) / planes[index] - 0.5) * thickness[index]
             corners = (origins[index] + depths[:, None] * normal).astype(np.float32)
-            points.extend((flat + corner).T for corner in torch.from_numpy(corners))
+            points.extend(flat + corner for corner in torch.from_numpy(corners)[:, :, None])
         parts = [
             _seen_at(patient.paint(head_mm, visit.pixel_mm, tissues=tissues), visit, patient, head_mm)
             for head_mm in map(visit.to_head, torch.split(torch.cat(points, dim=1).T, POINTS_AT_ONCE))
         ]
-        _keep(result, some, parts, planes[some])
+        _keep(result, slices, parts, planes[slices])
     for index, origin in enumerate(origins):
         middle = (in_plane + origin.astype(np.float32)).reshape(-1, 3)
         lay_table(result.hu[index].reshape(-1), middle, visit.shift_mm, head_rest=visit.head_rest)
@@ -262,7 +262,7 @@ def _together(points: np.ndarray) -> Iterator[slice]:
             first = last
 
 
-def _keep(result: _Averaged, some: slice, parts: list[Painted], planes: np.ndarray) -> None:
+def _keep(result: _Averaged, slices: slice, parts: list[Painted], planes: np.ndarray) -> None:
     """Average the planes of some slices into the result."""
     shape = result.hu.shape[1:]
 
@@ -270,7 +270,7 @@ def _keep(result: _Averaged, some: slice, parts: list[Painted], planes: np.ndarr
         of_slices = torch.split(torch.cat(values).reshape(-1, *shape), planes.tolist())
         return np.stack([each.mean(dim=0).numpy() for each in of_slices])
 
-    result.hu[some] = means([part.hu for part in parts])
+    result.hu[slices] = means([part.hu for part in parts])
     for name in dict.fromkeys(name for part in parts for name in part.changes):
         stores = ((result.shares, "share"), (result.changed_hu, "hu"))
         for store, attribute in ((result.tissues, "share"),) if name in TISSUES else stores:
@@ -282,7 +282,7 @@ def _keep(result: _Averaged, some: slice, parts: list[Painted], planes: np.ndarr
                     for part, change in zip(parts, changes, strict=True)
                 ]
             )
-            for index, plane in zip(range(some.start, some.stop), averaged, strict=True):
+            for index, plane in zip(range(slices.start, slices.stop), averaged, strict=True):
                 if plane.any():  # memory that is never written is never taken
                     known[index] = plane
 

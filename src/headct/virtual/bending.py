@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -33,6 +34,11 @@ DRAWN_MM, STEEPEST = 3.0, 0.85
 """Of a ventricle that widens, what lies within so much of its wall is drawn out to fill it; the push grows by no more
 than this share of the way, so that the map never folds."""
 
+UNEVEN_MM: Mapping[str, float] = MappingProxyType(
+    {"thickness": 12.0, "scalp": 20.0, "gyri": 14.0, "texture": 11.0, "sulcal": 10.0}
+)
+"""Smooth fields of every head, and the sigma of their smoothing."""
+
 FINDING_FIELDS = ("closed", "swelling")
 """Smooth fields of several findings: sulci pressed shut (share, summed), scalp swollen (mm, the thickest of them)."""
 
@@ -48,6 +54,8 @@ class Coarse:
     ventricles_mm: torch.Tensor  # (n,) patient mm from the ventricles, negative inside
     from_ventricles: torch.Tensor  # (n, 3)
     scale: float  # template mm to a patient mm
+    folds: torch.Tensor  # (n, 3) of unit variance: the brain's own
+    fields: Mapping[str, torch.Tensor]  # each (n,) of unit variance: what is uneven in this head
 
     @property
     def depth_mm(self) -> torch.Tensor:
@@ -103,7 +111,18 @@ def undiseased(anatomy: Anatomy, template: Template) -> Coarse:
     mapped = points @ linear.T.float() + warp
     smooth = template.slopes(mapped)
     scale = anatomy.mean_scale
-    return Coarse(points, mapped, smooth[:, 0] / scale, smooth[:, 1:4], smooth[:, 4] / scale, smooth[:, 5:8], scale)
+    rng = stream(anatomy.seed, "brain")
+    return Coarse(
+        head_mm=points,
+        template_mm=mapped,
+        cavity_mm=smooth[:, 0] / scale,
+        outward=smooth[:, 1:4],
+        ventricles_mm=smooth[:, 4] / scale,
+        from_ventricles=smooth[:, 5:8],
+        scale=scale,
+        folds=_noise(rng, 3, 8.5),
+        fields={name: _noise(rng, 1, sigma_mm)[:, 0] for name, sigma_mm in UNEVEN_MM.items()},
+    )
 
 
 def bent(
@@ -117,17 +136,8 @@ def bent(
 
     `pushes` (n, 3) in template mm, and `wider_mm` (n,), by how far tissue gives way to the ventricles, add up.
     """
-    rng = stream(anatomy.seed, "brain")
-    folds = _noise(rng, 3, 8.5) * anatomy.folding_mm
-    folds *= torch.clamp(coarse.depth_mm / 12, max=1)[:, None]
-    own = {
-        "thickness": _noise(rng, 1, 12.0)[:, 0],
-        "scalp": _noise(rng, 1, 20.0)[:, 0],
-        "gyri": _noise(rng, 1, 14.0)[:, 0],
-        "texture": _noise(rng, 1, 11.0)[:, 0],
-        "sulcal": _noise(rng, 1, 10.0)[:, 0],
-        **{name: torch.zeros(len(coarse.head_mm)) for name in FINDING_FIELDS},
-    }
+    folds = coarse.folds * anatomy.folding_mm * torch.clamp(coarse.depth_mm / 12, max=1)[:, None]
+    own = {**coarse.fields, **{name: torch.zeros(len(coarse.head_mm)) for name in FINDING_FIELDS}}
     side = 1 + anatomy.ventricle_asymmetry * torch.tanh(coarse.template_mm[:, 0] / 8)
     given_way = sum(wider_mm, given_way_mm(coarse, anatomy.ventricles_mm * side, 20.0))
     brain = coarse.template_mm + folds + _from_skull(anatomy, coarse) + widened(coarse, given_way)

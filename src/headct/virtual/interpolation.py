@@ -55,7 +55,9 @@ class Grid:
             loop(*self._table, self._first, self._factor, points.numpy(), wanted.numpy())
             return wanted
         place = (points - torch.from_numpy(self._first)) * torch.from_numpy(self._factor) - 1  # -1 to 1
-        return F.grid_sample(self._decoded, place[None, None, None], padding_mode="border", align_corners=True)[0, :, 0, 0]
+        return F.grid_sample(self._decoded, place[None, None, None], padding_mode="border", align_corners=True)[
+            0, :, 0, 0
+        ]
 
     @cached_property
     def _decoded(self) -> torch.Tensor:
@@ -75,7 +77,7 @@ class Grid:
 
 @cache
 def compiled_loop() -> Callable[..., None] | None:
-    """`_trilinear`, compiled, if numba is there; it is kept beside this file, or in the user's cache, for other runs."""
+    """`_trilinear`, compiled, if numba is there; kept beside this file, or in the user's cache, for other runs."""
     if find_spec("numba") is None:
         return None
     import numba

@@ -18,11 +18,10 @@ def lay_table(hu: np.ndarray, points_mm: np.ndarray, shift_mm: Sequence[float], 
     The head rest is a padded half pipe from the neck upwards, the couch a shallow trough that begins at the neck.
     They lie over air alone: what is denser than foam stays.
     """
-    x, y, z = (values - offset for values, offset in zip(points_mm.T, shift_mm, strict=True))
-    low = (y < -60) & (hu < FOAM_HU)
-    if not low.any():
+    (low,) = np.nonzero((points_mm[:, 1] - shift_mm[1] < -60) & (hu < FOAM_HU))
+    if not len(low):
         return
-    here, part = Points(x[low], y[low], z[low]), hu[low]
+    here, part = Points(*(points_mm[low, axis] - shift_mm[axis] for axis in range(3))), hu[low]
     if head_rest:
         pipe = ellipsoid(here, (0, -14, 0), (106, 116, 1e6))
         ends = np.maximum(np.abs(here.z - 10) - 120, here.y + np.float32(66))

@@ -169,8 +169,8 @@ def _grid(stored: Mapping[str, np.ndarray], names: list[str], box: Box) -> Grid:
     codes = np.empty((*box.shape, len(names)), dtype=np.uint8)
     for index, name in enumerate(names):
         codes[..., index] = _whole(stored[name])
-    steps, lows = ([getattr(CHANNELS[name], part) for name in names] for part in ("step", "low"))
-    return Grid(codes, *box.corners, steps=np.float32(steps), lows=np.float32(lows))
+    _boxes, lows, steps = zip(*(CHANNELS[name] for name in names), strict=True)
+    return Grid(codes, *box.corners, steps=steps, lows=lows)
 
 
 def _whole(half: np.ndarray) -> np.ndarray:

@@ -223,9 +223,10 @@ class Skull(Canvas):
     @cached_property
     def sella(self) -> torch.Tensor:
         """Share of what lies in the middle of the base and is no bone; the dorsum stands behind it."""
-        away = (self.template_mm - self.template_mm.new_tensor(SELLA_MM)) / self.template_mm.new_tensor(SELLA_RADII_MM)
-        distance_mm = (length(away) - 1) * min(SELLA_RADII_MM) / self.anatomy.mean_scale
-        return inside(distance_mm, self.edge_mm)
+        near = where(torch.abs(self.template_mm[:, 2] - SELLA_MM[2]) < SELLA_RADII_MM[2] + 2 * self.edge_mm)
+        at = some(self.template_mm, near)
+        distance_mm = (length((at - at.new_tensor(SELLA_MM)) / at.new_tensor(SELLA_RADII_MM)) - 1) * min(SELLA_RADII_MM)
+        return spread(inside(distance_mm / self.anatomy.mean_scale, self.edge_mm), near, len(self.template_mm), 0.0)
 
 
 def outside_hu(skull: Skull) -> torch.Tensor:
@@ -239,16 +240,29 @@ def outside_hu(skull: Skull) -> torch.Tensor:
     bone_mm = channels["bone_mm"] / anatomy.mean_scale
     lay(hu, inside(bone_mm, edge), anatomy.base_hu + 160 * torch.clamp(skull.fields["thickness"], -1.5, 1.5))
     lay(hu, inside(channels["marrow_mm"] / anatomy.mean_scale, 2.0), 0.45 * anatomy.base_hu)
-    x, y, z = skull.template_mm.T
-    gland = inside((torch.abs(x) - GLAND_MM) / anatomy.mean_scale, 1.5)
-    lay(hu, skull.sella, anatomy.blood_hu + gland * (anatomy.grey_hu + 4 - anatomy.blood_hu))
-    ear = torch.sqrt(((torch.abs(x) - 39) / 5) ** 2 + ((y + 26) / 3) ** 2 + ((z + 39) / 4) ** 2)
-    lay(hu, inside((ear - 1) * 3, edge), LABYRINTH_HU)
-    air_mm = channels["air_mm"] / anatomy.mean_scale - anatomy.pneumatization_mm * (y > -10)
+    _lay_sella(hu, skull)
+    _lay_labyrinths(hu, skull)
+    air_mm = channels["air_mm"] / anatomy.mean_scale - anatomy.pneumatization_mm * (skull.template_mm[:, 1] > -10)
     lay(hu, inside(torch.maximum(air_mm, 1.2 - skull.cavity_mm), edge), SINUS_HU)
     _close_cavity(hu, skull)
     lay(hu, 1 - inside(skull.skin_mm, edge), AIR_HU)
     return hu
+
+
+def _lay_sella(hu: torch.Tensor, skull: Skull) -> None:
+    """The gland between the cavernous sinuses, in place."""
+    anatomy, near = skull.anatomy, where(skull.sella > 0)
+    gland = inside((torch.abs(some(skull.template_mm, near)[:, 0]) - GLAND_MM) / anatomy.mean_scale, 1.5)
+    tissue = anatomy.blood_hu + gland * (anatomy.grey_hu + 4 - anatomy.blood_hu)
+    _lay_at(hu, near, some(skull.sella, near), tissue)
+
+
+def _lay_labyrinths(hu: torch.Tensor, skull: Skull) -> None:
+    """The densest bone of the body, on either side, in place."""
+    near = where(torch.abs(skull.template_mm[:, 2] + 39) < 4 * (1 + skull.edge_mm / 3))
+    x, y, z = some(skull.template_mm, near).T
+    ear = torch.sqrt(((torch.abs(x) - 39) / 5) ** 2 + ((y + 26) / 3) ** 2 + ((z + 39) / 4) ** 2)
+    _lay_at(hu, near, inside((ear - 1) * 3, skull.edge_mm), LABYRINTH_HU)
 
 
 def _lay_vault(hu: torch.Tensor, skull: Skull) -> None:
@@ -427,10 +441,12 @@ def nodules_of(anatomy: Anatomy) -> list[Nodule]:
 def _lay_nodules(hu: torch.Tensor, brain: Brain) -> None:
     """The brain's nodules, in place: as round in a brain that is pushed aside as in any other."""
     for nodule in brain.nodules:
-        distance = brain.distance_mm(nodule.centre_mm) - nodule.radius_mm
-        near = where(distance < 5)
-        grain = tiled_noise(some(brain.template_mm, near), 3.0, brain.anatomy.shifts[4])
-        _lay_at(hu, near, inside(some(distance, near) + 0.7 * grain, brain.edge_mm), nodule.hu)
+        reach_mm = (nodule.radius_mm + 5) * brain.scale
+        near = where(torch.abs(brain.template_mm[:, 2] - nodule.centre_mm[2]) < reach_mm)
+        at = some(brain.template_mm, near)
+        distance = length(at - at.new_tensor(nodule.centre_mm)) / brain.scale - nodule.radius_mm
+        grain = tiled_noise(at, 3.0, brain.anatomy.shifts[4])
+        _lay_at(hu, near, inside(distance + 0.7 * grain, brain.edge_mm), nodule.hu)
 
 
 def _lay_siphons(hu: torch.Tensor, brain: Brain) -> None:

@@ -55,6 +55,7 @@ def simulate(
 
     \b
     Sites: site-a (5 and 3 mm), site-b (tilted, thick), site-c (thin), site-d (noisy, mixed).
+    With numba installed (pip install numba) the same patients take less time.
 
     Examples:
         headct simulate --patients 200 --seed 1 --out virtual

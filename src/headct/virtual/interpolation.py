@@ -1,7 +1,7 @@
 """Values between the points of a regular grid: most of what it costs to paint a patient.
 
-PyTorch works them out one number after another. Where numba is installed (`pip install 'headct[fast]'`), a compiled
-loop does the same sums in the same order for the channels of a point side by side: the same bytes, in less time.
+PyTorch works them out one number after another. Where numba is installed (the extra `virtual` has it), a compiled loop
+does the same sums in the same order for the channels of a point side by side: the same bytes, in less time.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 import numpy as np
+import torch
 from scipy.ndimage import binary_closing, binary_dilation, binary_fill_holes, gaussian_filter
 
 from headct.scan import Scan
@@ -180,7 +181,7 @@ def judge(patient: Patient, taken: Taken, noise_hu: float) -> Labels:
 
 def _seen(taken: Taken, name: str, least_hu: float) -> np.ndarray:
     """Voxels in which a finding shows, bool (slices, rows, cols)."""
-    changed = taken.changed_hu[name]
+    changed = _wide(taken.changed_hu[name])
     if name == "sah":  # fluid that only turns as grey as brain is not seen as blood
         return (changed >= least_hu) & _denser_than_brain(taken.scan)
     voxels: np.ndarray = np.abs(changed) >= least_hu
@@ -235,9 +236,14 @@ def voxel_volumes_ml(scan: Scan) -> np.ndarray:
     return volumes
 
 
+def _wide(values: np.ndarray) -> np.ndarray:
+    """A copy in single precision; NumPy is slow with half precision."""
+    return torch.from_numpy(values).to(torch.float32, copy=True).numpy()
+
+
 def _total_ml(shares: np.ndarray, voxel_ml: np.ndarray, where: np.ndarray | None = None) -> float:
-    """Of all voxels, or of some; half precision is widened before, as NumPy is slow with it."""
-    wide = shares.astype(np.float32)
+    """Of all voxels, or of some."""
+    wide = _wide(shares)
     if where is not None:
         wide *= where
     return float((wide.sum(axis=(1, 2), dtype=np.float64) * voxel_ml[:, 0, 0]).sum())

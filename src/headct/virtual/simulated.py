@@ -43,7 +43,7 @@ class Simulation:
     spacing_mm: float | None = None
 
     def __post_init__(self) -> None:
-        """Raises Misuse for an unknown site or finding, or a prevalence that is no share."""
+        """Raises Misuse for an unknown site or finding, a prevalence that is no share, or a seed below 0."""
         object.__setattr__(self, "prevalence", dict(self.prevalence))  # a view of one cannot be written down
         for argument, value, known, what in (
             ("site", self.site, SITES, "site"),
@@ -53,6 +53,8 @@ class Simulation:
         ):
             if value not in known:
                 raise _unknown(argument, what, value, known)
+        if self.seed < 0:
+            raise Misuse(f"there is no seed {self.seed}", do="give a whole number from 0 on")
         for name, share in self.prevalence.items():
             if not 0 <= share <= 1:
                 raise Misuse(f"{name} cannot have the prevalence {share:g}", do="give a share from 0 to 1")

@@ -1,0 +1,139 @@
+"""Interpolation against closed forms, compiled against not, and what is painted against what would be."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from headct.virtual import interpolation, patient
+from headct.virtual.interpolation import Grid
+from headct.virtual.patient import Patient
+from headct.virtual.places import by_axis, length, some, spread, turned, where
+from headct.virtual.simulated import Simulation
+
+FIRST, LAST = (-3.0, 10.0, -7.0), (3.0, 16.0, 5.0)
+SHAPE = (7, 5, 4)  # z, y, x
+
+
+def points(count: int, *, beyond: float = 0.0) -> torch.Tensor:
+    """Points (n, 3) within the grid, or up to so many mm beyond."""
+    rng = np.random.default_rng(count)
+    return torch.from_numpy(rng.uniform(np.array(FIRST) - beyond, np.array(LAST) + beyond, (count, 3))).float()
+
+
+def uncompiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(interpolation, "compiled_loop", lambda: None)
+
+
+@pytest.fixture(params=["compiled", "PyTorch"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both ways of sampling."""
+    if request.param == "PyTorch":
+        uncompiled(monkeypatch)
+    elif interpolation.compiled_loop() is None:
+        pytest.skip("needs numba")
+
+
+@pytest.mark.usefixtures("way")
+def test_what_is_linear_along_each_axis_is_met_exactly() -> None:
+    z, y, x = np.meshgrid(*(np.linspace(a, b, n) for a, b, n in zip(FIRST[::-1], LAST[::-1], SHAPE, strict=True)),
+                          indexing="ij")  # fmt: skip
+    values = np.stack([2 * x - y + 3 * z, x * y * z, np.ones_like(x)], axis=-1).astype(np.float32)
+    at = points(300)
+    x, y, z = at.numpy().astype(float).T
+    for layout in (at, by_axis(at)):
+        found = Grid(values, FIRST, LAST).sample(layout).numpy()
+        np.testing.assert_allclose(found, [2 * x - y + 3 * z, x * y * z, np.ones_like(x)], rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.usefixtures("way")
+def test_beyond_the_grid_its_edge_goes_on() -> None:
+    values = np.random.default_rng(0).normal(size=(*SHAPE, 2)).astype(np.float32)
+    grid, at = Grid(values, FIRST, LAST), points(300, beyond=20.0)
+    nearest = torch.clamp(at, torch.tensor(FIRST), torch.tensor(LAST))
+    torch.testing.assert_close(grid.sample(at), grid.sample(nearest))
+    corners = torch.tensor([[-99.0, -99.0, -99.0], [99.0, 99.0, 99.0]])
+    torch.testing.assert_close(grid.sample(corners).T, torch.from_numpy(values[[0, -1], [0, -1], [0, -1]]))
+
+
+@pytest.mark.usefixtures("way")
+def test_codes_are_the_values_that_they_stand_for() -> None:
+    codes = np.random.default_rng(0).integers(0, 256, (*SHAPE, 3)).astype(np.uint8)
+    steps, lows = (0.5, 2.0, 1 / 255), (-8.0, 0.0, 0.25)
+    plain = codes.astype(np.float32) * np.float32(steps) + np.float32(lows)
+    at = points(300)
+    found = Grid(codes, FIRST, LAST, steps=steps, lows=lows).sample(at)
+    assert torch.equal(found, Grid(plain, FIRST, LAST).sample(at))
+
+
+@pytest.mark.parametrize("channels", [1, 2, 16, 17])
+@pytest.mark.parametrize("kind", [np.float32, np.uint8])
+def test_compiled_or_not_the_bytes_are_the_same(channels: int, kind: type, monkeypatch: pytest.MonkeyPatch) -> None:
+    if interpolation.compiled_loop() is None:
+        pytest.skip("needs numba")
+    rng = np.random.default_rng(channels)
+    values = rng.uniform(0, 255, (*SHAPE, channels)).astype(kind)
+    grid = Grid(values, FIRST, LAST, steps=rng.uniform(0.1, 3, channels), lows=rng.normal(size=channels))
+    places = [points(count, beyond=3.0) for count in (0, 1, 127, 128, 1000)]
+    compiled = [grid.sample(at) for at in places]
+    uncompiled(monkeypatch)
+    for at, found in zip(places, compiled, strict=True):
+        assert torch.equal(found, grid.sample(at))
+
+
+def test_a_patient_is_the_same_without_numba(monkeypatch: pytest.MonkeyPatch) -> None:
+    if interpolation.compiled_loop() is None:
+        pytest.skip("needs numba")
+    simulation = Simulation(seed=6, spacing_mm=6.0, prevalence={"iph": 1.0, "sdh": 1.0, "fracture": 1.0})
+    compiled = next(simulation.scans(0)).scan.hu
+    uncompiled(monkeypatch)
+    np.testing.assert_array_equal(next(simulation.scans(0)).scan.hu, compiled)
+
+
+def test_where_nothing_can_be_kept_it_is_compiled_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    numba = pytest.importorskip("numba")
+    asked: list[bool] = []
+
+    def njit(kinds: list[str], *, cache: bool = False, **_how: Any) -> Callable[..., Any]:
+        asked.append(cache)
+        if cache:
+            raise RuntimeError("cannot cache function: no locator available")
+        return lambda function: function
+
+    monkeypatch.setattr(numba, "njit", njit)
+    assert interpolation.compiled_loop.__wrapped__() is interpolation._trilinear
+    assert asked == [True, False]
+
+
+@pytest.mark.parametrize("seed", [254573043123289, 95340805421956, 5, 6, 7, 8])  # the first two are tall and wide
+def test_nothing_of_a_head_lies_beyond_its_outline(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The points that are left out are air, whatever is asked; ears and swollen scalps are finer than the outline."""
+    one = Patient.draw(seed, prevalence={"bruise": 1.0, "fracture": 1.0})
+    axes = [torch.arange(low, high, 2.5) for low, high in ((-104.0, 105.0), (-124.0, 125.0), (-110.0, 104.0))]
+    everywhere = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).reshape(-1, 3)
+    monkeypatch.setattr(patient, "OUTLINE_MM", 1e9)
+    whole = one.paint(everywhere, 1.0).hu
+    monkeypatch.undo()
+    cut = one.paint(everywhere, 1.0)
+    torch.testing.assert_close(cut.hu, whole, rtol=0, atol=1e-3)
+    assert len(cut.near) < 1.5 * int((whole > -999).sum())
+
+
+def test_places_are_what_they_stand_for() -> None:
+    at = points(50)
+    pieces = by_axis(at)
+    assert torch.equal(pieces, at)
+    assert pieces.T.is_contiguous()
+    matrix = torch.linalg.qr(torch.arange(9.0).reshape(3, 3) ** 2 + torch.eye(3))[0]
+    torch.testing.assert_close(turned(pieces, matrix), at @ matrix)
+    torch.testing.assert_close(length(pieces), torch.linalg.vector_norm(at, dim=1))
+    chosen = where(at[:, 0] > 0)
+    assert torch.equal(chosen, torch.nonzero(at[:, 0] > 0).squeeze(1))
+    assert torch.equal(some(at, chosen), at[chosen])
+    assert torch.equal(some(at[:, 1], chosen), at[chosen, 1])
+    back = spread(some(at[:, 1], chosen), chosen, len(at), 7.0)
+    assert torch.equal(back, torch.where(at[:, 0] > 0, at[:, 1], torch.tensor(7.0)))

@@ -178,3 +178,21 @@ def test_findings_that_were_drawn_are_told_by_nothing_else(
     rows = {line.split()[0]: line.split()[3] for line in capsys.readouterr().out.splitlines()[3:]}
     assert float(rows["edh"]) > 0.95
     assert float(rows["iph"]) < 0.75
+
+
+def test_what_is_planted_among_nuisances_is_found_and_nothing_else(place: Path) -> None:
+    nuisances = importlib.import_module("nuisances")
+    features, truth = nuisances.nuisances_of(Cohort(place), 0), nuisances.truth_of(Cohort(place))
+    assert set(features) == {"table", "air", "visit", "patient", "all"}
+    assert all(len(values) == 2 for values in (*features.values(), *truth.values()))
+    assert truth["fracture", "drawn"].tolist() == [1, 1]
+    assert nuisances.asked(nuisances.boosted, features["all"], truth["iph", "label"], np.array([True, False])) is None
+    rng = np.random.default_rng(0)
+    label, x = rng.integers(0, 2, 600).astype(float), rng.normal(size=(600, 5))
+    label[:20], tested = np.nan, np.arange(600) % 2 == 0
+    _auroc, p = nuisances.asked(nuisances.linear, x, label, tested)
+    assert p > 0.01
+    x[:, 2] += 0.8 * np.nan_to_num(label)
+    auroc, p = nuisances.asked(nuisances.linear, x, label, tested)
+    assert p < 1e-3
+    assert float(auroc.split()[0]) > 0.55

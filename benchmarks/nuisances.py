@@ -100,6 +100,8 @@ def main() -> None:
         for name, make in runs
     }
     found = {key: value for key, value in told.items() if value is not None}
+    if not found:
+        raise SystemExit(f"no finding is there in {FEWEST} patients of either half, or lacks in as many: simulate more")
     p = holm({key: value[1] for key, value in found.items()})
     rows = []
     for finding, how in truth:
@@ -112,6 +114,7 @@ def main() -> None:
     show(
         f"AUROC among {tested.sum()} patients, learned from {(~tested).sum()} others",
         rows,
+        f"noise: {np.isfinite(features['noise'][tested]).all(axis=1).sum() if options.again else 0} of those tested",
         f"least p of all {len(p)} after Holm: {min(p.values()):.2g}; {(lows > 0.5).sum()} intervals lie above 0.5, "
         f"chance gives {0.025 * len(p):.0f}",
     )

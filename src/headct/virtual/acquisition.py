@@ -136,7 +136,7 @@ class Acquisition:
         """
         protocol, wings = self.protocol, self.protocol.wings_mm
         if min(self.pixel_mm, protocol.thickness_mm, protocol.gap_mm) >= spacing_mm:
-            return self
+            return self  # nothing would change, and to work that out takes time
         thickness, gap = max(protocol.thickness_mm, spacing_mm), max(protocol.gap_mm, spacing_mm)
         thicker = overlap_per_mm(thickness, 0.0, wings) / overlap_per_mm(protocol.thickness_mm, 0.0, wings)
         pixel = max(self.pixel_mm, spacing_mm)

@@ -17,12 +17,16 @@ import torch
 
 from headct.virtual.anatomy import Anatomy
 from headct.virtual.interpolation import Grid
+from headct.virtual.solids import Vector
 from headct.virtual.streams import stream
 from headct.virtual.template import ICBM_PER_HEAD, Box, Template
 from headct.virtual.texture import smooth_noise
 
 COARSE = Box((-105, 105), (-126, 126), (-126, 105), 7.0)
-"""Where the maps are known, in head millimetres: the patient's own, upright, origin near the anterior commissure."""
+"""Where the maps are known, in head millimetres: the patient's own, upright, origin near the anterior commissure.
+
+A large head may reach a little beyond.
+"""
 
 NEAREST_MM = 0.05
 """Pushes below this are cut to nothing, smoothly, so that every finding has an end of its reach."""
@@ -69,6 +73,7 @@ class Bend:
 
     names: tuple[str, ...]
     values: torch.Tensor  # (z, y, x, channels): H, B, then the named fields
+    scale: Vector  # template mm to a patient mm along each axis, by which both maps go on beyond the grid
 
     @cached_property
     def _grid(self) -> Grid:
@@ -78,7 +83,8 @@ class Bend:
         """Template coordinates (n, 3) by H and by B, and the fields (n,) at points (n, 3) in head millimetres."""
         sampled = self._grid.sample(head_mm)
         fields = dict(zip(self.names, sampled[6:], strict=True))
-        return sampled[:3].T, sampled[3:6].T, fields
+        further = beyond_mm(head_mm) * head_mm.new_tensor(self.scale)
+        return sampled[:3].T + further, sampled[3:6].T + further, fields
 
     def head_of(self, template_mm: np.ndarray, *, brain: bool = True) -> tuple[np.ndarray, np.ndarray]:
         """Head millimetres (n, 3) of template points, by the inverse of B, or of H for bone and skin.
@@ -96,14 +102,20 @@ class Bend:
         return at.numpy().astype(float), missed_mm.numpy().astype(float)
 
 
-def coarse_points() -> torch.Tensor:
-    """(n, 3) head millimetres."""
-    return torch.from_numpy(np.stack([axis.ravel() for axis in COARSE.grid()], axis=1))
+def points_of(box: Box) -> torch.Tensor:
+    """(n, 3) millimetres, x fastest."""
+    return torch.from_numpy(np.stack([axis.ravel() for axis in box.grid()], axis=1))
+
+
+def beyond_mm(head_mm: torch.Tensor) -> torch.Tensor:
+    """How far points (n, 3) lie beyond `COARSE` along each axis; not downwards, for the neck goes on as it is."""
+    (low_x, low_y, _low_z), high = COARSE.corners
+    return head_mm - torch.clamp(head_mm, head_mm.new_tensor((low_x, low_y, -torch.inf)), head_mm.new_tensor(high))
 
 
 def undiseased(anatomy: Anatomy, template: Template) -> Coarse:
     """The head map of an anatomy and what it says of every coarse point."""
-    points = coarse_points()
+    points = points_of(COARSE)
     rng = stream(anatomy.seed, "form")
     warp = _noise(rng, 3, 35.0) * torch.tensor(anatomy.warp_mm)
     xy, xz, yz = anatomy.shear
@@ -149,7 +161,7 @@ def bent(
         else:
             own[name] = own[name] + values if name in own else values
     channels = torch.cat([coarse.template_mm, brain, torch.stack(list(own.values()), dim=1)], dim=1)
-    return Bend(tuple(own), channels.reshape(*COARSE.shape, -1).float())
+    return Bend(tuple(own), channels.reshape(*COARSE.shape, -1).float(), anatomy.scale)
 
 
 def ended(push: torch.Tensor) -> torch.Tensor:

@@ -1,14 +1,17 @@
 """Values between the points of a regular grid: most of what it costs to paint a patient.
 
 PyTorch works them out one number after another. Where numba is installed (the extra `virtual` has it), a compiled loop
-does the same sums in the same order for the channels of a point side by side: the same bytes, in less time.
+does the same sums in the same order for the channels of a point side by side: the same bytes, in less time. (On x86:
+elsewhere PyTorch may round a product and a sum once, not twice.)
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from functools import cache, cached_property
 from importlib.util import find_spec
+from pickle import UnpicklingError
 
 import numpy as np
 import torch
@@ -41,6 +44,7 @@ class Grid:
         steps: Sequence[float] | None = None,
         lows: Sequence[float] | None = None,
     ) -> None:
+        assert min(values.shape[:3]) > 1, "a grid has two points or more along each axis"
         self.channels = values.shape[-1]
         self._values = values
         self._steps = np.ones(self.channels, np.float32) if steps is None else np.array(steps, np.float32)
@@ -80,14 +84,17 @@ def compiled_loop() -> Callable[..., None] | None:
     """`_trilinear`, compiled, if numba is there; kept beside this file, or in the user's cache, for other runs."""
     if find_spec("numba") is None:
         return None
-    import numba
-
+    try:
+        import numba
+    except ImportError as error:  # it refuses versions of NumPy that it does not know
+        warnings.warn(f"virtual patients take longer, as numba cannot be used: {error}", RuntimeWarning, stacklevel=2)
+        return None
     flat, many = "float32[::1]", "float32[:, ::1]"
     kinds = [f"void({kind}[:, :, :, ::1], {flat}, {flat}, {flat}, {flat}, float32[:, :], {many})"
              for kind in ("float32", "uint8")]  # fmt: skip
     try:
         compiled: Callable[..., None] = numba.njit(kinds, cache=True, error_model="numpy")(_trilinear)
-    except RuntimeError:  # no place that may be written to
+    except (RuntimeError, OSError, EOFError, UnpicklingError):  # no place to keep it, or what was kept is damaged
         compiled = numba.njit(kinds, error_model="numpy")(_trilinear)
     return compiled
 
@@ -101,7 +108,11 @@ def _trilinear(
     points: np.ndarray,  # (n, 3)
     wanted: np.ndarray,  # (channels without the padding, n), filled
 ) -> None:
-    """Sums as `torch.nn.functional.grid_sample` does, with its order and its rounding."""
+    """Sums as `torch.nn.functional.grid_sample` does, with its order and its rounding.
+
+    It is written so that a compiler puts many of them side by side: those of points where there is one channel, else
+    those of channels.
+    """
     depth, height, width, channels = table.shape
     values = table.reshape(-1)
     one, two, none = np.float32(1), np.float32(2), np.float32(0)
@@ -118,9 +129,11 @@ def _trilinear(
         for j in range(count):
             block[0, j], block[1, j], block[2, j] = points[start + j, 0], points[start + j, 1], points[start + j, 2]
         for j in range(TOGETHER):  # always as many, so that they go side by side through the processor
-            x = min(max(((block[0, j] - first_x) * factor_x - one + one) / two * most_x, none), most_x)
-            y = min(max(((block[1, j] - first_y) * factor_y - one + one) / two * most_y, none), most_y)
-            z = min(max(((block[2, j] - first_z) * factor_z - one + one) / two * most_z, none), most_z)
+            x = ((block[0, j] - first_x) * factor_x - one + one) / two * most_x
+            y = ((block[1, j] - first_y) * factor_y - one + one) / two * most_y
+            z = ((block[2, j] - first_z) * factor_z - one + one) / two * most_z
+            x, y, z = x if x < most_x else most_x, y if y < most_y else most_y, z if z < most_z else most_z  # also NaN
+            x, y, z = x if x > none else none, y if y > none else none, z if z > none else none
             x0, y0, z0 = min(np.int32(x), last_x), min(np.int32(y), last_y), min(np.int32(z), last_z)
             to_x, to_y, to_z = x - np.float32(x0), y - np.float32(y0), z - np.float32(z0)
             from_x, from_y, from_z = np.float32(x0 + 1) - x, np.float32(y0 + 1) - y, np.float32(z0 + 1) - z

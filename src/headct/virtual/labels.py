@@ -184,7 +184,7 @@ def _seen(taken: Taken, name: str, least_hu: float) -> np.ndarray:
     changed = _wide(taken.changed_hu[name])
     if name == "sah":  # fluid that only turns as grey as brain is not seen as blood
         return (changed >= least_hu) & _denser_than_brain(taken.scan)
-    voxels: np.ndarray = np.abs(changed) >= least_hu
+    voxels: np.ndarray = np.abs(changed, out=changed) >= least_hu
     return voxels
 
 
@@ -223,7 +223,7 @@ def _oedema_shows(taken: Taken, noise_hu: float, voxel_ml: np.ndarray) -> bool:
     if TUMOR_OEDEMA not in taken.changed_hu:
         return False
     rule = VISIBLE["edema"]
-    seen = np.abs(taken.changed_hu[TUMOR_OEDEMA]) >= max(rule.hu, NOISE_FACTOR * noise_hu)
+    seen = _seen(taken, TUMOR_OEDEMA, max(rule.hu, NOISE_FACTOR * noise_hu))
     return _enough(rule, taken.changed_hu[TUMOR_OEDEMA][seen], _total_ml(seen, voxel_ml))
 
 
@@ -242,7 +242,7 @@ def _wide(values: np.ndarray) -> np.ndarray:
 
 
 def _total_ml(shares: np.ndarray, voxel_ml: np.ndarray, where: np.ndarray | None = None) -> float:
-    """Of all voxels, or of some."""
+    """How much shares of voxels make up, of all or `where` it is true."""
     wide = _wide(shares)
     if where is not None:
         wide *= where

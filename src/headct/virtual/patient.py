@@ -72,8 +72,11 @@ SEAM_MM = 3.0
 VOLUME_STEP_MM, WITHIN_REACH_MM = 4.0, 12.0
 """How fine volumes are sampled; a point is left out if the nearest coarse one is farther outside than so."""
 
+AROUND = replace(COARSE, x=(-133, 133), y=(-154, 154), z=(-126, 133))
+"""The coarse grid, and more around it: where a head may be looked for."""
+
 OUTLINE_MM = 5.0
-"""By no more than so much can the head reach beyond its outline on the coarse grid."""
+"""What lies farther outside of a head's outline on the coarse grid is air; skin was found to reach 1.4 mm beyond it."""
 
 UNREACHED_MM = 3.0
 """A calcification whose place is missed by so much has none in this brain."""
@@ -221,12 +224,15 @@ class Patient:
 
     @cached_property
     def _outline(self) -> Grid:
-        """Patient mm to the skin, or less, on the coarse grid: what is finer than the grid, as ears are, is widened."""
+        """About the patient mm to the skin, on a coarse grid: what is finer than the grid, as ears are, is widened."""
         coarse, fields = self.coarse, dict(zip(self.bend.names, self.bend.values[..., 6:].movedim(-1, 0), strict=True))
         channels = _head_channels(coarse.template_mm) | {"face_mm": template().near_face_mm(coarse.template_mm)}
         flat = {name: values.reshape(-1) for name, values in fields.items()}
         skin_mm = Skull(self.anatomy, coarse.template_mm, channels, flat, 0.0).skin_mm
-        return Grid(skin_mm.reshape(*COARSE.shape, 1).numpy(), *COARSE.corners)
+        within = Grid(skin_mm.reshape(*COARSE.shape, 1).numpy(), *COARSE.corners)
+        around = bending.points_of(AROUND)
+        further_mm = within.sample(around)[0] + length(bending.beyond_mm(around))
+        return Grid(further_mm.reshape(*AROUND.shape, 1).numpy(), *AROUND.corners)
 
     def _near(self, head_mm: torch.Tensor, edge_mm: float) -> torch.Tensor:
         """Indices of the points that may lie within the head: all that do, and some around it."""
@@ -275,15 +281,16 @@ class _At(Mapping[str, torch.Tensor]):
 
 
 def _lay_over(
-    changes: dict[str, Change], brain: Mapping[str, Change], share: torch.Tensor, where: torch.Tensor, count: int
+    changes: dict[str, Change], brain: Mapping[str, Change], share: torch.Tensor, inner: torch.Tensor, count: int
 ) -> None:
-    """Lay what changed in the brain over what changed in the skull, at `where` by its share, of `count` points."""
-    bare = spread(1 - share, where, count, 1.0) if changes else share
-    for change in changes.values():
-        change.share *= bare
-        change.hu *= bare
+    """Lay what changed in the brain, at the `inner` of `count` points, by its share over what changed in the skull."""
+    if changes:
+        bare = spread(1 - share, inner, count, 1.0)
+        for change in changes.values():
+            change.share *= bare
+            change.hu *= bare
     for name, change in brain.items():
-        laid = Change(change.share * share, change.hu * share).spread(where, count)
+        laid = Change(change.share * share, change.hu * share).spread(inner, count)
         if name in changes:
             laid = Change(torch.maximum(changes[name].share, laid.share), changes[name].hu + laid.hu)
         changes[name] = laid

@@ -48,7 +48,7 @@ def lay(hu: torch.Tensor, share: torch.Tensor, value_hu: float | torch.Tensor) -
 
 
 def _lay_at(hu: torch.Tensor, chosen: torch.Tensor, share: torch.Tensor, value_hu: float | torch.Tensor) -> None:
-    """As `lay`, at some points alone, of which `share` (and `value_hu`) are."""
+    """As `lay`, at the chosen points alone: `share`, and `value_hu` where it is no number, are theirs."""
     part = some(hu, chosen)
     lay(part, share, value_hu)
     hu.index_copy_(0, chosen, part)
@@ -441,7 +441,7 @@ def nodules_of(anatomy: Anatomy) -> list[Nodule]:
 def _lay_nodules(hu: torch.Tensor, brain: Brain) -> None:
     """The brain's nodules, in place: as round in a brain that is pushed aside as in any other."""
     for nodule in brain.nodules:
-        reach_mm = (nodule.radius_mm + 5) * brain.scale
+        reach_mm = (nodule.radius_mm + brain.edge_mm / 2 + 3) * brain.scale  # 3: its grain, to four sigma
         near = where(torch.abs(brain.template_mm[:, 2] - nodule.centre_mm[2]) < reach_mm)
         at = some(brain.template_mm, near)
         distance = length(at - at.new_tensor(nodule.centre_mm)) / brain.scale - nodule.radius_mm

@@ -138,6 +138,8 @@ def test_a_killed_job_goes_on_to_the_same_bytes(cohort: Path, tmp_path: Path) ->
         (lambda: Job(simulation=Simulation(), patients=1, format="dicom", masks=True), "of a cohort alone"),
         (lambda: Job(simulation=Simulation(), patients=1, format="nifti", profile="clean"), "of DICOM alone"),
         (lambda: Simulation(twin="mass_effect"), "mass_effect.*\n  why: mass_effect follows from other findings"),
+        (lambda: Simulation(prevalence={"sah": 2.0}), "cannot have the prevalence 2"),
+        (lambda: Simulation(seed=-1), "there is no seed -1"),
     ],
 )
 def test_what_cannot_be_made_is_refused(make: Callable[[], object], what: str) -> None:

@@ -164,3 +164,22 @@ def test_places_are_what_they_stand_for() -> None:
     assert torch.equal(some(at[:, 1], chosen), at[chosen, 1])
     back = spread(some(at[:, 1], chosen), chosen, len(at), 7.0)
     assert torch.equal(back, torch.where(at[:, 0] > 0, at[:, 1], torch.tensor(7.0)))
+
+
+def test_patients_are_made_by_one_thread_which_ends_with_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    threads: list[int] = []
+    paint = Patient.paint
+
+    def watched(*args: Any, **more: Any) -> Any:
+        threads.append(torch.get_num_threads())
+        return paint(*args, **more)
+
+    monkeypatch.setattr(Patient, "paint", watched)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        assert next(Simulation(seed=6, spacing_mm=9.0).scans(0)).scan.hu.any()
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert set(threads) == {1}

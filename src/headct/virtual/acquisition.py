@@ -15,7 +15,7 @@ from headct.scan import Header, Scan
 from headct.virtual.metal import lay_metal, metal_of, spots_in
 from headct.virtual.noise import UNSHARP_MM, Kernel, correlated, noise_of, overlap_per_mm
 from headct.virtual.patient import Painted, Patient
-from headct.virtual.places import by_axis, some, turned, where
+from headct.virtual.places import by_axis, one_thread, some, turned, where
 from headct.virtual.sites import Protocol, Site
 from headct.virtual.solids import Vector, vector
 from headct.virtual.strap import WIDTH_MM, lay_strap
@@ -188,6 +188,7 @@ class Taken:
     tissues: Mapping[str, np.ndarray]
 
 
+@one_thread()
 def take(patient: Patient, visit: Acquisition, *, tissues: bool = False) -> Taken:
     """Scan a patient; `tissues` keeps the shares of `TISSUES` too. The same arguments give the same bytes."""
     positions, thickness = visit.slices_mm

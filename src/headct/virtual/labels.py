@@ -17,6 +17,7 @@ from scipy.ndimage import binary_closing, binary_dilation, binary_fill_holes, ga
 from headct.scan import Scan
 from headct.virtual.acquisition import Taken
 from headct.virtual.patient import MASSES, Patient
+from headct.virtual.places import one_thread
 from headct.virtual.template import ICBM_PER_HEAD
 from headct.virtual.tissue import TUMOR_OEDEMA
 
@@ -129,6 +130,7 @@ class Labels:
     effaced_ml: float
 
 
+@one_thread()
 def judge(patient: Patient, taken: Taken, noise_hu: float) -> Labels:
     """The labels of a scan; `noise_hu` is its noise in an average head, at voxels of `READ_MM` or the scan's coarser.
 

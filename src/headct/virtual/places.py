@@ -6,8 +6,25 @@ time of PyTorch's own ways.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
 import torch
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """PyTorch with one thread, then with as many as before.
+
+    On pieces as small as these its threads wait for each other longer than they work; on busy cores, ten times as long.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def by_axis(points: torch.Tensor) -> torch.Tensor:

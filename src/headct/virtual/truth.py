@@ -12,7 +12,7 @@ from headct.virtual.bending import COARSE
 from headct.virtual.interpolation import Grid
 from headct.virtual.labels import mask_share
 from headct.virtual.patient import Patient
-from headct.virtual.places import some, where
+from headct.virtual.places import one_thread, some, where
 
 CLASSES = (*TISSUES, "edema", "infarct", "tumor", "iph", "ivh", "sah", "sdh", "edh", "fracture")
 """Values 1, 2, 3, … of a map of classes; a later one covers an earlier one. 0 is everything else."""
@@ -21,6 +21,7 @@ BEYOND_MM = 22.0
 """From the cavity; the vault's bone ends nearer. Only a fracture can lie farther off."""
 
 
+@one_thread()
 def truth_at(patient: Patient, visit: Acquisition, points_mm: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Which of `CLASSES` lies at points (n, 3) of the scanner, uint8 (n,), and which template point, float32 (n, 3)."""
     head_mm = visit.to_head(torch.from_numpy(points_mm.astype(np.float32)))
@@ -29,6 +30,7 @@ def truth_at(patient: Patient, visit: Acquisition, points_mm: np.ndarray) -> tup
     return np.concatenate(classes), np.concatenate(template_mm)
 
 
+@one_thread()
 def classes_at(patient: Patient, visit: Acquisition, points_mm: np.ndarray) -> np.ndarray:
     """As `truth_at`, the classes alone (n,): quicker, since only what lies near the braincase is painted."""
     head_mm = visit.to_head(torch.from_numpy(points_mm.astype(np.float32)))

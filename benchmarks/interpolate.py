@@ -2,7 +2,7 @@
 
     python benchmarks/interpolate.py [SCANS]
 
-Points are those of a head on a scanner's grid, grids as large as the ones that patients are painted from. Then whole
+Points lie in rows, as a scanner's do; grids are as large as the ones that patients are painted from. Then whole
 scans of 2 mm are painted with and without the compiled loop, in turn: the bytes are compared.
 """
 

@@ -43,7 +43,7 @@ from headct.virtual.simulated import Simulation
 
 ALL = ("table", "air", "visit", "patient")
 FEWEST = 20
-"""With a finding among the patients tested; of fewer nothing can be said."""
+"""With a finding, and without it, in either half; of fewer nothing can be said."""
 
 
 def nuisances_of(cohort: Cohort, again: int) -> dict[str, np.ndarray]:
@@ -72,7 +72,7 @@ def asked(make: Callable[[], Any], x: np.ndarray, truth: np.ndarray, tested: np.
     """AUROC with interval among the patients tested, and p; None where too few of either kind are left."""
     known = np.isfinite(truth) & np.isfinite(x).all(axis=1)
     seen, unseen = known & ~tested, known & tested
-    if min(truth[unseen].sum(), (1 - truth[unseen]).sum(), truth[seen].sum()) < FEWEST:
+    if min(np.bincount(truth[half].astype(int), minlength=2).min() for half in (seen, unseen)) < FEWEST:
         return None
     score, label = make().fit(x[seen], truth[seen]).predict_proba(x[unseen])[:, 1], truth[unseen]
     p = mannwhitneyu(score[label == 1], score[label == 0], alternative="greater").pvalue
@@ -93,7 +93,9 @@ def main() -> None:
         parser.error("one scan of each patient is wanted")
     tested = np.random.default_rng(0).permutation(len(scans)) < len(scans) // 2
     runs = [(name, boosted) for name in (*ALL, *["noise"] * bool(options.again))] + [("all", linear), ("all", boosted)]
+    print(f"{len(scans)} patients are read, {options.again} taken again; this takes minutes", flush=True)
     features, truth = nuisances_of(cohort, options.again), truth_of(cohort)
+    print(f"models of {len(truth)} findings and labels are learned", flush=True)
     told = {
         (*what, f"{name}, {make.__name__}"): asked(make, features[name], values, tested)
         for what, values in truth.items()

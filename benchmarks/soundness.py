@@ -89,7 +89,7 @@ CENTRE = (slice(32, 64), slice(36, 76), slice(36, 64))
 APART = ("texture", "swelling")
 """What findings bring with them: no nuisances, so not among `all`, nor counted."""
 FRESH_SEED = 990
-"""Of no cohort that anything is learned from here."""
+"""Of no cohort that a network learns from; `nuisances.py` scans some of these patients."""
 CELLS_WEIGH = 20.0
 """Beside labels; nearly all cells hold nothing, so that their mean is small."""
 LEVELS_HU = np.concatenate(

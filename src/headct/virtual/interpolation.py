@@ -55,13 +55,12 @@ class Grid:
     def sample(self, points: torch.Tensor) -> torch.Tensor:
         """Values (channels, n) float32 at points (n, 3), which are x, y, z as `first` has them; trilinear."""
         if loop := compiled_loop():
-            wanted = torch.empty((self.channels, len(points)))
-            loop(*self._table, self._first, self._factor, points.numpy(), wanted.numpy())
-            return wanted
+            values = torch.empty((self.channels, len(points)))
+            loop(*self._table, self._first, self._factor, points.numpy(), values.numpy())
+            return values
         place = (points - torch.from_numpy(self._first)) * torch.from_numpy(self._factor) - 1  # -1 to 1
-        return F.grid_sample(self._decoded, place[None, None, None], padding_mode="border", align_corners=True)[
-            0, :, 0, 0
-        ]
+        wanted = F.grid_sample(self._decoded, place[None, None, None], padding_mode="border", align_corners=True)
+        return wanted[0, :, 0, 0]
 
     @cached_property
     def _decoded(self) -> torch.Tensor:
@@ -81,20 +80,30 @@ class Grid:
 
 @cache
 def compiled_loop() -> Callable[..., None] | None:
-    """`_trilinear`, compiled, if numba is there; kept beside this file, or in the user's cache, for other runs."""
+    """`_trilinear`, compiled, if numba is there; kept beside this file, or in the user's cache, for other runs.
+
+    What hinders that, or numba itself, is warned of: it costs time and changes nothing else.
+    """
     if find_spec("numba") is None:
         return None
     try:
         import numba
     except ImportError as error:  # it refuses versions of NumPy that it does not know
-        warnings.warn(f"virtual patients take longer, as numba cannot be used: {error}", RuntimeWarning, stacklevel=2)
+        warnings.warn(f"virtual patients take longer, as numba cannot be used: {error}", RuntimeWarning, stacklevel=3)
         return None
     flat, many = "float32[::1]", "float32[:, ::1]"
     kinds = [f"void({kind}[:, :, :, ::1], {flat}, {flat}, {flat}, {flat}, float32[:, :], {many})"
              for kind in ("float32", "uint8")]  # fmt: skip
     try:
         compiled: Callable[..., None] = numba.njit(kinds, cache=True, error_model="numpy")(_trilinear)
-    except (RuntimeError, OSError, EOFError, UnpicklingError):  # no place to keep it, or what was kept is damaged
+    except (
+        RuntimeError,
+        OSError,
+        EOFError,
+        UnpicklingError,
+    ) as error:  # nowhere to keep it, or what was kept is damaged
+        told = f"numba compiles in each process anew, for seconds, since its cache fails ({error!r})"
+        warnings.warn(f"{told}; set NUMBA_CACHE_DIR to an empty folder", RuntimeWarning, stacklevel=3)
         compiled = numba.njit(kinds, error_model="numpy")(_trilinear)
     return compiled
 

@@ -29,7 +29,7 @@ class Painted:
     Attributes:
         hu: (n,) Hounsfield values.
         changes: What each finding changed, by name.
-        cavity_mm: (n,) patient mm from the skull's inner surface, negative inside; 99 outside the head.
+        cavity_mm: (n,) patient mm from the skull's inner surface, negative inside; 99 well outside the head.
         near: (m,) which of the points lie in the head or near to it.
         inner: Which of these lie within the cavity.
         by_head: (m, 3) their place in the template by the head map.

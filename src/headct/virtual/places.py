@@ -1,7 +1,7 @@
-"""Points (n, 3) in the order in which one core is quickest with them: all x, then all y, then all z in memory.
+"""How PyTorch is quickest with many points on one core: one thread, and all x, then all y, then all z in memory.
 
-They look the same to whoever asks for them; sums along a point, and choosing some of the points, take a fraction of the
-time of PyTorch's own ways.
+Points (n, 3) look the same to whoever asks for them; sums along a point, and choosing some of the points, take a
+fraction of the time of PyTorch's own ways.
 """
 
 from __future__ import annotations

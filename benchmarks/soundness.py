@@ -1,9 +1,11 @@
 """Whether virtual patients can be learned, and only by their lesions.
 
     headct simulate --patients 3200 --masks --out COHORT
-    python benchmarks/soundness.py COHORT... [--epochs 8] [--told] [--out FILE] [--again 600] [--fresh 0] [--threads 1]
+    python benchmarks/soundness.py COHORT... [--test COHORT...] [--epochs 8] [--told] [--out FILE] [--again 600]
+                                   [--fresh 0] [--no-nuisances] [--threads 1]
 
-Cohorts that differ in their seed or in how often they have a finding are taken together.
+Cohorts that differ in their seed or in how often they have a finding are taken together. Networks and baselines are
+tested on a quarter of their patients, who are held out, or on all of other cohorts (`--test`).
 
 Five tables. (a) What age, sex, the scanner's table, air, what was drawn for the visit (noise, pose, motion) and for the
 patient (form, calcifications, metal, surgery, bruises), and the noise of the image, say of each finding: within a site
@@ -642,11 +644,19 @@ def show_blanked(patients: Patients, net: Net, strict: Net, test: np.ndarray, rn
     show(f"{title} all blanked, for one that was trained so", rows, note)
 
 
-def show_networks(patients: Patients, options: argparse.Namespace, rng: np.random.Generator) -> None:
-    """(b) to (d): learned from three quarters of the patients, tested on the others."""
+def parted(patients: Patients, cohorts: Sequence[Path], rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Rows to learn from and to be tested on: those of `cohorts`, or where there are none a quarter of the patients."""
     people = rng.permutation(np.unique(patients.groups))
     tested = np.isin(patients.groups, people[: len(people) // 4])
-    seen, test = np.flatnonzero(~tested), np.flatnonzero(tested)
+    if cohorts:
+        paths = {Cohort(path).path for path in cohorts}
+        tested = np.array([path in paths for path, _scan_id in patients.places])
+    return np.flatnonzero(~tested), np.flatnonzero(tested)
+
+
+def show_networks(patients: Patients, options: argparse.Namespace, rng: np.random.Generator) -> None:
+    """(b) to (d)."""
+    seen, test = parted(patients, options.test, rng)
     steps = options.epochs * (len(seen) // 12)
     net: Net
     if options.told:
@@ -681,11 +691,13 @@ def main() -> None:
     """Print one table after the other."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("cohorts", type=Path, nargs="+")
+    parser.add_argument("--test", type=Path, nargs="+", default=[], help="cohorts of patients to be tested on alone")
     parser.add_argument("--epochs", type=count, default=8, help="0 leaves (b) to (d) out")
     parser.add_argument("--blanked-steps", type=count, default=600, help="on blanked lesions; 0 leaves (d) out")
     parser.add_argument("--again", type=count, default=600, help="scans of each cohort taken twice, for noise")
     parser.add_argument("--told", action="store_true", help="train with masks of lesions beside labels")
     parser.add_argument("--out", type=writable, help="a file for the network's weights")
+    parser.add_argument("--nuisances", action=argparse.BooleanOptionalAction, default=True, help="whether to show (a)")
     parser.add_argument("--fresh", type=count, default=0, help="patients who are not scanned, for (e); 0 leaves it out")
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
@@ -693,12 +705,14 @@ def main() -> None:
         parser.error("--out: with --epochs 0 no network is trained")
     torch.set_num_threads(options.threads)
     threadpool_limits(options.threads)
-    scanned = [name for path in options.cohorts for name in Cohort(path).scans["patient_id"]]
+    cohorts = [*options.cohorts, *options.test]
+    scanned = [name for path in cohorts for name in Cohort(path).scans["patient_id"]]
     if len(set(scanned)) < len(scanned):
         parser.error("intervals are over scans, so give cohorts with one scan of each patient")
-    patients, rng = load(options.cohorts, options.again), np.random.default_rng(0)
+    patients, rng = load(cohorts, options.again if options.nuisances else 0), np.random.default_rng(0)
     print(f"{len(patients.places)} patients, {time.process_time():.0f} s; networks on {choose('auto', 'cpu')}")
-    show_nuisances(patients)
+    if options.nuisances:
+        show_nuisances(patients)
     if options.fresh:
         show_drawn(options.fresh)
     if options.epochs:

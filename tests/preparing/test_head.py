@@ -14,7 +14,7 @@ from preparing.volumes import flipped, part, permuted, scan_of, scan_of_dicom
 from scipy.spatial.transform import Rotation
 
 from headct.preparing import recipes
-from headct.preparing.head import CoarseView, Head, find_head, frame_head, frame_object
+from headct.preparing.head import COARSE_MM, CoarseView, Head, _quantiles, find_head, frame_head, frame_object
 from headct.preparing.recipe import Frame
 from headct.scan import Scan
 from headct.virtual.phantom import Phantom
@@ -276,3 +276,12 @@ def test_real_plastic_and_noise_is_no_head(shared, name):
 def test_vessels_without_a_head_are_no_head(shared):
     nifti = nibabel.load(shared / "data/nifti/CT_AVM.nii.gz")
     assert find_head(scan_of(np.rint(np.asarray(nifti.dataobj)), nifti.affine)) is None
+
+
+@pytest.mark.parametrize("voxels", [1, 2, 5, 400, 3000])
+def test_quantiles_are_those_of_all_points_within_the_voxels(voxels: int) -> None:
+    rng = np.random.default_rng(voxels)
+    positions_mm = rng.integers(0, 60, voxels) * COARSE_MM + rng.uniform(0, 0.3, voxels)
+    within_mm = positions_mm[:, None] + COARSE_MM * ((np.arange(8) + 0.5) / 8 - 0.5)
+    shares = [0.0, 0.01, float(rng.uniform()), 0.99, 1.0]
+    np.testing.assert_allclose(_quantiles(positions_mm, shares), np.quantile(within_mm, shares), atol=1e-9)

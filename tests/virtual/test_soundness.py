@@ -61,6 +61,18 @@ def test_scans_are_read_with_what_is_told_of_them(soundness: ModuleType, place: 
         assert np.isin(np.flatnonzero(classes >= soundness.FIRST_LESION), place_of).all()
 
 
+def test_patients_are_held_out_or_are_those_of_other_cohorts(
+    soundness: ModuleType, place: Path, tmp_path: Path
+) -> None:
+    run(Job(simulation=Simulation(seed=4), patients=3, masks=True), tmp_path, workers=1, progress=lambda *_: None)
+    patients = soundness.load([place, tmp_path], 0)
+    seen, test = soundness.parted(patients, [], np.random.default_rng(0))
+    assert (len(seen), len(test)) == (4, 1)
+    assert sorted([*seen, *test]) == list(range(5))
+    seen, test = soundness.parted(patients, [tmp_path], np.random.default_rng(0))
+    assert (seen.tolist(), test.tolist()) == ([0, 1], [2, 3, 4])
+
+
 def test_lesions_are_filled_and_blanked_and_nothing_else(soundness: ModuleType, place: Path) -> None:
     patients = soundness.load([place], 0)
     mask = torch.from_numpy(patients.classes(0) == CLASSES.index("iph") + 1)

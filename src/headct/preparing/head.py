@@ -213,8 +213,13 @@ def _between(bone: np.ndarray) -> np.ndarray:
     """Voxels that have bone on at least three of their four sides, left, right, front and back, however far."""
     sides = np.zeros(bone.shape, dtype=np.int8)
     for axis in (0, 1):
-        sides += np.maximum.accumulate(bone, axis=axis)
-        sides += np.flip(np.maximum.accumulate(np.flip(bone, axis), axis=axis), axis)
+        for order in (slice(None), slice(None, None, -1)):
+            met = np.zeros(np.take(bone, 0, axis).shape, dtype=bool)
+            for plane, counted in zip(
+                np.moveaxis(bone, axis, 0)[order], np.moveaxis(sides, axis, 0)[order], strict=True
+            ):
+                met |= plane
+                counted += met
     return sides >= 3
 
 
@@ -273,9 +278,23 @@ def _middle(positions_mm: np.ndarray) -> float:
 
 
 def _quantiles(positions_mm: np.ndarray, shares: list[float]) -> np.ndarray:
-    """Quantiles of the coordinates of voxels (n,), each spread over its width."""
+    """Quantiles of the coordinates of voxels (n,), each spread over its width: of eight points within each."""
     spread = COARSE_MM * ((np.arange(8) + 0.5) / 8 - 0.5)
-    return np.quantile(positions_mm[:, None] + spread, shares)
+    ordered_mm = np.sort(positions_mm)
+    ranks = np.array(shares) * (8 * len(ordered_mm) - 1)
+    return np.array([_ranked(ordered_mm, spread, rank) for rank in ranks])
+
+
+def _ranked(ordered_mm: np.ndarray, spread: np.ndarray, rank: float) -> float:
+    """The coordinate of a rank, with fractions, among points spread around ascending coordinates (n,).
+
+    Only those within a voxel's width of where it must lie are put in order.
+    """
+    below, above = (min(int(n) // len(spread), len(ordered_mm) - 1) for n in (rank, rank + 1))
+    ends_mm = [ordered_mm[below] - 2 * COARSE_MM, ordered_mm[above] + 2 * COARSE_MM]
+    first, last = np.searchsorted(ordered_mm, ends_mm)
+    near_mm = np.sort((ordered_mm[first:last, None] + spread).ravel())
+    return float(np.interp(rank - first * len(spread), np.arange(len(near_mm)), near_mm))
 
 
 @dataclass(frozen=True)

@@ -175,12 +175,12 @@ class Lattice:
 
     def acquired(self) -> np.ndarray:
         """Mask (X, Y, Z) of the points of the grid that lie within the scan."""
-        x, y, z = np.meshgrid(*self.grid.axes_mm, indexing="ij", sparse=True)
-        depth_mm = self.normal[0] * x + self.normal[1] * y + self.normal[2] * z
-        inside = (depth_mm >= self.ends_mm[0]) & (depth_mm <= self.ends_mm[1])
+        depth_mm = _along(self.normal, self.grid)
+        inside = np.zeros(self.grid.shape, dtype=bool)
+        inside |= (depth_mm >= self.ends_mm[0]) & (depth_mm <= self.ends_mm[1])
         for dual, size in zip(self.duals, self.scan.hu.shape[1:], strict=True):
             start = np.interp(depth_mm, self.depths_mm, self.scan.origins_mm @ dual)  # of a slice at that depth
-            inside &= ~_outside(dual[0] * x + dual[1] * y + dual[2] * z - start, size)
+            inside &= ~_outside(_along(dual, self.grid) - start, size)
         return inside
 
     @cached_property
@@ -234,6 +234,12 @@ class Lattice:
         along = abs(self.scan.row_step_mm[0]) / self.scan.pixel_mm[0]
         reach = max(n * s for n, s in zip(self.grid.shape, self.grid.spacing_mm, strict=True)) / 2
         return bool(max(across, along) * reach < PARALLEL_MM)
+
+
+def _along(direction: np.ndarray, grid: Grid) -> np.ndarray:
+    """Positions of a grid's points along a direction (3,), (X, Y, Z): 1 for an axis along which they do not change."""
+    axes = np.meshgrid(*grid.axes_mm, indexing="ij", sparse=True)
+    return sum((share * axis for share, axis in zip(direction, axes, strict=True) if share), np.zeros((1, 1, 1)))
 
 
 def tent_half_width(resolution_mm: float, pitch_mm: np.ndarray) -> np.ndarray:

@@ -250,9 +250,8 @@ def _partial_volumes(
             for head_mm in map(visit.to_head, torch.split(torch.cat(points, dim=1).T, POINTS_AT_ONCE))
         ]
         _keep(result, slices, parts, planes[slices])
-    for index, origin in enumerate(origins):
-        middle = (in_plane + origin.astype(np.float32)).reshape(-1, 3)
-        lay_table(result.hu[index].reshape(-1), middle, visit.shift_mm, head_rest=visit.head_rest)
+        middle = (in_plane + origins[slices].astype(np.float32)[:, None, None]).reshape(-1, 3)
+        lay_table(result.hu[slices].reshape(-1), middle, visit.shift_mm, head_rest=visit.head_rest)
     return result
 
 
@@ -269,25 +268,24 @@ def _keep(result: _Averaged, slices: slice, parts: list[Painted], planes: np.nda
     """Average the planes of some slices into the result."""
     shape = result.hu.shape[1:]
 
-    def means(values: list[torch.Tensor]) -> np.ndarray:
-        of_slices = torch.split(torch.cat(values).reshape(-1, *shape), planes.tolist())
-        return np.stack([each.mean(dim=0).numpy() for each in of_slices])
+    def means(values: list[torch.Tensor]) -> list[np.ndarray]:
+        all_planes = torch.cat(values) if len(values) > 1 else values[0]
+        return [each.mean(dim=0).numpy() for each in torch.split(all_planes.reshape(-1, *shape), planes.tolist())]
 
-    result.hu[slices] = means([part.hu for part in parts])
+    for plane, averaged in zip(result.hu[slices], means([part.hu for part in parts]), strict=True):
+        plane[:] = averaged
     for name in dict.fromkeys(name for part in parts for name in part.changes):
         stores = ((result.shares, "share"), (result.changed_hu, "hu"))
         for store, attribute in ((result.tissues, "share"),) if name in TISSUES else stores:
             known = store.setdefault(name, np.zeros(result.hu.shape, dtype=np.float16))
             changes = [part.changes.get(name) for part in parts]
-            averaged = means(
-                [
-                    torch.zeros_like(part.hu) if change is None else getattr(change, attribute)
-                    for part, change in zip(parts, changes, strict=True)
-                ]
-            )
-            for index, plane in zip(range(slices.start, slices.stop), averaged, strict=True):
-                if plane.any():  # memory that is never written is never taken
-                    known[index] = plane
+            shares = [
+                torch.zeros_like(part.hu) if change is None else getattr(change, attribute)
+                for part, change in zip(parts, changes, strict=True)
+            ]
+            for plane, averaged in zip(known[slices], means(shares), strict=True):
+                if averaged.any():  # memory that is never written is never taken
+                    plane[:] = averaged
 
 
 def _seen_at(painted: Painted, visit: Acquisition, patient: Patient, head_mm: torch.Tensor) -> Painted:

@@ -82,9 +82,9 @@ class Bend:
     def sample(self, head_mm: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
         """Template coordinates (n, 3) by H and by B, and the fields (n,) at points (n, 3) in head millimetres."""
         sampled = self._grid.sample(head_mm)
-        fields = dict(zip(self.names, sampled[6:], strict=True))
-        further = beyond_mm(head_mm) * head_mm.new_tensor(self.scale)
-        return sampled[:3].T + further, sampled[3:6].T + further, fields
+        at, beyond_mm = COARSE.beyond_mm(head_mm)
+        sampled[:6].index_add_(1, at, (beyond_mm * head_mm.new_tensor(self.scale)).T.repeat(2, 1))
+        return sampled[:3].T, sampled[3:6].T, dict(zip(self.names, sampled[6:], strict=True))
 
     def head_of(self, template_mm: np.ndarray, *, brain: bool = True) -> tuple[np.ndarray, np.ndarray]:
         """Head millimetres (n, 3) of template points, by the inverse of B, or of H for bone and skin.
@@ -93,10 +93,10 @@ class Bend:
         is monotone; more where a mass or a ventricle has taken the place of the tissue.
         """
         target = self.values.new_tensor(np.asarray(template_mm, dtype=np.float32).reshape(-1, 3))
-        at = target / ICBM_PER_HEAD
+        at, scale = target / ICBM_PER_HEAD, target.new_tensor(self.scale)
+        own_map = slice(3, 6) if brain else slice(0, 3)
         for _ in range(60):
-            by_head, by_brain, _fields = self.sample(at)
-            missing = target - (by_brain if brain else by_head)
+            missing = target - (self._grid.sample(at)[own_map].T + COARSE.away_mm(at) * scale)
             at = at + 0.6 * missing
         missed_mm = torch.linalg.vector_norm(missing, dim=1)
         return at.numpy().astype(float), missed_mm.numpy().astype(float)
@@ -105,12 +105,6 @@ class Bend:
 def points_of(box: Box) -> torch.Tensor:
     """(n, 3) millimetres, x fastest."""
     return torch.from_numpy(np.stack([axis.ravel() for axis in box.grid()], axis=1))
-
-
-def beyond_mm(head_mm: torch.Tensor) -> torch.Tensor:
-    """How far points (n, 3) lie beyond `COARSE` along each axis; not downwards, for the neck goes on as it is."""
-    (low_x, low_y, _low_z), high = COARSE.corners
-    return head_mm - torch.clamp(head_mm, head_mm.new_tensor((low_x, low_y, -torch.inf)), head_mm.new_tensor(high))
 
 
 def undiseased(anatomy: Anatomy, template: Template) -> Coarse:

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-LANES = 16
+LANES = 8
 """Several channels are padded to a multiple of as many, which a processor adds at once."""
 
 TOGETHER = 128

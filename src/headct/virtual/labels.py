@@ -12,7 +12,7 @@ from types import MappingProxyType
 
 import numpy as np
 import torch
-from scipy.ndimage import binary_closing, binary_dilation, binary_fill_holes, gaussian_filter
+from scipy.ndimage import binary_closing, binary_dilation, gaussian_filter, generate_binary_structure, label
 
 from headct.scan import Scan
 from headct.virtual.acquisition import Taken
@@ -80,6 +80,10 @@ BLUR_MM = 0.8
 
 DEMENTIA_ML = 40.0
 """Fluid beyond what the patient's age explains that counts as atrophy."""
+
+IN_PLANE = np.zeros((3, 3, 3), dtype=bool)
+IN_PLANE[1] = generate_binary_structure(2, 1)
+"""Neighbours of a voxel within its slice."""
 
 SHIFT_MM = (1.0, 3.0)
 """Below the first there is no midline shift, from the second on there is; between, the label is empty."""
@@ -207,10 +211,12 @@ def _brain_values(scan: Scan) -> np.ndarray:
     hu = scan.hu[:, ::every, ::every]
     reach = max(1, round(NEAR_BONE_MM / (every * scan.pixel_mm[0])))
     soft = (hu > 10) & (hu < 60)
-    within = np.zeros_like(soft)
-    for index, plane in enumerate(hu):
-        bone = binary_closing(plane > BONE_HU, iterations=reach)
-        within[index] = binary_fill_holes(bone) & ~binary_dilation(bone, iterations=reach)
+    bone = binary_closing(hu > BONE_HU, IN_PLANE, iterations=reach)
+    parts, count = label(~bone, IN_PLANE)
+    outside = np.zeros(count + 1, dtype=bool)  # parts that reach the edge of a slice
+    for edge in (parts[:, 0], parts[:, -1], parts[:, :, 0], parts[:, :, -1]):
+        outside[edge] = True
+    within = ~(outside[parts] | binary_dilation(bone, IN_PLANE, iterations=reach))
     values: np.ndarray = hu[within & soft]
     return values if len(values) > len(hu) else hu[soft]
 

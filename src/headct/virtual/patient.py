@@ -75,7 +75,7 @@ VOLUME_STEP_MM, WITHIN_REACH_MM = 4.0, 12.0
 AROUND = replace(COARSE, x=(-133, 133), y=(-154, 154), z=(-126, 133))
 """The coarse grid, and more around it: where a head may be looked for."""
 
-OUTLINE_MM = 5.0
+OUTLINE_MM = 3.0
 """What lies farther outside of a head's outline on the coarse grid is air; skin was found to reach 1.4 mm beyond it."""
 
 UNREACHED_MM = 3.0
@@ -231,7 +231,9 @@ class Patient:
         skin_mm = Skull(self.anatomy, coarse.template_mm, channels, flat, 0.0).skin_mm
         within = Grid(skin_mm.reshape(*COARSE.shape, 1).numpy(), *COARSE.corners)
         around = bending.points_of(AROUND)
-        further_mm = within.sample(around)[0] + length(bending.beyond_mm(around))
+        further_mm = within.sample(around)[0]
+        at, beyond_mm = COARSE.beyond_mm(around)
+        further_mm.index_add_(0, at, length(beyond_mm))
         return Grid(further_mm.reshape(*AROUND.shape, 1).numpy(), *AROUND.corners)
 
     def _near(self, head_mm: torch.Tensor, edge_mm: float) -> torch.Tensor:
@@ -242,11 +244,9 @@ class Patient:
 def _head_channels(template_mm: torch.Tensor) -> dict[str, torch.Tensor]:
     """Of the template's head at points (n, 3). Distances grow on beyond its box, but for the neck, which goes on."""
     channels = template().sample("head", template_mm)
-    low = template_mm.new_tensor((HEAD_BOX.x[0], HEAD_BOX.y[0], -torch.inf))
-    high = template_mm.new_tensor((HEAD_BOX.x[1], HEAD_BOX.y[1], HEAD_BOX.z[1]))
-    away_mm = length(template_mm - torch.clamp(template_mm, low, high))
+    at, beyond_mm = HEAD_BOX.beyond_mm(template_mm)
     for name in ("cavity_mm", "face_mm"):
-        channels[name] += away_mm
+        channels[name].index_add_(0, at, length(beyond_mm))
     return channels
 
 

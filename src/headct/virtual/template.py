@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
@@ -20,6 +20,7 @@ import torch
 from scipy.ndimage import gaussian_filter, map_coordinates, minimum_filter
 
 from headct.virtual.interpolation import Grid
+from headct.virtual.places import some, where
 
 TEMPLATE_FILE = Path(__file__).with_name("template.npz")
 
@@ -59,6 +60,21 @@ class Box:
         x, y, z = self.axes()
         at_z, at_y, at_x = np.meshgrid(z, y, x, indexing="ij")
         return at_x, at_y, at_z
+
+    @cached_property
+    def _limits(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Of x, y and z; there is none downwards, for the neck goes on as it is."""
+        return torch.tensor((self.x[0], self.y[0], -torch.inf)), torch.tensor(self.corners[1])
+
+    def away_mm(self, points: torch.Tensor) -> torch.Tensor:
+        """How far points (n, 3) lie beyond the grid along each axis; not downwards."""
+        return points - torch.clamp(points, *self._limits)
+
+    def beyond_mm(self, points: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Which of points (n, 3) lie beyond the grid, by their indices (m,), and how far (m, 3): of many, few do."""
+        x, y, z = points.T
+        at = where((x < self.x[0]) | (x > self.x[1]) | (y < self.y[0]) | (y > self.y[1]) | (z > self.z[1]))
+        return at, self.away_mm(some(points, at))
 
 
 BRAIN_BOX = Box((-76, 76), (-112, 80), (-84, 90), 1.0)

@@ -6,7 +6,7 @@ millimetres. Shares run from 0 to 1, and what is laid later covers what was laid
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
@@ -38,8 +38,8 @@ BREGMA_Y_MM, LAMBDA_MM = 16.0, (-88.0, 58.0)
 
 def inside(distance_mm: torch.Tensor, edge_mm: float) -> torch.Tensor:
     """Share of a solid at each point: 1 inside, 0 outside, a smooth ramp of width `edge_mm` between."""
-    share = torch.clamp(0.5 - distance_mm * (1 / edge_mm), 0, 1)
-    return share * share * (3 - 2 * share)
+    share = (distance_mm * (1 / edge_mm)).neg_().add_(0.5).clamp_(0, 1)
+    return (share * -2).add_(3).mul_(share * share)
 
 
 def lay(hu: torch.Tensor, share: torch.Tensor, value_hu: float | torch.Tensor) -> None:
@@ -111,6 +111,10 @@ class Change:
         return Change(spread(self.share, chosen, count, 0.0), spread(self.hu, chosen, count, 0.0))
 
 
+Material = Callable[[torch.Tensor], torch.Tensor]
+"""Hounsfield values (m,) of what covers some of a canvas's points, by their indices (m,)."""
+
+
 @dataclass
 class Canvas:
     """Points that are painted: findings cover `hu` through `change` and shift it through `alter`; both keep account.
@@ -141,23 +145,29 @@ class Canvas:
         away = self.template_mm - self.template_mm.new_tensor(tuple(centre_mm))
         return length(away) / self.scale
 
-    def change(self, name: str, share: torch.Tensor, value_hu: float | torch.Tensor) -> None:
+    def change(self, name: str, share: torch.Tensor, material: float | Material) -> None:
         """Cover what is there with a finding's material by its share (n,), and keep account under `name`.
 
-        What other findings did is gone where it is covered.
+        What other findings did is gone where it is covered. A `material` has one value in HU, or is asked for its
+        values (m,) at those of the points, by their indices (m,), where there is any.
         """
-        account = self._account(name)
-        difference = share * (value_hu - self.hu)
-        self.hu += difference
-        account.share = torch.maximum(account.share, share)
-        account.hu += difference
-        self.covered = share if self.covered is None else self.covered + share * (1 - self.covered)
+        account, at = self._account(name), where(share > 0)
+        share, before = some(share, at), some(self.hu, at)
+        difference = share * ((material(at) if callable(material) else material) - before)
+        self.hu.index_copy_(0, at, before + difference)
+        account.share.index_copy_(0, at, torch.maximum(some(account.share, at), share))
+        changed = some(account.hu, at) + difference
+        self.covered = torch.zeros_like(self.hu) if self.covered is None else self.covered
+        bare = some(self.covered, at)
+        self.covered.index_copy_(0, at, bare + share * (1 - bare))
         for other, covered in self.changes.items():
             if other != name:
+                lost = some(covered.hu, at)
                 if other != TUMOR_OEDEMA:
-                    account.hu += share * covered.hu
-                covered.hu *= 1 - share
-                covered.share *= 1 - share
+                    changed += share * lost
+                covered.hu.index_copy_(0, at, lost * (1 - share))
+                covered.share.index_copy_(0, at, some(covered.share, at) * (1 - share))
+        account.hu.index_copy_(0, at, changed)
 
     def alter(self, name: str, share: torch.Tensor, by_hu: float | torch.Tensor, *, also: str = "") -> None:
         """Shift the values of the head's own tissue by a share (n,) of `by_hu`; account under `name`, and `also`.
@@ -440,9 +450,13 @@ def nodules_of(anatomy: Anatomy) -> list[Nodule]:
 
 def _lay_nodules(hu: torch.Tensor, brain: Brain) -> None:
     """The brain's nodules, in place: as round in a brain that is pushed aside as in any other."""
+    lowest, highest = brain.template_mm[:, 2].aminmax()
     for nodule in brain.nodules:
         reach_mm = (nodule.radius_mm + brain.edge_mm / 2 + 3) * brain.scale  # 3: its grain, to four sigma
-        near = where(torch.abs(brain.template_mm[:, 2] - nodule.centre_mm[2]) < reach_mm)
+        if not lowest - reach_mm < nodule.centre_mm[2] < highest + reach_mm:
+            continue
+        x, y, z = (torch.abs(axis - middle) for axis, middle in zip(brain.template_mm.T, nodule.centre_mm, strict=True))
+        near = where((x < reach_mm) & (y < reach_mm) & (z < reach_mm))
         at = some(brain.template_mm, near)
         distance = length(at - at.new_tensor(nodule.centre_mm)) / brain.scale - nodule.radius_mm
         grain = tiled_noise(at, 3.0, brain.anatomy.shifts[4])

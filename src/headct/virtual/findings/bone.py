@@ -12,7 +12,7 @@ import torch
 from headct.virtual.bending import Coarse
 from headct.virtual.findings.finding import Finding
 from headct.virtual.findings.mass import along_skull_mm, swollen_scalp
-from headct.virtual.places import length
+from headct.virtual.places import length, some, spread, where
 from headct.virtual.solids import Vector, vector
 from headct.virtual.texture import tiled_noise
 from headct.virtual.tissue import Brain, Skull, inside, share_of_line
@@ -74,16 +74,16 @@ class Fracture(Finding):
 
     def paint_bone(self, skull: Skull) -> None:
         away = (skull.template_mm - skull.template_mm.new_tensor(self.centre_mm)) / skull.scale
-        near = length(away) - self.reach_mm
-        jagged = 1.2 * tiled_noise(skull.template_mm, 12.0, self.tile)
-        aside = away @ away.new_tensor(self.across) + jagged
-        bone = torch.clamp((skull.hu - 120) / 120, 0, 1)
+        beyond_mm = length(away) - self.reach_mm
         if self.kind == "depressed":  # the piece is gone from here; it lies within the cavity, see `paint`
-            skull.change("fracture", inside(near, 2.0) * bone * (skull.cavity_mm > 0), 45.0)
-            bone = torch.clamp((skull.hu - 120) / 120, 0, 1)
-            near = near - 8
-        line = share_of_line(aside, self.width_mm, skull.edge_mm)
-        skull.change("fracture", line * inside(near, 3.0) * bone, 30.0)
+            skull.change("fracture", inside(beyond_mm, 2.0) * _bone(skull.hu) * (skull.cavity_mm > 0), 45.0)
+            beyond_mm = beyond_mm - 8
+        around = inside(beyond_mm, 3.0)
+        near = where(around > 0)
+        jagged = 1.2 * tiled_noise(some(skull.template_mm, near), 12.0, self.tile)
+        aside = some(away, near) @ away.new_tensor(self.across) + jagged
+        line = share_of_line(aside, self.width_mm, skull.edge_mm) * some(around, near) * _bone(some(skull.hu, near))
+        skull.change("fracture", spread(line, near, len(around), 0.0), 30.0)
 
     def paint(self, brain: Brain) -> None:
         if self.kind == "depressed":  # a piece of the inner table lies within the cavity
@@ -93,6 +93,11 @@ class Fracture(Finding):
         for number, spot in enumerate(self.bubbles_mm):
             bubble = brain.distance_mm(spot) - 1.2 - 0.3 * number
             brain.change("fracture", inside(bubble, brain.edge_mm), -850.0)
+
+
+def _bone(hu: torch.Tensor) -> torch.Tensor:
+    """Share of bone (n,) in what has these values."""
+    return torch.clamp((hu - 120) / 120, 0, 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,7 +127,7 @@ class Surgery(Finding):
 
     def paint_bone(self, skull: Skull) -> None:
         arc = along_skull_mm(skull.template_mm, self.centre_mm)
-        bone = torch.clamp((skull.hu - 120) / 120, 0, 1) * (skull.cavity_mm > -6)
+        bone = _bone(skull.hu) * (skull.cavity_mm > -6)
         gap = torch.abs(arc - self.radius_mm) - 1.0 if self.flap else arc - self.radius_mm
         skull.change("surgery", inside(gap, 1.2) * bone * (skull.template_mm[:, 2] > -40), 35.0)
 

@@ -19,6 +19,7 @@ from headct.virtual.findings.mass import (
     shifted,
     swollen_scalp,
 )
+from headct.virtual.places import some
 from headct.virtual.solids import Vector, vector
 from headct.virtual.texture import tiled_noise
 from headct.virtual.tissue import Brain, inside, sutures
@@ -108,10 +109,14 @@ class Subdural(Finding):
             aside = brain.at[:, 0] * side / brain.scale
             strip = torch.maximum(torch.abs(aside - self.parafalcine_mm / 2) - self.parafalcine_mm / 2, 34 - z)
             share = torch.maximum(share, inside(strip, brain.edge_mm) * inside(torch.abs(y + 30) - 45, 20.0))
+        brain.change("sdh", share, lambda at: self._values(some(brain.template_mm, at)))
+
+    def _values(self, template_mm: torch.Tensor) -> torch.Tensor:
+        """Hounsfield values (n,) at points (n, 3)."""
         settled, floating = self.hu
-        level = torch.clamp(0.5 - (y + 15) / 50, 0, 1)  # the patient lies on the back: cells sink
-        clots = self.blood.uneven_hu * tiled_noise(brain.template_mm, 14.0, self.blood.shift, tile=1)
-        brain.change("sdh", share, floating + (settled - floating) * level + clots)
+        level = torch.clamp(0.5 - (template_mm[:, 1] + 15) / 50, 0, 1)  # the patient lies on the back: cells sink
+        clots = self.blood.uneven_hu * tiled_noise(template_mm, 14.0, self.blood.shift, tile=1)
+        return floating + (settled - floating) * level + clots
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,5 +175,9 @@ class Epidural(Finding):
     def paint(self, brain: Brain) -> None:
         layer = brain.fields["edh"]
         share = inside(brain.depth_mm - layer, brain.edge_mm) * torch.clamp(layer / 0.8, max=1)
-        swirl = inside(0.4 - tiled_noise(brain.template_mm, 10.0, self.blood.shift), 0.6)
-        brain.change("edh", share, self.blood.values(brain.template_mm) - self.swirl_hu * swirl)
+        brain.change("edh", share, lambda at: self._values(some(brain.template_mm, at)))
+
+    def _values(self, template_mm: torch.Tensor) -> torch.Tensor:
+        """Hounsfield values (n,) at points (n, 3)."""
+        swirl = inside(0.4 - tiled_noise(template_mm, 10.0, self.blood.shift), 0.6)
+        return self.blood.values(template_mm) - self.swirl_hu * swirl

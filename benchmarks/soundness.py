@@ -5,7 +5,8 @@
                                    [--fresh 0] [--no-nuisances] [--threads 1]
 
 Cohorts that differ in their seed or in how often they have a finding are taken together. Networks and baselines are
-tested on a quarter of their patients, who are held out, or on all of other cohorts (`--test`).
+tested on a quarter of their patients, who are held out, or on those of other cohorts alone (`--test`), which (a) takes
+together with the rest.
 
 Five tables. (a) What age, sex, the scanner's table, air, what was drawn for the visit (noise, pose, motion) and for the
 patient (form, calcifications, metal, surgery, bruises), and the noise of the image, say of each finding: within a site
@@ -646,17 +647,23 @@ def show_blanked(patients: Patients, net: Net, strict: Net, test: np.ndarray, rn
 
 def parted(patients: Patients, cohorts: Sequence[Path], rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Rows to learn from and to be tested on: those of `cohorts`, or where there are none a quarter of the patients."""
-    people = rng.permutation(np.unique(patients.groups))
-    tested = np.isin(patients.groups, people[: len(people) // 4])
     if cohorts:
-        paths = {Cohort(path).path for path in cohorts}
-        tested = np.array([path in paths for path, _scan_id in patients.places])
+        tested = np.array([path in cohorts for path, _scan_id in patients.places])
+    else:
+        people = rng.permutation(np.unique(patients.groups))
+        tested = np.isin(patients.groups, people[: len(people) // 4])
     return np.flatnonzero(~tested), np.flatnonzero(tested)
 
 
 def show_networks(patients: Patients, options: argparse.Namespace, rng: np.random.Generator) -> None:
     """(b) to (d)."""
     seen, test = parted(patients, options.test, rng)
+    for part, rows in (("to learn from", seen), ("to be tested on", test)):
+        lacking = [name for name, of in zip(FINDINGS, patients.labels[rows].T, strict=True) if {*of} & {0, 1} != {0, 1}]
+        if lacking:
+            raise SystemExit(
+                f"of the {len(rows)} patients {part} all or none have: {', '.join(lacking)}; simulate more"
+            )
     steps = options.epochs * (len(seen) // 12)
     net: Net
     if options.told:
@@ -691,7 +698,7 @@ def main() -> None:
     """Print one table after the other."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("cohorts", type=Path, nargs="+")
-    parser.add_argument("--test", type=Path, nargs="+", default=[], help="cohorts of patients to be tested on alone")
+    parser.add_argument("--test", type=Path, nargs="+", default=[], help="cohorts to be tested on alone, not a quarter")
     parser.add_argument("--epochs", type=count, default=8, help="0 leaves (b) to (d) out")
     parser.add_argument("--blanked-steps", type=count, default=600, help="on blanked lesions; 0 leaves (d) out")
     parser.add_argument("--again", type=count, default=600, help="scans of each cohort taken twice, for noise")
@@ -701,14 +708,16 @@ def main() -> None:
     parser.add_argument("--fresh", type=count, default=0, help="patients who are not scanned, for (e); 0 leaves it out")
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
-    if options.out and not options.epochs:
-        parser.error("--out: with --epochs 0 no network is trained")
+    if (options.out or options.test) and not options.epochs:
+        parser.error("--out and --test: with --epochs 0 no network is trained")
+    if not (options.nuisances or options.epochs or options.fresh):
+        parser.error("--no-nuisances, --epochs 0 and no --fresh: nothing is left to show")
     torch.set_num_threads(options.threads)
     threadpool_limits(options.threads)
     cohorts = [*options.cohorts, *options.test]
     scanned = [name for path in cohorts for name in Cohort(path).scans["patient_id"]]
     if len(set(scanned)) < len(scanned):
-        parser.error("intervals are over scans, so give cohorts with one scan of each patient")
+        parser.error("give each patient once: intervals are over scans, and who is learned from must not be tested on")
     patients, rng = load(cohorts, options.again if options.nuisances else 0), np.random.default_rng(0)
     print(f"{len(patients.places)} patients, {time.process_time():.0f} s; networks on {choose('auto', 'cpu')}")
     if options.nuisances:

@@ -214,10 +214,9 @@ def _between(bone: np.ndarray) -> np.ndarray:
     sides = np.zeros(bone.shape, dtype=np.int8)
     for axis in (0, 1):
         for order in (slice(None), slice(None, None, -1)):
-            met = np.zeros(np.take(bone, 0, axis).shape, dtype=bool)
-            for plane, counted in zip(
-                np.moveaxis(bone, axis, 0)[order], np.moveaxis(sides, axis, 0)[order], strict=True
-            ):
+            planes, counts = np.moveaxis(bone, axis, 0)[order], np.moveaxis(sides, axis, 0)[order]
+            met = np.zeros(planes.shape[1:], dtype=bool)
+            for plane, counted in zip(planes, counts, strict=True):  # a fifth of the time of `maximum.accumulate`
                 met |= plane
                 counted += met
     return sides >= 3
@@ -279,22 +278,22 @@ def _middle(positions_mm: np.ndarray) -> float:
 
 def _quantiles(positions_mm: np.ndarray, shares: list[float]) -> np.ndarray:
     """Quantiles of the coordinates of voxels (n,), each spread over its width: of eight points within each."""
-    spread = COARSE_MM * ((np.arange(8) + 0.5) / 8 - 0.5)
+    spread_mm = COARSE_MM * ((np.arange(8) + 0.5) / 8 - 0.5)
     ordered_mm = np.sort(positions_mm)
-    ranks = np.array(shares) * (8 * len(ordered_mm) - 1)
-    return np.array([_ranked(ordered_mm, spread, rank) for rank in ranks])
+    ranks = np.array(shares) * (len(spread_mm) * len(ordered_mm) - 1)
+    return np.array([_ranked(ordered_mm, spread_mm, rank) for rank in ranks])
 
 
-def _ranked(ordered_mm: np.ndarray, spread: np.ndarray, rank: float) -> float:
+def _ranked(ordered_mm: np.ndarray, spread_mm: np.ndarray, rank: float) -> float:
     """The coordinate of a rank, with fractions, among points spread around ascending coordinates (n,).
 
     Only those within a voxel's width of where it must lie are put in order.
     """
-    below, above = (min(int(n) // len(spread), len(ordered_mm) - 1) for n in (rank, rank + 1))
+    below, above = (min(int(n) // len(spread_mm), len(ordered_mm) - 1) for n in (rank, rank + 1))
     ends_mm = [ordered_mm[below] - 2 * COARSE_MM, ordered_mm[above] + 2 * COARSE_MM]
     first, last = np.searchsorted(ordered_mm, ends_mm)
-    near_mm = np.sort((ordered_mm[first:last, None] + spread).ravel())
-    return float(np.interp(rank - first * len(spread), np.arange(len(near_mm)), near_mm))
+    near_mm = np.sort((ordered_mm[first:last, None] + spread_mm).ravel())
+    return float(np.interp(rank - first * len(spread_mm), np.arange(len(near_mm)), near_mm))
 
 
 @dataclass(frozen=True)

@@ -237,7 +237,10 @@ class Lattice:
 
 
 def _along(direction: np.ndarray, grid: Grid) -> np.ndarray:
-    """Positions of a grid's points along a direction (3,), (X, Y, Z): 1 for an axis along which they do not change."""
+    """Positions of a grid's points along a direction (3,), (X, Y, Z), or with 1 for an axis along which they stay.
+
+    So a scan whose slices lie straight in the grid has as many depths as the grid has planes, not points.
+    """
     axes = np.meshgrid(*grid.axes_mm, indexing="ij", sparse=True)
     return sum((share * axis for share, axis in zip(direction, axes, strict=True) if share), np.zeros((1, 1, 1)))
 

@@ -279,11 +279,11 @@ def _keep(result: _Averaged, slices: slice, parts: list[Painted], planes: np.nda
         for store, attribute in ((result.tissues, "share"),) if name in TISSUES else stores:
             known = store.setdefault(name, np.zeros(result.hu.shape, dtype=np.float16))
             changes = [part.changes.get(name) for part in parts]
-            shares = [
+            values = [
                 torch.zeros_like(part.hu) if change is None else getattr(change, attribute)
                 for part, change in zip(parts, changes, strict=True)
             ]
-            for plane, averaged in zip(known[slices], means(shares), strict=True):
+            for plane, averaged in zip(known[slices], means(values), strict=True):
                 if averaged.any():  # memory that is never written is never taken
                     plane[:] = averaged
 

@@ -80,7 +80,7 @@ class Bend:
         return Grid(self.values.numpy(), *COARSE.corners)
 
     def sample(self, head_mm: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
-        """Template coordinates (n, 3) by H and by B, and the fields (n,) at points (n, 3) in head millimetres."""
+        """Template coordinates (n, 3) by H and by B, and the fields (n,) at finite points (n, 3), head millimetres."""
         sampled = self._grid.sample(head_mm)
         at, beyond_mm = COARSE.beyond_mm(head_mm)
         sampled[:6].index_add_(1, at, (beyond_mm * head_mm.new_tensor(self.scale)).T.repeat(2, 1))
@@ -95,7 +95,7 @@ class Bend:
         target = self.values.new_tensor(np.asarray(template_mm, dtype=np.float32).reshape(-1, 3))
         at, scale = target / ICBM_PER_HEAD, target.new_tensor(self.scale)
         own_map = slice(3, 6) if brain else slice(0, 3)
-        for _ in range(60):
+        for _ in range(60):  # of few points: without `sample`, which is made for many
             missing = target - (self._grid.sample(at)[own_map].T + COARSE.away_mm(at) * scale)
             at = at + 0.6 * missing
         missed_mm = torch.linalg.vector_norm(missing, dim=1)

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 
 LANES = 8
-"""Several channels are padded to a multiple of as many, which a processor adds at once."""
+"""Several channels are padded to a multiple of as many, to be added side by side; more padding is more to read."""
 
 TOGETHER = 128
 """Points whose values are worked out before they are put where they belong: so many fit into the nearest cache."""

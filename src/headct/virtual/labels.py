@@ -213,7 +213,7 @@ def _brain_values(scan: Scan) -> np.ndarray:
     soft = (hu > 10) & (hu < 60)
     bone = binary_closing(hu > BONE_HU, IN_PLANE, iterations=reach)
     parts, count = label(~bone, IN_PLANE)
-    outside = np.zeros(count + 1, dtype=bool)  # parts that reach the edge of a slice
+    outside = np.zeros(count + 1, dtype=bool)  # parts that reach the edge of a slice; part 0 is bone, near to itself
     for edge in (parts[:, 0], parts[:, -1], parts[:, :, 0], parts[:, :, -1]):
         outside[edge] = True
     within = ~(outside[parts] | binary_dilation(bone, IN_PLANE, iterations=reach))

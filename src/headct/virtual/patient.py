@@ -75,7 +75,7 @@ VOLUME_STEP_MM, WITHIN_REACH_MM = 4.0, 12.0
 AROUND = replace(COARSE, x=(-133, 133), y=(-154, 154), z=(-126, 133))
 """The coarse grid, and more around it: where a head may be looked for."""
 
-OUTLINE_MM = 3.0
+OUTLINE_MM = 5.0
 """What lies farther outside of a head's outline on the coarse grid is air; skin was found to reach 1.4 mm beyond it."""
 
 UNREACHED_MM = 3.0

@@ -30,7 +30,7 @@ ICBM_PER_HEAD = 1.085
 
 @dataclass(frozen=True)
 class Box:
-    """A regular grid in template space; arrays on it are (z, y, x). `x`, `y`, `z` are first and last, in mm."""
+    """A regular grid of template or head space; arrays on it are (z, y, x). `x`, `y`, `z` are first and last, in mm."""
 
     x: tuple[float, float]
     y: tuple[float, float]
@@ -63,15 +63,15 @@ class Box:
 
     @cached_property
     def _limits(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Of x, y and z; there is none downwards, for the neck goes on as it is."""
-        return torch.tensor((self.x[0], self.y[0], -torch.inf)), torch.tensor(self.corners[1])
+        """The least and the greatest x, y and z (3,) in mm; none is too low, for the neck goes on as it is."""
+        return torch.tensor((self.x[0], self.y[0], -torch.inf)), torch.tensor(self.corners[1], dtype=torch.float32)
 
     def away_mm(self, points: torch.Tensor) -> torch.Tensor:
-        """How far points (n, 3) lie beyond the grid along each axis; not downwards."""
+        """How far points (n, 3) lie beyond the grid along each axis (n, 3), in mm; never downwards."""
         return points - torch.clamp(points, *self._limits)
 
     def beyond_mm(self, points: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Which of points (n, 3) lie beyond the grid, by their indices (m,), and how far (m, 3): of many, few do."""
+        """`away_mm` (m, 3) of those of many points (n, 3) that lie beyond the grid, after their indices (m,)."""
         x, y, z = points.T
         at = where((x < self.x[0]) | (x > self.x[1]) | (y < self.y[0]) | (y > self.y[1]) | (z > self.z[1]))
         return at, self.away_mm(some(points, at))

@@ -6,7 +6,7 @@ millimetres. Shares run from 0 to 1, and what is laid later covers what was laid
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
@@ -111,10 +111,6 @@ class Change:
         return Change(spread(self.share, chosen, count, 0.0), spread(self.hu, chosen, count, 0.0))
 
 
-Material = Callable[[torch.Tensor], torch.Tensor]
-"""Hounsfield values (m,) of what covers some of a canvas's points, by their indices (m,)."""
-
-
 @dataclass
 class Canvas:
     """Points that are painted: findings cover `hu` through `change` and shift it through `alter`; both keep account.
@@ -145,15 +141,21 @@ class Canvas:
         away = self.template_mm - self.template_mm.new_tensor(tuple(centre_mm))
         return length(away) / self.scale
 
-    def change(self, name: str, share: torch.Tensor, material: float | Material) -> None:
+    def change(self, name: str, share: torch.Tensor, value_hu: float) -> None:
         """Cover what is there with a finding's material by its share (n,), and keep account under `name`.
 
-        What other findings did is gone where it is covered. A `material` has one value in HU, or is asked for its
-        values (m,) at those of the points, by their indices (m,), where there is any.
+        What other findings did is gone where it is covered.
         """
-        account, at = self._account(name), where(share > 0)
-        share, before = some(share, at), some(self.hu, at)
-        difference = share * ((material(at) if callable(material) else material) - before)
+        at = where(share > 0)
+        self.change_at(name, at, some(share, at), value_hu)
+
+    def change_at(self, name: str, at: torch.Tensor, share: torch.Tensor, value_hu: float | torch.Tensor) -> None:
+        """As `change`, at the points of indices `at` (m,) alone: `share` (m,), and values that differ (m,), are theirs.
+
+        Most findings fill few of the points, and what they look like is worked out for these.
+        """
+        account, before = self._account(name), some(self.hu, at)
+        difference = share * (value_hu - before)
         self.hu.index_copy_(0, at, before + difference)
         account.share.index_copy_(0, at, torch.maximum(some(account.share, at), share))
         changed = some(account.hu, at) + difference
@@ -450,13 +452,12 @@ def nodules_of(anatomy: Anatomy) -> list[Nodule]:
 
 def _lay_nodules(hu: torch.Tensor, brain: Brain) -> None:
     """The brain's nodules, in place: as round in a brain that is pushed aside as in any other."""
-    lowest, highest = brain.template_mm[:, 2].aminmax()
     for nodule in brain.nodules:
         reach_mm = (nodule.radius_mm + brain.edge_mm / 2 + 3) * brain.scale  # 3: its grain, to four sigma
-        if not lowest - reach_mm < nodule.centre_mm[2] < highest + reach_mm:
-            continue
-        x, y, z = (torch.abs(axis - middle) for axis, middle in zip(brain.template_mm.T, nodule.centre_mm, strict=True))
-        near = where((x < reach_mm) & (y < reach_mm) & (z < reach_mm))
+        near = where(torch.abs(brain.template_mm[:, 2] - nodule.centre_mm[2]) < reach_mm)
+        for axis in (0, 1):  # one by one, as each leaves few for the next
+            aside_mm = torch.abs(some(brain.template_mm[:, axis], near) - nodule.centre_mm[axis])
+            near = some(near, where(aside_mm < reach_mm))
         at = some(brain.template_mm, near)
         distance = length(at - at.new_tensor(nodule.centre_mm)) / brain.scale - nodule.radius_mm
         grain = tiled_noise(at, 3.0, brain.anatomy.shifts[4])

@@ -12,7 +12,7 @@ import torch
 from headct.virtual.bending import Coarse
 from headct.virtual.findings.finding import Finding
 from headct.virtual.findings.mass import ball, pushed_from, shift_of_mass_mm, shifted, within_brain
-from headct.virtual.places import length, some
+from headct.virtual.places import length, some, where
 from headct.virtual.solids import Vector, vector
 from headct.virtual.texture import tiled_noise
 from headct.virtual.tissue import Brain, inside
@@ -114,7 +114,8 @@ class Intraparenchymal(Finding):
             halo = inside(distance - self.oedema_mm, max(2.0, self.oedema_mm)) * tissue * (1 - 0.6 * brain.grey)
             brain.alter("edema", halo * (1 - inside(distance, self.edge_mm)), -self.oedema_hu)
         share = inside(distance, max(self.edge_mm, brain.edge_mm)) * tissue
-        brain.change("iph", share, lambda at: self.blood.values(some(brain.template_mm, at)))
+        at = where(share > 0)
+        brain.change_at("iph", at, some(share, at), self.blood.values(some(brain.template_mm, at)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,8 +148,9 @@ class Intraventricular(Finding):
             share = inside(0.9 - noise, 0.6)
         if len(self.sides) == 1:
             share = share * inside(-self.sides[0] * x - 1, 2.0)
-        filled = share * brain.ventricle * self.strength
-        brain.change("ivh", filled, lambda at: self.blood.values(some(brain.at, at)))
+        share = share * brain.ventricle * self.strength
+        at = where(share > 0)
+        brain.change_at("ivh", at, some(share, at), self.blood.values(some(brain.at, at)))
 
 
 CISTERNS_MM: Vector = (0.0, -4.0, -14.0)
@@ -229,4 +231,5 @@ class Subarachnoid(Finding):
             layer = torch.abs(brain.channels["tent_mm"]) / 2 - self.tentorial_mm
             filled = torch.maximum(filled, inside(layer, brain.edge_mm) * self.strength)
         share = filled * near * (1 - brain.ventricle)
-        brain.change("sah", share, lambda at: self.blood.values(some(brain.template_mm, at)))
+        at = where(share > 0)
+        brain.change_at("sah", at, some(share, at), self.blood.values(some(brain.template_mm, at)))

@@ -12,7 +12,7 @@ import torch
 from headct.virtual.bending import Coarse
 from headct.virtual.findings.finding import Finding
 from headct.virtual.findings.mass import along_skull_mm, swollen_scalp
-from headct.virtual.places import length, some, spread, where
+from headct.virtual.places import length, some, where
 from headct.virtual.solids import Vector, vector
 from headct.virtual.texture import tiled_noise
 from headct.virtual.tissue import Brain, Skull, inside, share_of_line
@@ -79,11 +79,11 @@ class Fracture(Finding):
             skull.change("fracture", inside(beyond_mm, 2.0) * _bone(skull.hu) * (skull.cavity_mm > 0), 45.0)
             beyond_mm = beyond_mm - 8
         around = inside(beyond_mm, 3.0)
-        near = where(around > 0)
-        jagged = 1.2 * tiled_noise(some(skull.template_mm, near), 12.0, self.tile)
-        aside = some(away, near) @ away.new_tensor(self.across) + jagged
-        line = share_of_line(aside, self.width_mm, skull.edge_mm) * some(around, near) * _bone(some(skull.hu, near))
-        skull.change("fracture", spread(line, near, len(around), 0.0), 30.0)
+        at = where(around > 0)
+        jagged = 1.2 * tiled_noise(some(skull.template_mm, at), 12.0, self.tile)
+        aside = some(away, at) @ away.new_tensor(self.across) + jagged
+        line = share_of_line(aside, self.width_mm, skull.edge_mm)
+        skull.change_at("fracture", at, line * some(around, at) * _bone(some(skull.hu, at)), 30.0)
 
     def paint(self, brain: Brain) -> None:
         if self.kind == "depressed":  # a piece of the inner table lies within the cavity

@@ -19,7 +19,7 @@ from headct.virtual.findings.mass import (
     shifted,
     swollen_scalp,
 )
-from headct.virtual.places import some
+from headct.virtual.places import some, where
 from headct.virtual.solids import Vector, vector
 from headct.virtual.texture import tiled_noise
 from headct.virtual.tissue import Brain, inside, sutures
@@ -109,7 +109,8 @@ class Subdural(Finding):
             aside = brain.at[:, 0] * side / brain.scale
             strip = torch.maximum(torch.abs(aside - self.parafalcine_mm / 2) - self.parafalcine_mm / 2, 34 - z)
             share = torch.maximum(share, inside(strip, brain.edge_mm) * inside(torch.abs(y + 30) - 45, 20.0))
-        brain.change("sdh", share, lambda at: self._values(some(brain.template_mm, at)))
+        at = where(share > 0)
+        brain.change_at("sdh", at, some(share, at), self._values(some(brain.template_mm, at)))
 
     def _values(self, template_mm: torch.Tensor) -> torch.Tensor:
         """Hounsfield values (n,) at points (n, 3)."""
@@ -175,7 +176,8 @@ class Epidural(Finding):
     def paint(self, brain: Brain) -> None:
         layer = brain.fields["edh"]
         share = inside(brain.depth_mm - layer, brain.edge_mm) * torch.clamp(layer / 0.8, max=1)
-        brain.change("edh", share, lambda at: self._values(some(brain.template_mm, at)))
+        at = where(share > 0)
+        brain.change_at("edh", at, some(share, at), self._values(some(brain.template_mm, at)))
 
     def _values(self, template_mm: torch.Tensor) -> torch.Tensor:
         """Hounsfield values (n,) at points (n, 3)."""

@@ -12,7 +12,7 @@ import torch
 from headct.virtual.bending import Coarse, given_way_mm
 from headct.virtual.findings.finding import Finding
 from headct.virtual.findings.mass import ball, pushed_from, shift_of_mass_mm, shifted, within_brain
-from headct.virtual.places import length, some
+from headct.virtual.places import length, some, where
 from headct.virtual.solids import Vector, vector
 from headct.virtual.texture import tiled_noise
 from headct.virtual.tissue import TUMOR_OEDEMA, Brain, inside
@@ -113,7 +113,9 @@ class Tumor(Finding):
             grain = tiled_noise(brain.template_mm, 4.0, self.tile)
             core = core + inside(1.6 - 2.2 * self.calcified - grain, 0.5) * (190 - core)
         place = 1.0 if self.extraaxial else 1 - brain.fluid
-        brain.change("tumor", inside(distance, max(1.5, brain.edge_mm)) * place, lambda at: some(core, at))
+        share = inside(distance, max(1.5, brain.edge_mm)) * place
+        at = where(share > 0)
+        brain.change_at("tumor", at, some(share, at), some(core, at))
 
 
 @dataclass(frozen=True, kw_only=True)

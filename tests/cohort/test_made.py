@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import multiprocessing
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -146,6 +148,18 @@ def _die(number: int) -> int:
 def test_a_worker_that_is_killed_is_named_with_a_remedy() -> None:
     with pytest.raises(Failure, match="worker was killed"), processes(1) as crew:
         list(crew.results(_die, [(0, 0)]))
+
+
+def test_a_script_that_asks_for_workers_as_it_is_imported_is_told_so(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from headct.cohort.executors import processes\n"
+        "with processes(1) as crew:\n"
+        "    print(list(crew.results(abs, [(0, -1)])))\n"
+    )
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=300)
+    assert "no worker could be begun" in done.stderr
+    assert 'if __name__ == "__main__":' in done.stderr.splitlines()[-1]
 
 
 def _sleep(number: int) -> int:

@@ -14,6 +14,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
+from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -81,18 +82,23 @@ def processes(workers: int, begin: Callable[[], None] | None = None) -> Iterator
 
     For work that nothing foreign goes into; a file from elsewhere is worked on in a cell, see `local`. On Linux they
     are copies of one process that has imported the module of `begin`, so that PyTorch is loaded once and not by each.
-    Raises Failure where one of them is killed.
+    Raises Failure where one of them is killed, or none can be begun.
     """
     context = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
     if begin is not None:
         context.set_forkserver_preload([begin.__module__])
     resource_tracker.ensure_running()  # at its start it lets Ctrl-C through again
     lifeline, held = context.Pipe(duplex=False)
-    pool = _DeafProcesses(workers, mp_context=context, initializer=_begin_worker, initargs=(begin, lifeline))
+    begun = context.Event()
+    pool = _DeafProcesses(workers, mp_context=context, initializer=_begin_worker, initargs=(begin, lifeline, begun))
     try:
         yield Crew(pool, lambda: workers)
         pool.shutdown(cancel_futures=True)  # idle by now; one that still ends at the program's exit finds its pipe shut
     except BrokenProcessPool as error:
+        if not begun.is_set():
+            why = "each worker imports the script that asks for it; what hindered that is said above"
+            do = 'put what the script does below `if __name__ == "__main__":`'
+            raise Failure("no worker could be begun", why=why, do=do) from error
         do = "call the same line again, perhaps with fewer --workers; what was done is kept"
         raise Failure("a worker was killed", why="often because memory ran out", do=do) from error
     finally:
@@ -110,8 +116,9 @@ class _DeafProcesses(ProcessPoolExecutor):
             return super().submit(fn, *args, **kwargs)
 
 
-def _begin_worker(begin: Callable[[], None] | None, lifeline: Connection) -> None:
+def _begin_worker(begin: Callable[[], None] | None, lifeline: Connection, begun: Event) -> None:
     """A worker of `processes` ends when its lifeline is let go, also because whoever held it was killed."""
+    begun.set()
     threading.Thread(target=_outlive_nobody, args=(lifeline,), daemon=True).start()
     if begin is not None:
         begin()

@@ -29,7 +29,7 @@ from monai.losses import DiceCELoss
 from monai.networks.nets import BasicUNet
 from PIL import Image
 from scipy import ndimage
-from soundness import LEVELS_HU, Patients, descend, measured, simulation_of  # which lie beside this file
+from soundness import LEVELS_HU, Patients, check, descend, measured, simulation_of  # which lie beside this file
 from threadpoolctl import threadpool_limits
 from torch import nn
 from twins import load, show_pairs
@@ -202,15 +202,19 @@ def show_picture(twins: Patients, pictures: torch.Tensor, out: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("often", type=Path)
-    parser.add_argument("twins", type=Path)
+    parser = argparse.ArgumentParser(
+        description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument("often", type=Path, help="a cohort with masks to learn from, in which fractures are common")
+    parser.add_argument("twins", type=Path, help="a cohort of `headct simulate --twin fracture`")
     parser.add_argument("--also", type=Path, nargs="*", default=[], help="cohorts of other patients")
-    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--steps", type=int, default=600, help="of training")
     parser.add_argument("--seed", type=int, default=0, help="of who is held out and of the training")
     parser.add_argument("--picture", type=Path, help="a PNG of unfolded twins")
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=1, help="of a processor")
     options = parser.parse_args()
+    for path in (options.often, options.twins, *options.also):
+        check(path, masks=path == options.often)
     torch.set_num_threads(options.threads)
     threadpool_limits(options.threads)
     column = FINDINGS.index(FINDING)

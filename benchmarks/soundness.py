@@ -55,6 +55,7 @@ from torch import nn
 from headct import Cohort
 from headct.embedding.machine import choose
 from headct.encoders.settling import settling
+from headct.failure import Failure
 from headct.preparing import Prepared, prepare
 from headct.preparing.recipe import named
 from headct.virtual.findings.bone import Bruise, Surgery
@@ -121,6 +122,18 @@ class Patients:
 def classes_of(cohort: Path, scan_id: str) -> np.ndarray:
     """The map of `CLASSES`."""
     return np.asarray(nib.Nifti1Image.from_filename(cohort / "masks" / f"{scan_id}.nii.gz").dataobj)
+
+
+def check(path: Path, *, masks: bool) -> None:
+    """Raises SystemExit for what is no cohort of arrays of 2 mm, or one without masks where they are needed."""
+    try:
+        recipe = Cohort(path).about["recipe"]["name"]
+    except Failure as error:
+        raise SystemExit(str(error)) from error
+    if recipe != "head":
+        raise SystemExit(f"{path} is prepared by {recipe}, not by head: simulate it with --recipe head")
+    if masks and not (path / "masks").is_dir():
+        raise SystemExit(f"{path} has no masks: simulate it with --masks")
 
 
 def codes_of(hu: np.ndarray) -> torch.Tensor:
@@ -696,25 +709,45 @@ def writable(text: str) -> Path:
 
 def main() -> None:
     """Print one table after the other."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("cohorts", type=Path, nargs="+")
+    parser = argparse.ArgumentParser(
+        description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument("cohorts", type=Path, nargs="+", help="of `headct simulate --masks`, with the recipe head")
     parser.add_argument("--test", type=Path, nargs="+", default=[], help="cohorts to be tested on alone, not a quarter")
-    parser.add_argument("--epochs", type=count, default=8, help="0 leaves (b) to (d) out")
-    parser.add_argument("--blanked-steps", type=count, default=600, help="on blanked lesions; 0 leaves (d) out")
+    parser.add_argument("--epochs", type=count, default=8, help="of training; 0 leaves (b) to (d), the networks, out")
+    parser.add_argument(
+        "--blanked-steps",
+        type=count,
+        default=600,
+        help="on blanked lesions; 0 leaves (d), where lesions are taken away, out",
+    )
     parser.add_argument("--again", type=count, default=600, help="scans of each cohort taken twice, for noise")
     parser.add_argument("--told", action="store_true", help="train with masks of lesions beside labels")
     parser.add_argument("--out", type=writable, help="a file for the network's weights")
-    parser.add_argument("--nuisances", action=argparse.BooleanOptionalAction, default=True, help="whether to show (a)")
-    parser.add_argument("--fresh", type=count, default=0, help="patients who are not scanned, for (e); 0 leaves it out")
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument(
+        "--nuisances",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="whether to show (a), what nuisances say",
+    )
+    parser.add_argument(
+        "--fresh",
+        type=count,
+        default=0,
+        help="patients who are not scanned, for (e), what was drawn for them; 0 leaves it out",
+    )
+    parser.add_argument("--threads", type=int, default=1, help="of a processor")
     options = parser.parse_args()
-    if (options.out or options.test) and not options.epochs:
-        parser.error("--out and --test: with --epochs 0 no network is trained")
+    for name in ("out", "test"):
+        if getattr(options, name) and not options.epochs:
+            parser.error(f"--{name}: with --epochs 0 no network is trained; leave out one of the two")
     if not (options.nuisances or options.epochs or options.fresh):
         parser.error("--no-nuisances, --epochs 0 and no --fresh: nothing is left to show")
     torch.set_num_threads(options.threads)
     threadpool_limits(options.threads)
     cohorts = [*options.cohorts, *options.test]
+    for path in cohorts:
+        check(path, masks=True)
     scanned = [name for path in cohorts for name in Cohort(path).scans["patient_id"]]
     if len(set(scanned)) < len(scanned):
         parser.error("give each patient once: intervals are over scans, and who is learned from must not be tested on")

@@ -140,6 +140,9 @@ def test_a_killed_job_goes_on_to_the_same_bytes(cohort: Path, tmp_path: Path) ->
         (lambda: Simulation(twin="mass_effect"), "mass_effect.*\n  why: mass_effect follows from other findings"),
         (lambda: Simulation(prevalence={"sah": 2.0}), "cannot have the prevalence 2"),
         (lambda: Simulation(seed=-1), "there is no seed -1"),
+        (lambda: simulate(1, seed=1.5), "there is no seed 1.5"),  # type: ignore[arg-type]
+        (lambda: simulate(0), "at least one patient"),
+        (lambda: simulate(1, site="site-x"), "there is no virtual site 'site-x'"),
     ],
 )
 def test_what_cannot_be_made_is_refused(make: Callable[[], object], what: str) -> None:

@@ -73,6 +73,17 @@ def test_patients_are_held_out_or_are_those_of_other_cohorts(
     assert (seen.tolist(), test.tolist()) == ([0, 1], [2, 3, 4])
 
 
+def test_what_cannot_be_read_is_told_at_once(soundness: ModuleType, place: Path, tmp_path: Path) -> None:
+    soundness.check(place, masks=True)
+    run(Job(simulation=SIMULATION, patients=1), tmp_path / "head", workers=1, progress=lambda *_: None)
+    coarse = Job(simulation=SIMULATION, patients=1, recipe="head-coarse", masks=True)
+    run(coarse, tmp_path / "coarse", workers=1, progress=lambda *_: None)
+    for name, said in (("none", "no folder"), ("head", "--masks"), ("coarse", "--recipe head")):
+        with pytest.raises(SystemExit, match=said):
+            soundness.check(tmp_path / name, masks=True)
+    soundness.check(tmp_path / "head", masks=False)
+
+
 def test_lesions_are_filled_and_blanked_and_nothing_else(soundness: ModuleType, place: Path) -> None:
     patients = soundness.load([place], 0)
     mask = torch.from_numpy(patients.classes(0) == CLASSES.index("iph") + 1)

@@ -43,7 +43,7 @@ class Simulation:
     spacing_mm: float | None = None
 
     def __post_init__(self) -> None:
-        """Raises Misuse for an unknown site or finding, a prevalence that is no share, or a seed below 0."""
+        """Raises Misuse for an unknown site or finding, a prevalence that is no share, or what is no seed."""
         object.__setattr__(self, "prevalence", dict(self.prevalence))  # a view of one cannot be written down
         for argument, value, known, what in (
             ("site", self.site, SITES, "site"),
@@ -53,8 +53,9 @@ class Simulation:
         ):
             if value not in known:
                 raise _unknown(argument, what, value, known)
-        if self.seed < 0:
-            raise Misuse(f"there is no seed {self.seed}", do="give a whole number from 0 on")
+        seed: object = self.seed  # of Python's callers nothing is known
+        if not isinstance(seed, int | np.integer) or seed < 0:
+            raise Misuse(f"there is no seed {seed!r}", do="give a whole number from 0 on")
         for name, share in self.prevalence.items():
             if not 0 <= share <= 1:
                 raise Misuse(f"{name} cannot have the prevalence {share:g}", do="give a share from 0 to 1")
@@ -208,8 +209,9 @@ def simulate(
     """Virtual patients with `scan`, `labels`, `masks` and `landmarks_mm`, each made when it is its turn.
 
     The same arguments give the same patients. `prevalence` says how often each finding is drawn; those that it does not
-    name are not. Raises Misuse for an unknown site or finding.
+    name are not. Raises Misuse at once for less than one patient, and for an unknown site or finding.
     """
+    if patients < 1:
+        raise Misuse("at least one patient is needed", do="ask for 1 or more")
     simulation = Simulation(seed=seed, site=site, rescan=rescan, twin=twin, prevalence=prevalence)
-    for index in range(patients):
-        yield from simulation.scans(index)
+    return (scan for index in range(patients) for scan in simulation.scans(index))

@@ -1,7 +1,7 @@
 """Whether fractures are seen where the skull is unfolded: its vault as one picture, read by a network told where.
 
     headct simulate --patients 700 --seed 77 --prevalence fracture=0.5 --masks --out often
-    headct simulate --patients 110 --seed 78 --twin fracture --out twins
+    headct simulate --patients 330 --seed 78 --twin fracture --out twins
     python benchmarks/fractures.py often twins [--also COHORT] [--picture FILE.png]
 
 In voxels of 2 mm a fracture is some hundred voxels in an array of a million, and a network of volumes learns it slowly

@@ -84,6 +84,8 @@ def processes(workers: int, begin: Callable[[], None] | None = None) -> Iterator
     are copies of one process that has imported the module of `begin`, so that PyTorch is loaded once and not by each.
     Raises Failure where one of them is killed, or none can be begun.
     """
+    if getattr(multiprocessing.current_process(), "_inheriting", False):  # a worker, which imports its script just now
+        raise _none_begun()
     context = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
     if begin is not None:
         context.set_forkserver_preload([begin.__module__])
@@ -96,15 +98,19 @@ def processes(workers: int, begin: Callable[[], None] | None = None) -> Iterator
         pool.shutdown(cancel_futures=True)  # idle by now; one that still ends at the program's exit finds its pipe shut
     except BrokenProcessPool as error:
         if not begun.is_set():
-            why = "each worker imports the script that asks for it; what hindered that is said above"
-            do = 'put what the script does below `if __name__ == "__main__":`'
-            raise Failure("no worker could be begun", why=why, do=do) from error
+            raise _none_begun() from error
         do = "call the same line again, perhaps with fewer --workers; what was done is kept"
         raise Failure("a worker was killed", why="often because memory ran out", do=do) from error
     finally:
         held.close()  # so that after an error nothing under way goes on, which a later call might make too
         lifeline.close()
         pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _none_begun() -> Failure:
+    why = "each worker imports the script that asks for it, and must not ask again; or it was killed as it began"
+    do = 'put what a script of yours does below `if __name__ == "__main__":`; else try fewer --workers'
+    return Failure("no worker could be begun", why=why, do=do)
 
 
 class _DeafProcesses(ProcessPoolExecutor):

@@ -96,12 +96,8 @@ def compiled_loop() -> Callable[..., None] | None:
              for kind in ("float32", "uint8")]  # fmt: skip
     try:
         compiled: Callable[..., None] = numba.njit(kinds, cache=True, error_model="numpy")(_trilinear)
-    except (
-        RuntimeError,
-        OSError,
-        EOFError,
-        UnpicklingError,
-    ) as error:  # nowhere to keep it, or what was kept is damaged
+    except (RuntimeError, OSError, EOFError, UnpicklingError) as error:
+        # there is nowhere to keep it, or what was kept is damaged
         told = f"numba compiles in each process anew, for seconds, since its cache fails ({error!r})"
         warnings.warn(f"{told}; set NUMBA_CACHE_DIR to an empty folder", RuntimeWarning, stacklevel=3)
         compiled = numba.njit(kinds, error_model="numpy")(_trilinear)

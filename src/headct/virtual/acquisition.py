@@ -28,7 +28,11 @@ SAMPLES_EVERY_MM = 1.7
 """Planes within a slice's thickness lie at most so far apart, or 1.25 pixels; their mean is the partial volume."""
 
 POINTS_AT_ONCE = 1 << 18
-"""How many points are painted together: more would take memory, and fewer time, as every operation has to be begun."""
+"""How many points a processor paints together: more would not fit into its caches, and fewer would take time, as every
+operation has to be begun."""
+
+POINTS_ON_A_GPU = 1 << 23
+"""How many a GPU does, which has begun each operation long before it has memory for no more points."""
 
 LOWEST_HU, HIGHEST_HU = -1024, 3071
 
@@ -188,25 +192,55 @@ class Taken:
     tissues: Mapping[str, np.ndarray]
 
 
+@dataclass(frozen=True)
+class _Slices:
+    """Where a scan's voxels lie in the scanner, and how thick each slice is."""
+
+    origins_mm: np.ndarray  # (slices, 3)
+    row_step_mm: np.ndarray  # (3,)
+    col_step_mm: np.ndarray  # (3,)
+    rows: int  # and as many columns
+    thickness_mm: np.ndarray  # (slices,)
+
+    @classmethod
+    def of(cls, visit: Acquisition) -> _Slices:
+        positions, thickness = visit.slices_mm
+        rows = round(visit.field_mm / visit.pixel_mm / 2) * 2
+        lean = Rotation.from_rotvec([np.radians(visit.tilt_deg), 0, 0])
+        row_step = lean.apply((0.0, -1.0, 0.0)) * visit.pixel_mm
+        col_step = np.array((-1.0, 0.0, 0.0)) * visit.pixel_mm
+        middle = np.array((0.0, -8.0, 0.0))
+        origins = middle - (row_step + col_step) * (rows - 1) / 2 + positions[:, None] * np.array((0.0, 0.0, 1.0))
+        return cls(origins, row_step, col_step, rows, thickness)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Of the scan: slices, rows, columns."""
+        return len(self.origins_mm), self.rows, self.rows
+
+    @cached_property
+    def in_plane_mm(self) -> np.ndarray:
+        """From a slice's first pixel to each of them, float32 (rows, cols, 3)."""
+        steps = np.arange(self.rows, dtype=np.float32)
+        down, across = self.row_step_mm.astype(np.float32), self.col_step_mm.astype(np.float32)
+        return steps[:, None, None] * down + steps[:, None] * across
+
+
 @one_thread()
-def take(patient: Patient, visit: Acquisition, *, tissues: bool = False) -> Taken:
-    """Scan a patient; `tissues` keeps the shares of `TISSUES` too. The same arguments give the same bytes."""
-    positions, thickness = visit.slices_mm
-    rows = round(visit.field_mm / visit.pixel_mm / 2) * 2
-    lean = Rotation.from_rotvec([np.radians(visit.tilt_deg), 0, 0])
-    row_step = lean.apply((0.0, -1.0, 0.0)) * visit.pixel_mm
-    col_step = np.array((-1.0, 0.0, 0.0)) * visit.pixel_mm
-    middle = np.array((0.0, -8.0, 0.0))
-    origins = middle - (row_step + col_step) * (rows - 1) / 2 + positions[:, None] * np.array((0.0, 0.0, 1.0))
-    averaged = _partial_volumes(patient, visit, origins, row_step, col_step, rows, thickness, tissues)
-    _lay_fixtures(averaged.hu, visit, patient, origins, (row_step, col_step), thickness)
-    hu = _imaged(averaged.hu, visit, patient, thickness)
+def take(patient: Patient, visit: Acquisition, *, tissues: bool = False, device: str | torch.device = "cpu") -> Taken:
+    """Scan a patient; `tissues` keeps the shares of `TISSUES` too. The same arguments give the same bytes.
+
+    The patient is painted on the device, another one giving the same within 1 HU; the rest is the processor's work.
+    """
+    slices = _Slices.of(visit)
+    averaged = _partial_volumes(patient, visit, slices, torch.device(device), tissues)
+    _lay_fixtures(averaged.hu, visit, patient, slices)
     scan = Scan(
-        hu=hu,
-        origins_mm=origins,
-        row_step_mm=row_step,
-        col_step_mm=col_step,
-        thickness_mm=float(np.median(thickness)),
+        hu=_imaged(averaged.hu, visit, patient, slices.thickness_mm),
+        origins_mm=slices.origins_mm,
+        row_step_mm=slices.row_step_mm,
+        col_step_mm=slices.col_step_mm,
+        thickness_mm=float(np.median(slices.thickness_mm)),
         header=_header(patient, visit),
     )
     return Taken(scan, averaged.shares, averaged.changed_hu, averaged.tissues)
@@ -221,45 +255,40 @@ class _Averaged:
 
 
 def _partial_volumes(
-    patient: Patient,
-    visit: Acquisition,
-    origins: np.ndarray,
-    row_step: np.ndarray,
-    col_step: np.ndarray,
-    rows: int,
-    thickness: np.ndarray,
-    tissues: bool,
+    patient: Patient, visit: Acquisition, grid: _Slices, device: torch.device, tissues: bool
 ) -> _Averaged:
     """Every slice as the mean over planes within its thickness."""
-    shape = (len(origins), rows, rows)
-    result = _Averaged(np.empty(shape, dtype=np.float32), {}, {}, {})
-    normal = np.cross(col_step, row_step)
+    result = _Averaged(np.empty(grid.shape, dtype=np.float32), {}, {}, {})
+    normal = np.cross(grid.col_step_mm, grid.row_step_mm)
     normal /= np.linalg.norm(normal)
-    steps = np.arange(rows, dtype=np.float32)
-    in_plane = steps[:, None, None] * row_step.astype(np.float32) + steps[:, None] * col_step.astype(np.float32)
-    flat = torch.from_numpy(in_plane.reshape(-1, 3).T.copy())
-    planes = np.maximum(1, np.ceil(thickness / max(SAMPLES_EVERY_MM, 1.25 * visit.pixel_mm))).astype(int)
-    for slices in _together(planes * rows * rows):
-        points: list[torch.Tensor] = []
-        for index in range(slices.start, slices.stop):
-            depths = ((np.arange(planes[index]) + 0.5) / planes[index] - 0.5) * thickness[index]
-            corners = (origins[index] + depths[:, None] * normal).astype(np.float32)
-            points.extend(flat + corner for corner in torch.from_numpy(corners)[:, :, None])
+    flat = torch.from_numpy(grid.in_plane_mm.reshape(-1, 3).T.copy()).to(device)
+    planes = np.maximum(1, np.ceil(grid.thickness_mm / max(SAMPLES_EVERY_MM, 1.25 * visit.pixel_mm))).astype(int)
+    at_once = POINTS_AT_ONCE if device.type == "cpu" else POINTS_ON_A_GPU
+    for slices in _together(planes * grid.rows**2, at_once):
+        corners = np.concatenate(
+            [
+                origin + ((np.arange(count) + 0.5) / count - 0.5)[:, None] * thickness * normal
+                for origin, count, thickness in zip(
+                    grid.origins_mm[slices], planes[slices], grid.thickness_mm[slices], strict=True
+                )
+            ]
+        )
+        points = flat[:, None] + torch.from_numpy(corners.astype(np.float32).T.copy()).to(device)[:, :, None]
         parts = [
             _seen_at(patient.paint(head_mm, visit.pixel_mm, tissues=tissues), visit, patient, head_mm)
-            for head_mm in map(visit.to_head, torch.split(torch.cat(points, dim=1).T, POINTS_AT_ONCE))
+            for head_mm in map(visit.to_head, torch.split(points.reshape(3, -1).T, at_once))
         ]
         _keep(result, slices, parts, planes[slices])
-        middle = (in_plane + origins[slices].astype(np.float32)[:, None, None]).reshape(-1, 3)
+        middle = (grid.in_plane_mm + grid.origins_mm[slices].astype(np.float32)[:, None, None]).reshape(-1, 3)
         lay_table(result.hu[slices].reshape(-1), middle, visit.shift_mm, head_rest=visit.head_rest)
     return result
 
 
-def _together(points: np.ndarray) -> Iterator[slice]:
-    """Slices one after another, which have `points` each: as many together as make `POINTS_AT_ONCE` at most, or one."""
+def _together(points: np.ndarray, at_once: int) -> Iterator[slice]:
+    """Slices one after another, which have `points` each: as many together as make `at_once` at most, or one."""
     first = 0
     for last in range(1, len(points) + 1):
-        if last == len(points) or points[first : last + 1].sum() > POINTS_AT_ONCE:
+        if last == len(points) or points[first : last + 1].sum() > at_once:
             yield slice(first, last)
             first = last
 
@@ -268,12 +297,15 @@ def _keep(result: _Averaged, slices: slice, parts: list[Painted], planes: np.nda
     """Average the planes of some slices into the result."""
     shape = result.hu.shape[1:]
 
-    def means(values: list[torch.Tensor]) -> list[np.ndarray]:
-        all_planes = torch.cat(values) if len(values) > 1 else values[0]
-        return [each.mean(dim=0).numpy() for each in torch.split(all_planes.reshape(-1, *shape), planes.tolist())]
+    def means(values: list[torch.Tensor]) -> np.ndarray:
+        all_planes = (torch.cat(values) if len(values) > 1 else values[0]).reshape(-1, *shape)
+        if planes.min() == planes.max():
+            averaged = all_planes.reshape(len(planes), planes[0], *shape).mean(dim=1)
+        else:
+            averaged = torch.stack([each.mean(dim=0) for each in torch.split(all_planes, planes.tolist())])
+        return averaged.cpu().numpy()
 
-    for plane, averaged in zip(result.hu[slices], means([part.hu for part in parts]), strict=True):
-        plane[:] = averaged
+    result.hu[slices] = means([part.hu for part in parts])
     for name in dict.fromkeys(name for part in parts for name in part.changes):
         stores = ((result.shares, "share"), (result.changed_hu, "hu"))
         for store, attribute in ((result.tissues, "share"),) if name in TISSUES else stores:
@@ -342,22 +374,16 @@ def _lay_petrous_streaks(hu: torch.Tensor, inside: torch.Tensor, at: torch.Tenso
         hu.index_add_(0, some(inside, near), streaks)
 
 
-def _lay_fixtures(
-    hu: np.ndarray,
-    visit: Acquisition,
-    patient: Patient,
-    origins: np.ndarray,
-    steps_mm: tuple[np.ndarray, np.ndarray],
-    thickness: np.ndarray,
-) -> None:
+def _lay_fixtures(hu: np.ndarray, visit: Acquisition, patient: Patient, slices: _Slices) -> None:
     """What is not of the body: metal with its streaks, and the band over the forehead; in place."""
     pieces = metal_of(patient.seed)
     targets = np.array([piece.place_mm for piece in pieces]).reshape(-1, 3)
     places = visit.to_scanner(patient.bend.head_of(targets, brain=False)[0]) if pieces else targets
     rng = np.random.default_rng([visit.noise_seed, 3])
-    y = origins[:, 1, None] + np.arange(hu.shape[1]) * steps_mm[0][1]  # (slices, rows)
+    origins, steps_mm = slices.origins_mm, (slices.row_step_mm, slices.col_step_mm)
+    y = origins[:, 1, None] + np.arange(hu.shape[1]) * slices.row_step_mm[1]  # (slices, rows)
     for index, plane in enumerate(hu):
-        if spots := spots_in(pieces, places, origins[index], steps_mm, thickness[index]):
+        if spots := spots_in(pieces, places, origins[index], steps_mm, slices.thickness_mm[index]):
             lay_metal(plane, spots, visit.pixel_mm, rng)
         above = origins[index, 2] - visit.shift_mm[2]
         if visit.strap_mm is not None and abs(above - visit.strap_mm) < WIDTH_MM / 2:

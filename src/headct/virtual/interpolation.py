@@ -51,18 +51,31 @@ class Grid:
         self._lows = np.zeros(self.channels, np.float32) if lows is None else np.array(lows, np.float32)
         self._first = np.array(first, np.float32)
         self._factor = np.float32(2) / (np.array(last, np.float32) - self._first)
+        self._held: dict[torch.device, tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = {}
 
     def sample(self, points: torch.Tensor) -> torch.Tensor:
-        """Values (channels, n) float32 at points (n, 3), which are x, y, z as `first` has them; trilinear."""
-        if loop := compiled_loop():
+        """Values (channels, n) float32 at points (n, 3), which are x, y, z as `first` has them; trilinear.
+
+        They are worked out on the device on which the points are.
+        """
+        if points.is_cpu and (loop := compiled_loop()):
             values = torch.empty((self.channels, len(points)))
             loop(*self._table, self._first, self._factor, points.numpy(), values.numpy())
             return values
-        place = (points - torch.from_numpy(self._first)) * torch.from_numpy(self._factor) - 1  # -1 to 1
-        wanted = F.grid_sample(self._decoded, place[None, None, None], padding_mode="border", align_corners=True)
+        decoded, first, factor = self._on(points.device)
+        place = (points - first) * factor - 1  # -1 to 1
+        wanted = F.grid_sample(decoded, place[None, None, None], padding_mode="border", align_corners=True)
         return wanted[0, :, 0, 0]
 
-    @cached_property
+    def _on(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Values, first point and factor on a device, brought there once."""
+        if device not in self._held:
+            parts = self._decoded, torch.from_numpy(self._first), torch.from_numpy(self._factor)
+            values, first, factor = (part.to(device) for part in parts)
+            self._held[device] = values, first, factor
+        return self._held[device]
+
+    @property
     def _decoded(self) -> torch.Tensor:
         """(1, channels, z, y, x); the channels of a point lie side by side in memory, as they are read together."""
         values = torch.empty(self._values.shape)

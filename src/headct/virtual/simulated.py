@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
+import torch
 from pydicom.uid import generate_uid
 
 from headct.failure import Misuse
@@ -127,7 +128,7 @@ class Simulated:
 
     `study` is the number of the visit, or "with" and "without" of twins; `otherwise` says what else was asked for, so
     that scans of one patient that differ bear different identifiers. With `tissues`, `taken` keeps the shares of brain,
-    ventricles and skull too.
+    ventricles and skull too. On another `device` it is the same within 1 HU.
     """
 
     patient: Patient
@@ -136,6 +137,7 @@ class Simulated:
     study: str
     otherwise: str = ""
     tissues: bool = False
+    device: str | torch.device = "cpu"
 
     @cached_property
     def study_id(self) -> str:
@@ -163,7 +165,7 @@ class Simulated:
     @cached_property
     def taken(self) -> Taken:
         """The scan with its truth."""
-        return take(self.patient, self.visit, tissues=self.tissues)
+        return take(self.patient, self.visit, tissues=self.tissues, device=self.device)
 
     @cached_property
     def scan(self) -> Scan:

@@ -68,7 +68,7 @@ class Box:
 
     def away_mm(self, points: torch.Tensor) -> torch.Tensor:
         """How far points (n, 3) lie beyond the grid along each axis (n, 3), in mm; never downwards."""
-        return points - torch.clamp(points, *self._limits)
+        return points - torch.clamp(points, *(limit.to(points.device) for limit in self._limits))
 
     def beyond_mm(self, points: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """`away_mm` (m, 3) of those of many points (n, 3) that lie beyond the grid, after their indices (m,)."""

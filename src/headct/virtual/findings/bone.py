@@ -12,7 +12,7 @@ import torch
 from headct.virtual.bending import Coarse
 from headct.virtual.findings.finding import Finding
 from headct.virtual.findings.mass import along_skull_mm, swollen_scalp
-from headct.virtual.places import length, some, where
+from headct.virtual.places import along, length, some, where
 from headct.virtual.solids import Vector, vector
 from headct.virtual.texture import tiled_noise
 from headct.virtual.tissue import Brain, Skull, inside, share_of_line
@@ -81,7 +81,7 @@ class Fracture(Finding):
         around = inside(beyond_mm, 3.0)
         at = where(around > 0)
         jagged = 1.2 * tiled_noise(some(skull.template_mm, at), 12.0, self.tile)
-        aside = some(away, at) @ away.new_tensor(self.across) + jagged
+        aside = along(some(away, at), away.new_tensor(self.across)) + jagged
         line = share_of_line(aside, self.width_mm, skull.edge_mm)
         skull.change_at("fracture", at, line * some(around, at) * _bone(some(skull.hu, at)), 30.0)
 
@@ -135,10 +135,10 @@ class Surgery(Finding):
         if not self.catheter:
             return
         start, end = (brain.template_mm.new_tensor(place) for place in (self.centre_mm, self.tip_mm))
-        along = (end - start) / torch.linalg.vector_norm(end - start)
+        course = (end - start) / torch.linalg.vector_norm(end - start)
         away = brain.template_mm - start
-        share = (away @ along).clamp(0, float(torch.linalg.vector_norm(end - start)))
-        distance = length(away - share[:, None] * along) / brain.scale
+        share = along(away, course).clamp(0, float(torch.linalg.vector_norm(end - start)))
+        distance = length(away - share[:, None] * course) / brain.scale
         brain.change("surgery", inside(distance - 1.2, brain.edge_mm), 160.0)
         brain.change("surgery", inside(distance - 0.5, brain.edge_mm), 5.0)
 

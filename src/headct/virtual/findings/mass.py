@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from headct.virtual.bending import Coarse
-from headct.virtual.places import length
+from headct.virtual.places import along, length
 from headct.virtual.tissue import MIDDLE_MM
 
 BRAIN_RADIUS_MM = 68.0
@@ -41,7 +41,7 @@ def along_skull_mm(template_mm: torch.Tensor, place_mm: tuple[float, float, floa
     middle = template_mm.new_tensor(MIDDLE_MM)
     towards = template_mm.new_tensor(place_mm) - middle
     from_middle = template_mm - middle
-    cosine = from_middle @ towards / (torch.linalg.vector_norm(towards) * length(from_middle).clamp(min=1e-3))
+    cosine = along(from_middle, towards) / (torch.linalg.vector_norm(towards) * length(from_middle).clamp(min=1e-3))
     return torch.arccos(cosine.clamp(-1, 1)) * BRAIN_RADIUS_MM
 
 

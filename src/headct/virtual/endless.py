@@ -15,6 +15,7 @@ from headct.failure import Failure, Misuse
 from headct.preparing import Prepared, prepare
 from headct.preparing.recipe import Recipe, named
 from headct.virtual.labels import FINDINGS
+from headct.virtual.places import one_thread
 from headct.virtual.simulated import Simulated, Simulation
 
 MOST_REJECTED = 100
@@ -42,7 +43,8 @@ def arrays(
     for index in count(start, every):
         for simulated in simulation.scans(index):
             simulated = replace(simulated, device=device)
-            prepared = prepare(simulated.scan, recipe)
+            with one_thread():
+                prepared = prepare(simulated.scan, recipe)
             if isinstance(prepared, Prepared):
                 in_a_row = 0
                 yield prepared.array, simulated

@@ -9,23 +9,32 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 
 import numpy as np
 import torch
+from threadpoolctl import ThreadpoolController
 
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """PyTorch with one thread, then with as many as before.
+    """PyTorch and the matrix products of NumPy with one thread, then with as many as before.
 
-    On pieces as small as these its threads wait for each other longer than they work; on busy cores, ten times as long.
+    On pieces as small as these threads wait for each other longer than they work; on busy cores, ten times as long.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        yield
+        with _libraries().limit(limits=1, user_api="blas"):
+            yield
     finally:
         torch.set_num_threads(before)
+
+
+@cache
+def _libraries() -> ThreadpoolController:
+    """What has threads of its own; to look for it takes longer than to ask it."""
+    return ThreadpoolController()
 
 
 def by_axis(points: torch.Tensor) -> torch.Tensor:

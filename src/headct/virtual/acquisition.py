@@ -8,7 +8,7 @@ from functools import cached_property
 
 import numpy as np
 import torch
-from scipy.ndimage import gaussian_filter, shift
+import torch.nn.functional as F
 from scipy.spatial.transform import Rotation
 
 from headct.scan import Header, Scan
@@ -235,8 +235,9 @@ def take(patient: Patient, visit: Acquisition, *, tissues: bool = False, device:
     slices = _Slices.of(visit)
     averaged = _partial_volumes(patient, visit, slices, torch.device(device), tissues)
     _lay_fixtures(averaged.hu, visit, patient, slices)
+    together = max(1, _at_once(averaged.hu.device) // slices.rows**2)
     scan = Scan(
-        hu=_imaged(averaged.hu, visit, patient, slices.thickness_mm),
+        hu=_imaged(averaged.hu, visit, patient, slices.thickness_mm, together).cpu().numpy(),
         origins_mm=slices.origins_mm,
         row_step_mm=slices.row_step_mm,
         col_step_mm=slices.col_step_mm,
@@ -248,7 +249,7 @@ def take(patient: Patient, visit: Acquisition, *, tissues: bool = False, device:
 
 @dataclass
 class _Averaged:
-    hu: np.ndarray
+    hu: torch.Tensor  # on the device; the others are not
     shares: dict[str, np.ndarray]
     changed_hu: dict[str, np.ndarray]
     tissues: dict[str, np.ndarray]
@@ -258,12 +259,12 @@ def _partial_volumes(
     patient: Patient, visit: Acquisition, grid: _Slices, device: torch.device, tissues: bool
 ) -> _Averaged:
     """Every slice as the mean over planes within its thickness."""
-    result = _Averaged(np.empty(grid.shape, dtype=np.float32), {}, {}, {})
+    result = _Averaged(torch.empty(grid.shape, device=device), {}, {}, {})
     normal = np.cross(grid.col_step_mm, grid.row_step_mm)
     normal /= np.linalg.norm(normal)
     flat = torch.from_numpy(grid.in_plane_mm.reshape(-1, 3).T.copy()).to(device)
     planes = np.maximum(1, np.ceil(grid.thickness_mm / max(SAMPLES_EVERY_MM, 1.25 * visit.pixel_mm))).astype(int)
-    at_once = POINTS_AT_ONCE if device.type == "cpu" else POINTS_ON_A_GPU
+    at_once = _at_once(device)
     for slices in _together(planes * grid.rows**2, at_once):
         corners = np.concatenate(
             [
@@ -279,9 +280,14 @@ def _partial_volumes(
             for head_mm in map(visit.to_head, torch.split(points.reshape(3, -1).T, at_once))
         ]
         _keep(result, slices, parts, planes[slices])
-        middle = (grid.in_plane_mm + grid.origins_mm[slices].astype(np.float32)[:, None, None]).reshape(-1, 3)
-        lay_table(result.hu[slices].reshape(-1), middle, visit.shift_mm, head_rest=visit.head_rest)
+        origins = torch.from_numpy(grid.origins_mm[slices].astype(np.float32).T.copy()).to(device)
+        middle = (flat[:, None] + origins[:, :, None]).reshape(3, -1).T
+        lay_table(result.hu[slices].view(-1), middle, visit.shift_mm, head_rest=visit.head_rest)
     return result
+
+
+def _at_once(device: torch.device) -> int:
+    return POINTS_AT_ONCE if device.type == "cpu" else POINTS_ON_A_GPU
 
 
 def _together(points: np.ndarray, at_once: int) -> Iterator[slice]:
@@ -297,13 +303,11 @@ def _keep(result: _Averaged, slices: slice, parts: list[Painted], planes: np.nda
     """Average the planes of some slices into the result."""
     shape = result.hu.shape[1:]
 
-    def means(values: list[torch.Tensor]) -> np.ndarray:
+    def means(values: list[torch.Tensor]) -> torch.Tensor:
         all_planes = (torch.cat(values) if len(values) > 1 else values[0]).reshape(-1, *shape)
         if planes.min() == planes.max():
-            averaged = all_planes.reshape(len(planes), planes[0], *shape).mean(dim=1)
-        else:
-            averaged = torch.stack([each.mean(dim=0) for each in torch.split(all_planes, planes.tolist())])
-        return averaged.cpu().numpy()
+            return all_planes.reshape(len(planes), planes[0], *shape).mean(dim=1)
+        return torch.stack([each.mean(dim=0) for each in torch.split(all_planes, planes.tolist())])
 
     result.hu[slices] = means([part.hu for part in parts])
     for name in dict.fromkeys(name for part in parts for name in part.changes):
@@ -315,7 +319,7 @@ def _keep(result: _Averaged, slices: slice, parts: list[Painted], planes: np.nda
                 torch.zeros_like(part.hu) if change is None else getattr(change, attribute)
                 for part, change in zip(parts, changes, strict=True)
             ]
-            for plane, averaged in zip(known[slices], means(values), strict=True):
+            for plane, averaged in zip(known[slices], means(values).cpu().numpy(), strict=True):
                 if averaged.any():  # memory that is never written is never taken
                     plane[:] = averaged
 
@@ -374,7 +378,7 @@ def _lay_petrous_streaks(hu: torch.Tensor, inside: torch.Tensor, at: torch.Tenso
         hu.index_add_(0, some(inside, near), streaks)
 
 
-def _lay_fixtures(hu: np.ndarray, visit: Acquisition, patient: Patient, slices: _Slices) -> None:
+def _lay_fixtures(hu: torch.Tensor, visit: Acquisition, patient: Patient, slices: _Slices) -> None:
     """What is not of the body: metal with its streaks, and the band over the forehead; in place."""
     pieces = metal_of(patient.seed)
     targets = np.array([piece.place_mm for piece in pieces]).reshape(-1, 3)
@@ -383,68 +387,99 @@ def _lay_fixtures(hu: np.ndarray, visit: Acquisition, patient: Patient, slices: 
     origins, steps_mm = slices.origins_mm, (slices.row_step_mm, slices.col_step_mm)
     y = origins[:, 1, None] + np.arange(hu.shape[1]) * slices.row_step_mm[1]  # (slices, rows)
     for index, plane in enumerate(hu):
-        if spots := spots_in(pieces, places, origins[index], steps_mm, slices.thickness_mm[index]):
-            lay_metal(plane, spots, visit.pixel_mm, rng)
+        spots = spots_in(pieces, places, origins[index], steps_mm, slices.thickness_mm[index])
         above = origins[index, 2] - visit.shift_mm[2]
-        if visit.strap_mm is not None and abs(above - visit.strap_mm) < WIDTH_MM / 2:
-            lay_strap(plane, y[index, :, None] - visit.shift_mm[1], visit.pixel_mm)
+        strapped = visit.strap_mm is not None and abs(above - visit.strap_mm) < WIDTH_MM / 2
+        if not (spots or strapped):
+            continue
+        drawn = plane.cpu().numpy()
+        lay_metal(drawn, spots, visit.pixel_mm, rng)
+        if strapped:
+            lay_strap(drawn, y[index, :, None] - visit.shift_mm[1], visit.pixel_mm)
+        plane.copy_(torch.from_numpy(drawn))
 
 
-def _imaged(hu: np.ndarray, visit: Acquisition, patient: Patient, thickness: np.ndarray) -> np.ndarray:
-    """Kernel, offset, noise, motion and rounding, as int16 (slices, rows, cols): slice by slice, for the memory.
+def _imaged(
+    hu: torch.Tensor, visit: Acquisition, patient: Patient, thickness: np.ndarray, together: int = 1
+) -> torch.Tensor:
+    """Kernel, offset, noise, motion and rounding, as int16 (slices, rows, cols), so many slices `together`.
 
     `hu` is used up.
     """
     body = hu > -500
-    for plane in hu:
-        plane[:] = _through_kernel(plane, visit)
+    for planes in torch.split(hu, together):
+        planes.copy_(_through_kernel(planes, visit))
     if visit.motion_mm[0]:
         hu = _moved(hu, visit)
-    for plane, solid in zip(hu, body, strict=True):
-        plane += np.float32(visit.offset_hu) * solid
-    image = np.empty(hu.shape, dtype=np.int16)
-    for stored, plane, noise in zip(image, hu, _noise(hu, visit, patient, thickness), strict=True):
-        stored[:] = np.clip(np.rint(plane + noise), LOWEST_HU, HIGHEST_HU)
-    return image
+    hu.add_(body, alpha=visit.offset_hu)
+    noise = _noise(hu, visit, patient, thickness, together)
+    return noise.add_(hu).round_().clamp_(LOWEST_HU, HIGHEST_HU).to(torch.int16)
 
 
-def _through_kernel(plane: np.ndarray, visit: Acquisition) -> np.ndarray:
-    """A slice (rows, cols) as reconstruction passes it."""
+def _through_kernel(planes: torch.Tensor, visit: Acquisition) -> torch.Tensor:
+    """Slices (n, rows, cols) as reconstruction passes them."""
     if (sigma := visit.blur_mm / visit.pixel_mm) > 0.2:
-        plane = gaussian_filter(plane, sigma, mode="nearest")
+        planes = blurred(planes, sigma)
     if visit.sharpening:
-        plane = plane + visit.sharpening * (plane - gaussian_filter(plane, UNSHARP_MM / visit.pixel_mm, mode="nearest"))
-    return plane
+        planes = planes + visit.sharpening * (planes - blurred(planes, UNSHARP_MM / visit.pixel_mm))
+    return planes
 
 
-def _moved(hu: np.ndarray, visit: Acquisition) -> np.ndarray:
+def blurred(planes: torch.Tensor, sigma: float) -> torch.Tensor:
+    """Slices (n, rows, cols) through a Gaussian of so many pixels, cut at four sigma; their edges go on.
+
+    As `scipy.ndimage.gaussian_filter` does, on any device; a convolution there may be set to fewer digits.
+    """
+    reach = int(4 * sigma + 0.5)
+    weights = np.exp(-0.5 * (np.arange(reach + 1) / sigma) ** 2)
+    weights /= weights[0] + 2 * weights[1:].sum()
+    for axis, margins in ((1, (0, 0, reach, reach)), (2, (reach, reach, 0, 0))):
+        around, size = F.pad(planes, margins, mode="replicate"), planes.shape[axis]
+        planes = planes * weights[0]
+        for away, weight in enumerate(weights[1:].tolist(), start=1):
+            both = around.narrow(axis, reach - away, size) + around.narrow(axis, reach + away, size)
+            planes.add_(both, alpha=weight)
+    return planes
+
+
+def _moved(hu: torch.Tensor, visit: Acquisition) -> torch.Tensor:
     """The mean with a copy that is displaced in some slices: the patient moved while they were taken."""
     rng = np.random.default_rng([visit.noise_seed, 2])
     first = int(rng.integers(0, len(hu)))
     moved = slice(first, first + int(rng.integers(2, max(3, len(hu) // 3))))
     across, down = np.array(visit.motion_mm) / visit.pixel_mm
-    result = hu.copy()
-    result[moved] = 0.6 * hu[moved] + 0.4 * shift(hu[moved], (0, down, across), order=1, mode="nearest")
+    result = hu.clone()
+    result[moved] = 0.6 * hu[moved] + 0.4 * _displaced(_displaced(hu[moved], 1, down), 2, across)
     return result
 
 
-def _noise(hu: np.ndarray, visit: Acquisition, patient: Patient, thickness: np.ndarray) -> np.ndarray:
+def _displaced(planes: torch.Tensor, axis: int, by: float) -> torch.Tensor:
+    """Slices (n, rows, cols) moved by so many pixels along an axis, linearly interpolated; their edges go on."""
+    place = (torch.arange(planes.shape[axis], device=planes.device) - by).clamp_(0, planes.shape[axis] - 1)
+    before = place.floor().clamp_(max=planes.shape[axis] - 2).long()
+    share = (place - before).reshape((-1, 1) if axis == 1 else (-1,))
+    return torch.lerp(planes.index_select(axis, before), planes.index_select(axis, before + 1), share.float())
+
+
+def _noise(
+    hu: torch.Tensor, visit: Acquisition, patient: Patient, thickness: np.ndarray, together: int = 1
+) -> torch.Tensor:
     """Noise of the kernel's colour: more in thin slices, large heads, and the middle of the head; little in air."""
     rng, protocol = np.random.default_rng([visit.noise_seed, 1]), visit.protocol
     slices, rows, cols = hu.shape
-    noise = noise_of(rng, (slices + 2, rows, cols), visit.kernel, visit.pixel_mm)
+    noise = noise_of(rng, (slices + 2, rows, cols), visit.kernel, visit.pixel_mm, together=together, device=hu.device)
     shared, own = (overlap_per_mm(protocol.thickness_mm, apart, protocol.wings_mm) for apart in (protocol.gap_mm, 0.0))
     noise = correlated(noise, shared / own)
     size = (ICBM_PER_HEAD / patient.anatomy.mean_scale) ** 3  # volume of this head to that of an average one
-    thin = np.sqrt(protocol.thickness_mm / thickness).astype(np.float32)[:, None, None]
-    axis = np.linspace(-1, 1, hu.shape[1], dtype=np.float32)
-    middle = 0.8 + 0.4 * np.exp(-(axis[:, None] ** 2 + axis**2) / 0.35)
+    strength = visit.noise_hu * size * np.sqrt(protocol.thickness_mm / thickness)
+    axis = torch.linspace(-1, 1, rows, device=hu.device)
+    middle = 0.8 + 0.4 * torch.exp(-(axis[:, None] ** 2 + axis**2) / 0.35)
+    thin = torch.from_numpy(strength.astype(np.float32)).to(hu.device)[:, None, None]
     sigma = AIR_BLUR_MM / visit.pixel_mm
-    for plane, strength, seen in zip(noise, np.float32(visit.noise_hu * size) * thin, hu, strict=True):
-        body = gaussian_filter(np.minimum(seen, -150), sigma)  # the same for all that is denser than fat
-        in_air = 0.35 + 0.65 / (1 + np.exp(-(body + 500) / 100))
-        plane *= strength * middle
-        plane *= in_air.astype(np.float32)
+    for planes, by, seen in zip(*(torch.split(each, together) for each in (noise, thin, hu)), strict=True):
+        body = blurred(torch.clamp(seen, max=-150), sigma)  # the same for all that is denser than fat
+        in_air = torch.sigmoid((body + 500) * 0.01).mul_(0.65).add_(0.35)
+        planes.mul_(by).mul_(middle).mul_(in_air)
     return noise
 
 

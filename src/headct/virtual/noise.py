@@ -11,6 +11,7 @@ from itertools import product
 from math import ceil, erf, exp, pi, sqrt
 
 import numpy as np
+import torch
 from scipy import fft
 
 FLOOR_PER_MM = 0.25
@@ -76,16 +77,27 @@ def _mean(power: np.ndarray) -> float:
     return float((2 * power[:, 1:-1].sum() + power[:, [0, -1]].sum()) / len(power) ** 2)
 
 
-def noise_of(rng: np.random.Generator, shape: tuple[int, int, int], kernel: Kernel, pixel_mm: float) -> np.ndarray:
-    """Noise of unit variance as a kernel leaves it, float32 (slices, rows, cols), every slice by itself."""
-    slices, rows, cols = shape
+def noise_of(
+    rng: np.random.Generator,
+    shape: tuple[int, int, int],
+    kernel: Kernel,
+    pixel_mm: float,
+    *,
+    together: int = 1,
+    device: str | torch.device = "cpu",
+) -> torch.Tensor:
+    """Noise of unit variance as a kernel leaves it, float32 (slices, rows, cols), every slice by itself.
+
+    The numbers are the same, whatever the device, and however many slices it works on `together`.
+    """
+    _slices, rows, cols = shape
     size = fft.next_fast_len((max(rows, cols) + 1) // 2, real=True) * 2
     power = kernel.sampled_power(pixel_mm, size)
-    amplitude = np.sqrt(power / _mean(power)).astype(np.float32)
-    noise = np.empty(shape, dtype=np.float32)
-    for index in range(slices):
-        white = rng.standard_normal((size, size), dtype=np.float32)
-        noise[index] = fft.irfft2(fft.rfft2(white) * amplitude, (size, size))[:rows, :cols]
+    amplitude = torch.from_numpy(np.sqrt(power / _mean(power)).astype(np.float32)).to(device)
+    noise = torch.empty(shape, device=device)
+    for planes in torch.split(noise, together):
+        white = torch.from_numpy(rng.standard_normal((len(planes), size, size), dtype=np.float32)).to(device)
+        planes.copy_(torch.fft.irfft2(torch.fft.rfft2(white) * amplitude, (size, size))[:, :rows, :cols])
     return noise
 
 
@@ -104,13 +116,10 @@ def overlap_per_mm(thickness_mm: float, apart_mm: float, wings_mm: float) -> flo
     return (ends - 2 * mean_distance(apart_mm)) / (2 * thickness_mm**2)
 
 
-def correlated(noise: np.ndarray, correlation: float) -> np.ndarray:
+def correlated(noise: torch.Tensor, correlation: float) -> torch.Tensor:
     """Slices of unit variance (n - 2, ...) that are correlated with the next on either side, of n that are not."""
     correlation = min(correlation, 0.7)  # more would take the next but one as well
     if correlation < 0.01:
         return noise[1:-1]
     share = (1 - sqrt(1 - 2 * correlation**2)) / (2 * correlation)
-    mixed = np.empty_like(noise[1:-1])
-    for plane, before, itself, after in zip(mixed, noise[:-2], noise[1:-1], noise[2:], strict=True):
-        plane[:] = (itself + np.float32(share) * (before + after)) * np.float32(1 / sqrt(1 + 2 * share**2))
-    return mixed
+    return ((noise[:-2] + noise[2:]).mul_(share).add_(noise[1:-1])).mul_(1 / sqrt(1 + 2 * share**2))

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+import torch
 from scipy.ndimage import gaussian_filter
 from scipy.spatial.transform import Rotation
 
@@ -93,7 +94,7 @@ class Phantom:
 
     def _lay(self, hu: np.ndarray, points_mm: np.ndarray, table: bool) -> None:
         if table:
-            lay_table(hu, points_mm, self.shape.shift_mm)
+            lay_table(torch.from_numpy(hu), torch.from_numpy(points_mm), self.shape.shift_mm)
         at = self._to_head(points_mm)
         near = (at.x / 102) ** 2 + ((at.y + 6) / 124) ** 2 < 1
         near &= at.z < 100

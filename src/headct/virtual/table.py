@@ -4,31 +4,39 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
+import torch
 
 from headct.virtual.head import EDGE_MM
-from headct.virtual.solids import Points, ellipsoid, paint
+from headct.virtual.places import some, where
+from headct.virtual.tissue import inside, lay
 
 SHELL_HU, FOAM_HU = 40.0, -930.0
 
 
-def lay_table(hu: np.ndarray, points_mm: np.ndarray, shift_mm: Sequence[float], *, head_rest: bool = True) -> None:
+def lay_table(hu: torch.Tensor, points_mm: torch.Tensor, shift_mm: Sequence[float], *, head_rest: bool = True) -> None:
     """Couch and head rest at points (n, 3) RAS mm, in place; the rest follows the head, which lies at `shift_mm`.
 
     The head rest is a padded half pipe from the neck upwards, the couch a shallow trough that begins at the neck.
     They lie over air alone: what is denser than foam stays.
     """
-    (low,) = np.nonzero((points_mm[:, 1] - shift_mm[1] < -60) & (hu < FOAM_HU))
-    if not len(low):
-        return
-    here, part = Points(*(points_mm[low, axis] - shift_mm[axis] for axis in range(3))), hu[low]
+    low = where((points_mm[:, 1] - shift_mm[1] < -60) & (hu < FOAM_HU))
+    x, y, z = (some(points_mm, low) - points_mm.new_tensor(tuple(shift_mm))).T
+    part = some(hu, low)
     if head_rest:
-        pipe = ellipsoid(here, (0, -14, 0), (106, 116, 1e6))
-        ends = np.maximum(np.abs(here.z - 10) - 120, here.y + np.float32(66))
-        paint(part, np.maximum(np.abs(pipe - 5) - 6, ends), FOAM_HU, EDGE_MM)
-        paint(part, np.maximum(np.abs(pipe - 12) - 1.5, ends), SHELL_HU, EDGE_MM)
-    trough = np.abs(ellipsoid(here, (0, 160, 0), (420, 320, 1e6)))
-    foot = np.maximum(here.z + np.float32(96), np.abs(here.x) - 210)
-    paint(part, np.maximum(trough - 14, foot), FOAM_HU, EDGE_MM)
-    paint(part, np.maximum(np.abs(trough - 14) - 1.2, foot), SHELL_HU, EDGE_MM)
-    hu[low] = part
+        pipe = _pipe(x, y + 14, 106, 116)
+        ends = torch.maximum(torch.abs(z - 10) - 120, y + 66)
+        lay(part, inside(torch.maximum(torch.abs(pipe - 5) - 6, ends), EDGE_MM), FOAM_HU)
+        lay(part, inside(torch.maximum(torch.abs(pipe - 12) - 1.5, ends), EDGE_MM), SHELL_HU)
+    trough = torch.abs(_pipe(x, y - 160, 420, 320))
+    foot = torch.maximum(z + 96, torch.abs(x) - 210)
+    lay(part, inside(torch.maximum(trough - 14, foot), EDGE_MM), FOAM_HU)
+    lay(part, inside(torch.maximum(torch.abs(trough - 14) - 1.2, foot), EDGE_MM), SHELL_HU)
+    hu.index_copy_(0, low, part)
+
+
+def _pipe(x: torch.Tensor, y: torch.Tensor, across_mm: float, down_mm: float) -> torch.Tensor:
+    """Distance (n,) to an endless pipe along z with these half axes, as `solids.ellipsoid` estimates it."""
+    x, y = x / across_mm, y / down_mm
+    scaled = torch.sqrt(x * x + y * y)
+    x, y = x / across_mm, y / down_mm
+    return (scaled - 1) * scaled / torch.clamp(torch.sqrt(x * x + y * y), min=1e-6)

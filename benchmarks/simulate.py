@@ -91,10 +91,13 @@ def show_device(device: str, patients: int, workers: Sequence[int]) -> None:
         f"2 mm, site-a, arrays, on {on}": (partial(_array, device=on), "site-a", {"recipe": "head"}) for on in where
     }
     show(cases, patients, workers)
-    job = Job(simulation=Simulation(seed=1), recipe="head")
-    apart = [_array(job, Path(), index, device=device).astype(int) - _array(job, Path(), index) for index in range(8)]
+    job = Job(simulation=Simulation(seed=1), patients=8, recipe="head")
+    apart = [
+        _array(job, Path(), index, device=device).astype(int) - _array(job, Path(), index)
+        for index in range(job.patients)
+    ]
     shares = [float(np.mean([np.abs(each) > hu for each in apart])) for hu in (0, 1)]
-    print(f"voxels of 8 arrays that differ: {shares[0]:.2g}, by more than 1 HU {shares[1]:.2g}")
+    print(f"voxels of {job.patients} arrays that differ: {shares[0]:.2g}, by more than 1 HU {shares[1]:.2g}")
 
 
 def main() -> None:

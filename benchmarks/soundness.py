@@ -92,6 +92,7 @@ CENTRE = (slice(32, 64), slice(36, 76), slice(36, 64))
 """Where noise is measured: 64 x 80 x 56 mm that lie within every head."""
 APART = ("texture", "swelling")
 """What findings bring with them: no nuisances, so not among `all`, nor counted."""
+FOLDS = 5
 FRESH_SEED = 990
 """Of no cohort that a network learns from; `nuisances.py` scans some of these patients."""
 CELLS_WEIGH = 20.0
@@ -338,6 +339,9 @@ def show_nuisances(patients: Patients) -> None:
     features = {name: patients.features[name] for name in ("table", "air", "visit", "patient")}
     everyone, some = np.hstack(list(features.values())), {name: patients.features[name] for name in APART}
     some |= {"noise": patients.features["noise"]} if "noise" in patients.features else {}
+    check_folds("(a), nuisances", FINDINGS, patients.labels)
+    if "noise" in some:
+        check_folds("(a), noise (--again)", FINDINGS, patients.labels[np.isfinite(some["noise"]).all(axis=1)])
     runs = [(name, boosted) for name in (*features, *some)] + [("all", linear), ("all", boosted)]
     features = features | some | {"all": everyone}
     rows = []
@@ -364,10 +368,18 @@ def show_nuisances(patients: Patients) -> None:
 def out_of_fold(make: Callable[[], Any], x: np.ndarray, label: np.ndarray, groups: np.ndarray) -> np.ndarray:
     """Ranks (n,) from 0 to 1 that models of the other four folds give."""
     score = np.empty(len(x))
-    for seen, unseen in StratifiedGroupKFold(5, shuffle=True, random_state=0).split(x, label, groups):
+    for seen, unseen in StratifiedGroupKFold(FOLDS, shuffle=True, random_state=0).split(x, label, groups):
         odds = make().fit(x[seen], label[seen]).predict_proba(x[unseen])[:, 1]
         score[unseen] = rankdata(odds) / len(odds)  # levels differ from fold to fold
     return score
+
+
+def check_folds(what: str, findings: Sequence[str], labels: np.ndarray) -> None:
+    """Raises SystemExit where some folds of patients with these labels (n, findings) would have none, or none without."""
+    fewest = [min(int((of == value).sum()) for value in (0, 1)) for of in labels.T]
+    if lacking := [name for name, n in zip(findings, fewest, strict=True) if n < FOLDS]:
+        few = f"of {len(labels)} patients fewer than {FOLDS} have, or lack: {', '.join(lacking)}"
+        raise SystemExit(f"{what}: {few}; ask for more")
 
 
 def show_drawn(people: int) -> None:
@@ -376,9 +388,10 @@ def show_drawn(people: int) -> None:
     told = drawn_of(simulation, range(people))
     x, groups = np.hstack([told["visit"], told["patient"]]), np.arange(people)
     drawn = [{finding.name for finding in simulation.patient(index).findings} for index in range(people)]
+    labels = np.array([[float(finding in one) for finding in DRAWN] for one in drawn])
+    check_folds("(e), what was drawn (--fresh)", DRAWN, labels)
     rows = []
-    for finding in DRAWN:
-        label = np.array([float(finding in one) for one in drawn])
+    for finding, label in zip(DRAWN, labels.T, strict=True):
         models = {make.__name__: measured(out_of_fold(make, x, label, groups), label) for make in (linear, boosted)}
         rows.append(counted(finding, label) | models)
     show("(e) findings that were drawn, by what was drawn for visit and patient: AUROC in five folds by patient", rows)

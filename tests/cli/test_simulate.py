@@ -12,7 +12,7 @@ from headct.virtual.findings.mixture import PREVALENCE
 
 
 def test_a_prevalence_changes_one_finding_alone(tmp_path: Path) -> None:
-    none = [word for name in PREVALENCE for word in ("--prevalence", f"{name}=0")]
+    none = [word for name in PREVALENCE if name != "iph" for word in ("--prevalence", f"{name}=0")]
     line = ["simulate", "--patients", "2", "--out", str(tmp_path / "out"), "--workers", "1", *none]
     assert run([*line, "--prevalence", "iph=1"]) == 0
     labels = pd.read_csv(tmp_path / "out" / "labels.csv")
@@ -27,3 +27,9 @@ def test_what_is_no_prevalence_is_refused(asked: str, tmp_path: Path, capsys: py
     assert "prevalence" in said
     assert asked.partition("=")[0] in said
     assert not (tmp_path / "out").exists()
+
+
+def test_a_prevalence_that_is_given_twice_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = ["simulate", "--patients", "1", "--out", str(tmp_path / "out"), "--prevalence", "iph=1"]
+    assert run([*line, "--prevalence", "iph=0"]) == 2
+    assert "iph is given twice" in capsys.readouterr().err

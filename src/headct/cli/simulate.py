@@ -85,17 +85,19 @@ def simulate(
 
 
 def _mixture(asked: Sequence[str]) -> Mapping[str, float]:
-    """The usual mixture, other where asked for; raises Misuse for what is not FINDING=SHARE."""
+    """The usual mixture, other where asked for; raises Misuse for what is not FINDING=SHARE, or asked for twice."""
     from headct.virtual.findings.mixture import PREVALENCE
 
-    mixture = dict(PREVALENCE)
+    wanted: dict[str, float] = {}
     for item in asked:
         name, _, share = item.partition("=")
+        if name in wanted:
+            raise Misuse(f"--prevalence: {name} is given twice", do="say once how often it is drawn")
         try:
-            mixture[name] = float(share)
+            wanted[name] = float(share)
         except ValueError:
             raise Misuse(f"--prevalence {item!r} is not FINDING=SHARE", do="write for example sah=0.3") from None
-    return mixture
+    return {**PREVALENCE, **wanted}
 
 
 def _counts(result: Result) -> list[dict[str, int | str]]:

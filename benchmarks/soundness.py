@@ -375,7 +375,7 @@ def out_of_fold(make: Callable[[], Any], x: np.ndarray, label: np.ndarray, group
 
 
 def check_folds(what: str, findings: Sequence[str], labels: np.ndarray) -> None:
-    """Raises SystemExit where some folds of patients with these labels (n, findings) would have none, or none without."""
+    """Raises SystemExit where patients with these labels (n, findings) do not fill folds with and without each."""
     fewest = [min(int((of == value).sum()) for value in (0, 1)) for of in labels.T]
     if lacking := [name for name, n in zip(findings, fewest, strict=True) if n < FOLDS]:
         few = f"of {len(labels)} patients fewer than {FOLDS} have, or lack: {', '.join(lacking)}"

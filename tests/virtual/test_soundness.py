@@ -188,7 +188,7 @@ def test_scans_of_a_patient_stand_side_by_side() -> None:
 def test_too_few_patients_for_folds_are_told_at_once(soundness: ModuleType, place: Path) -> None:
     with pytest.raises(SystemExit, match="of 2 patients fewer than 5 have, or lack: ich, iph"):
         soundness.show_nuisances(soundness.load([place], 0))
-    with pytest.raises(SystemExit, match="of 8 patients fewer than 5 have, or lack: .*edh"):
+    with pytest.raises(SystemExit, match=r"of 8 patients fewer than 5 have, or lack: .*edh"):
         soundness.show_drawn(8)
 
 

@@ -230,7 +230,8 @@ class _Slices:
 def take(patient: Patient, visit: Acquisition, *, tissues: bool = False, device: str | torch.device = "cpu") -> Taken:
     """Scan a patient; `tissues` keeps the shares of `TISSUES` too. The same arguments give the same bytes.
 
-    The patient is painted on the device, another one giving the same within 1 HU; the rest is the processor's work.
+    The patient is painted and imaged on the device; another one gives the same within 1 HU, but for single voxels where
+    a condition decides. What is random, metal and straps are the processor's work.
     """
     slices = _Slices.of(visit)
     averaged = _partial_volumes(patient, visit, slices, torch.device(device), tissues)

@@ -32,10 +32,10 @@ def arrays(
 ) -> Iterator[tuple[np.ndarray, Simulated]]:
     """Prepared arrays, int16 (X, Y, Z) in HU, each with the scan it was made from: of patient `start` and all after it.
 
-    With `every` n only each n-th patient is made. Scans that the recipe rejects are passed over. On a `device` such as
-    cuda patients are painted, which is half of the work; the rest is the processor's. Values are the same within 1 HU.
-    Raises Misuse at the first array, for a published recipe or a device that is not there, and Failure where so many
-    are rejected in a row that no other may come.
+    With `every` n only each n-th patient is made. Scans that the recipe rejects are passed over. A `device` such
+    as cuda paints and images patients, which is most of the work; the rest is the processor's. Raises Misuse at the
+    first array, for a published recipe or a device that is not there, and Failure where so many are rejected in a row
+    that no other may come.
     """
     recipe, device = named(recipe), _found(device)
     simulation = simulation.prepared_by(recipe)
@@ -67,8 +67,8 @@ class Endless(IterableDataset[dict[str, Any]]):
 
     `hu` is int16 (X, Y, Z); `labels` float32, one for each of `findings`: 1, 0, or NaN where it can hardly be seen.
     Workers share the patients, so with another number of them the order differs; processes share them by
-    `start=rank, every=ranks`. The same simulation gives the same patients; on a `device` they are painted, as `arrays`
-    says, and what is yielded lies on the CPU all the same.
+    `start=rank, every=ranks`. The same simulation gives the same patients. A `device` such as cuda paints them, with
+    values that are the same within 1 HU but for single voxels; what is yielded lies on the CPU all the same.
     """
 
     findings = FINDINGS

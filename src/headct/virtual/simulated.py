@@ -128,7 +128,7 @@ class Simulated:
 
     `study` is the number of the visit, or "with" and "without" of twins; `otherwise` says what else was asked for, so
     that scans of one patient that differ bear different identifiers. With `tissues`, `taken` keeps the shares of brain,
-    ventricles and skull too. On another `device` it is the same within 1 HU.
+    ventricles and skull too. `device` is where `take` paints.
     """
 
     patient: Patient

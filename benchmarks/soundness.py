@@ -339,7 +339,6 @@ def show_nuisances(patients: Patients) -> None:
     features = {name: patients.features[name] for name in ("table", "air", "visit", "patient")}
     everyone, some = np.hstack(list(features.values())), {name: patients.features[name] for name in APART}
     some |= {"noise": patients.features["noise"]} if "noise" in patients.features else {}
-    check_folds("(a), nuisances", FINDINGS, patients.labels)
     if "noise" in some:
         check_folds("(a), noise (--again)", FINDINGS, patients.labels[np.isfinite(some["noise"]).all(axis=1)])
     runs = [(name, boosted) for name in (*features, *some)] + [("all", linear), ("all", boosted)]
@@ -382,16 +381,20 @@ def check_folds(what: str, findings: Sequence[str], labels: np.ndarray) -> None:
         raise SystemExit(f"{what}: {few}; ask for more")
 
 
+def which_were_drawn(people: int) -> np.ndarray:
+    """Of fresh patients, 1 for each of `DRAWN` that was drawn for them, else 0 (people, findings)."""
+    fresh = map(Simulation(seed=FRESH_SEED).patient, range(people))
+    drawn = [{finding.name for finding in patient.findings} for patient in fresh]
+    return np.array([[float(finding in one) for finding in DRAWN] for one in drawn])
+
+
 def show_drawn(people: int) -> None:
     """Whether what was drawn for the visit and the patient tells which findings were drawn; no one is scanned."""
     simulation = Simulation(seed=FRESH_SEED)
     told = drawn_of(simulation, range(people))
     x, groups = np.hstack([told["visit"], told["patient"]]), np.arange(people)
-    drawn = [{finding.name for finding in simulation.patient(index).findings} for index in range(people)]
-    labels = np.array([[float(finding in one) for finding in DRAWN] for one in drawn])
-    check_folds("(e), what was drawn (--fresh)", DRAWN, labels)
     rows = []
-    for finding, label in zip(DRAWN, labels.T, strict=True):
+    for finding, label in zip(DRAWN, which_were_drawn(people).T, strict=True):
         models = {make.__name__: measured(out_of_fold(make, x, label, groups), label) for make in (linear, boosted)}
         rows.append(counted(finding, label) | models)
     show("(e) findings that were drawn, by what was drawn for visit and patient: AUROC in five folds by patient", rows)
@@ -764,6 +767,11 @@ def main() -> None:
     scanned = [name for path in cohorts for name in Cohort(path).scans["patient_id"]]
     if len(set(scanned)) < len(scanned):
         parser.error("give each patient once: intervals are over scans, and who is learned from must not be tested on")
+    if options.nuisances:
+        told = pd.concat([labels_of(Cohort(path)) for path in cohorts])
+        check_folds("(a), nuisances", FINDINGS, told[list(FINDINGS)].to_numpy(dtype=float))
+    if options.fresh:
+        check_folds("(e), --fresh", DRAWN, which_were_drawn(options.fresh))
     patients, rng = load(cohorts, options.again if options.nuisances else 0), np.random.default_rng(0)
     print(f"{len(patients.places)} patients, {time.process_time():.0f} s; networks on {choose('auto', 'cpu')}")
     if options.nuisances:

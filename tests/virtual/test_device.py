@@ -18,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from headct.failure import Misuse
+from headct.preparing.recipe import named
 from headct.virtual.acquisition import take
 from headct.virtual.endless import Endless, arrays
 from headct.virtual.findings.mixture import PREVALENCE
@@ -27,6 +28,9 @@ from headct.virtual.simulated import Simulation
 
 PRETENDED = "meta"
 """A device that every PyTorch knows, and on which nothing can be worked out without what is below."""
+
+COARSE_ON_A_GPU = {"mm", "mv", "dot", "bmm", "addmm", "addmv", "baddbmm", "convolution"}
+"""What TF32 and mixed precision change, which training around patients may have asked for."""
 
 MANY = dict.fromkeys(PREVALENCE, 0.5)
 
@@ -63,6 +67,8 @@ def worked_out(operation: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any])
     moves = operation._schema.name in ("aten::copy_", "aten::_to_copy")
     if there and not moves and any(tensor.dim() and not isinstance(tensor, There) for tensor in given):
         raise RuntimeError(f"{operation}: its tensors are on two devices")
+    if there and operation._schema.name.removeprefix("aten::") in COARSE_ON_A_GPU:
+        raise RuntimeError(f"{operation}: its digits are fewer on a GPU that is set so")
     here = {name: torch.device("cpu") if name == "device" and named else value for name, value in kwargs.items()}
     plain_args, plain_kwargs = tree_map_only(There, lambda tensor: tensor.held, (args, here))
     result = operation(*plain_args, **plain_kwargs)
@@ -104,6 +110,8 @@ def test_the_pretended_device_keeps_its_tensors_apart() -> None:
             there + torch.ones(3)
         with pytest.raises(RuntimeError, match="numpy"):
             there.numpy()
+        with pytest.raises(RuntimeError, match="fewer on a GPU"):
+            there @ there.T
 
 
 def test_points_are_handled_alike() -> None:
@@ -139,6 +147,11 @@ def test_patients_are_the_same_within_1_hu(site: str, index: int) -> None:
             np.testing.assert_allclose(found[name].astype(float), shares.astype(float), atol=2e-3)
 
 
+def test_a_scan_is_the_same_one_wherever_it_is_painted() -> None:
+    simulation = Simulation(seed=2).prepared_by(named("head-coarse"))
+    assert next(arrays(Simulation(seed=2), "head-coarse"))[1] == next(simulation.scans(0))
+
+
 def test_arrays_and_labels_come_from_a_device_too() -> None:
     simulation = Simulation(seed=2)
     with pretended() as device:
@@ -150,7 +163,13 @@ def test_arrays_and_labels_come_from_a_device_too() -> None:
     torch.testing.assert_close(there["labels"], here["labels"], equal_nan=True)
 
 
-@pytest.mark.parametrize("device", ["cuda:99", "elsewhere"])
+@pytest.mark.parametrize("device", ["cuda:99", "elsewhere", "hpu"])
 def test_a_device_that_is_not_there_is_refused(device: str) -> None:
     with pytest.raises(Misuse, match=f"nothing can be painted on the device {device}\n  why: .+\n  do:  leave"):
         next(arrays(Simulation(), "head-coarse", device=device))
+
+
+def test_a_worker_that_cannot_begin_its_gpu_is_told_how(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("headct.virtual.endless.get_worker_info", lambda: object())
+    with pytest.raises(Misuse, match="do:  give the DataLoader multiprocessing_context='spawn'"):
+        next(arrays(Simulation(), "head-coarse", device="cuda:99"))

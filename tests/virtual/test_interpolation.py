@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import pickle
 import platform
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from headct.virtual import interpolation, patient
 from headct.virtual.interpolation import Grid
 from headct.virtual.patient import Patient
-from headct.virtual.places import by_axis, length, some, spread, turned, where
+from headct.virtual.places import _OneThreadOfNumPy, by_axis, length, some, spread, turned, where
 from headct.virtual.simulated import Simulation
 
 FIRST, LAST = (-3.0, 10.0, -7.0), (3.0, 16.0, 5.0)
@@ -169,20 +172,59 @@ def test_places_are_what_they_stand_for() -> None:
     assert torch.equal(back, torch.where(at[:, 0] > 0, at[:, 1], torch.tensor(7.0)))
 
 
+def threads_of_numpy() -> set[int]:
+    return {library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"}
+
+
 def test_patients_are_made_by_one_thread_which_ends_with_them(monkeypatch: pytest.MonkeyPatch) -> None:
     threads: list[int] = []
     paint = Patient.paint
 
     def watched(*args: Any, **more: Any) -> Any:
-        threads.append(torch.get_num_threads())
+        threads.extend((torch.get_num_threads(), *threads_of_numpy()))
         return paint(*args, **more)
 
     monkeypatch.setattr(Patient, "paint", watched)
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        assert next(Simulation(seed=6, spacing_mm=9.0).scans(0)).scan.hu.any()
+        with threadpool_limits(2, user_api="blas"):
+            assert next(Simulation(seed=6, spacing_mm=9.0).scans(0)).scan.hu.any()
+            assert threads_of_numpy() == {2}
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
     assert set(threads) == {1}
+
+
+def test_whoever_is_last_out_leaves_numpy_as_the_first_one_found_it() -> None:
+    """Of threads that make patients at once; OpenBLAS has one number for all of them."""
+    told: list[str] = []
+
+    class Libraries:
+        def limit(self, **asked: Any) -> Libraries:
+            told.append(f"limited {asked}")
+            return self
+
+        def restore_original_limits(self) -> None:
+            told.append("restored")
+
+    products = _OneThreadOfNumPy()
+    vars(products)["_libraries"] = Libraries()
+    first, second = ExitStack(), ExitStack()
+    for stack in (first, second):
+        stack.enter_context(products)
+    first.close()
+    assert told == ["limited {'limits': 1, 'user_api': 'blas'}"]
+    second.close()
+    assert told[1:] == ["restored"]
+
+
+def test_a_grid_is_pickled_without_what_it_has_worked_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = np.random.default_rng(1).normal(size=(*SHAPE, 3)).astype(np.float32)
+    grid, at = Grid(values, FIRST, LAST), points(50)
+    small, found = len(pickle.dumps(grid)), grid.sample(at)
+    uncompiled(monkeypatch)
+    torch.testing.assert_close(grid.sample(at), found)
+    assert len(pickle.dumps(grid)) == small
+    torch.testing.assert_close(pickle.loads(pickle.dumps(grid)).sample(at), found)

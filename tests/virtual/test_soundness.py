@@ -185,11 +185,14 @@ def test_scans_of_a_patient_stand_side_by_side() -> None:
     ]
 
 
-def test_too_few_patients_for_folds_are_told_at_once(soundness: ModuleType, place: Path) -> None:
-    with pytest.raises(SystemExit, match="of 2 patients fewer than 5 have, or lack: ich, iph"):
-        soundness.show_nuisances(soundness.load([place], 0))
-    with pytest.raises(SystemExit, match=r"of 8 patients fewer than 5 have, or lack: .*edh"):
-        soundness.show_drawn(8)
+def test_too_few_patients_for_folds_are_told_before_anything_is_read(
+    soundness: ModuleType, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(soundness, "load", None)
+    for more, few in (((), "of 2 patients"), (("--no-nuisances", "--fresh", "8"), "of 8 patients")):
+        monkeypatch.setattr("sys.argv", ["soundness.py", str(place), "--epochs", "0", *more])
+        with pytest.raises(SystemExit, match=f"{few} fewer than 5 have, or lack: .*edh"):
+            soundness.main()
 
 
 def test_findings_that_were_drawn_are_told_by_nothing_else(

@@ -32,7 +32,7 @@ POINTS_AT_ONCE = 1 << 18
 operation has to be begun."""
 
 POINTS_ON_A_GPU = 1 << 23
-"""How many a GPU does, which has begun each operation long before it has memory for no more points."""
+"""How many any other device does, to begin few operations: heads of 2 mm as a whole. Each takes some 300 bytes."""
 
 LOWEST_HU, HIGHEST_HU = -1024, 3071
 
@@ -193,7 +193,7 @@ class Taken:
 
 
 @dataclass(frozen=True)
-class _Slices:
+class _Voxels:
     """Where a scan's voxels lie in the scanner, and how thick each slice is."""
 
     origins_mm: np.ndarray  # (slices, 3)
@@ -203,7 +203,7 @@ class _Slices:
     thickness_mm: np.ndarray  # (slices,)
 
     @classmethod
-    def of(cls, visit: Acquisition) -> _Slices:
+    def of(cls, visit: Acquisition) -> _Voxels:
         positions, thickness = visit.slices_mm
         rows = round(visit.field_mm / visit.pixel_mm / 2) * 2
         lean = Rotation.from_rotvec([np.radians(visit.tilt_deg), 0, 0])
@@ -218,31 +218,30 @@ class _Slices:
         """Of the scan: slices, rows, columns."""
         return len(self.origins_mm), self.rows, self.rows
 
-    @cached_property
     def in_plane_mm(self) -> np.ndarray:
-        """From a slice's first pixel to each of them, float32 (rows, cols, 3)."""
+        """From a slice's first pixel to each of them, float32 (3, rows * cols)."""
         steps = np.arange(self.rows, dtype=np.float32)
         down, across = self.row_step_mm.astype(np.float32), self.col_step_mm.astype(np.float32)
-        return steps[:, None, None] * down + steps[:, None] * across
+        return (steps[:, None] * down[:, None, None] + steps * across[:, None, None]).reshape(3, -1)
 
 
 @one_thread()
 def take(patient: Patient, visit: Acquisition, *, tissues: bool = False, device: str | torch.device = "cpu") -> Taken:
     """Scan a patient; `tissues` keeps the shares of `TISSUES` too. The same arguments give the same bytes.
 
-    The patient is painted and imaged on the device; another one gives the same within 1 HU, but for single voxels where
-    a condition decides. What is random, metal and straps are the processor's work.
+    The patient is painted and imaged on the device; another one is meant to give the same within 1 HU, but for single
+    voxels where a condition decides. What is random, metal and straps are the processor's work.
     """
-    slices = _Slices.of(visit)
-    averaged = _partial_volumes(patient, visit, slices, torch.device(device), tissues)
-    _lay_fixtures(averaged.hu, visit, patient, slices)
-    together = max(1, _at_once(averaged.hu.device) // slices.rows**2)
+    voxels = _Voxels.of(visit)
+    averaged = _partial_volumes(patient, visit, voxels, torch.device(device), tissues)
+    _lay_fixtures(averaged.hu, visit, patient, voxels)
+    together = max(1, _at_once(averaged.hu.device) // voxels.rows**2)
     scan = Scan(
-        hu=_imaged(averaged.hu, visit, patient, slices.thickness_mm, together).cpu().numpy(),
-        origins_mm=slices.origins_mm,
-        row_step_mm=slices.row_step_mm,
-        col_step_mm=slices.col_step_mm,
-        thickness_mm=float(np.median(slices.thickness_mm)),
+        hu=_imaged(averaged.hu, visit, patient, voxels.thickness_mm, together).cpu().numpy(),
+        origins_mm=voxels.origins_mm,
+        row_step_mm=voxels.row_step_mm,
+        col_step_mm=voxels.col_step_mm,
+        thickness_mm=float(np.median(voxels.thickness_mm)),
         header=_header(patient, visit),
     )
     return Taken(scan, averaged.shares, averaged.changed_hu, averaged.tissues)
@@ -257,21 +256,21 @@ class _Averaged:
 
 
 def _partial_volumes(
-    patient: Patient, visit: Acquisition, grid: _Slices, device: torch.device, tissues: bool
+    patient: Patient, visit: Acquisition, voxels: _Voxels, device: torch.device, tissues: bool
 ) -> _Averaged:
     """Every slice as the mean over planes within its thickness."""
-    result = _Averaged(torch.empty(grid.shape, device=device), {}, {}, {})
-    normal = np.cross(grid.col_step_mm, grid.row_step_mm)
+    result = _Averaged(torch.empty(voxels.shape, device=device), {}, {}, {})
+    normal = np.cross(voxels.col_step_mm, voxels.row_step_mm)
     normal /= np.linalg.norm(normal)
-    flat = torch.from_numpy(grid.in_plane_mm.reshape(-1, 3).T.copy()).to(device)
-    planes = np.maximum(1, np.ceil(grid.thickness_mm / max(SAMPLES_EVERY_MM, 1.25 * visit.pixel_mm))).astype(int)
+    flat = torch.from_numpy(voxels.in_plane_mm()).to(device)
+    planes = np.maximum(1, np.ceil(voxels.thickness_mm / max(SAMPLES_EVERY_MM, 1.25 * visit.pixel_mm))).astype(int)
     at_once = _at_once(device)
-    for slices in _together(planes * grid.rows**2, at_once):
+    for slices in _together(planes * voxels.rows**2, at_once):
         corners = np.concatenate(
             [
                 origin + ((np.arange(count) + 0.5) / count - 0.5)[:, None] * thickness * normal
                 for origin, count, thickness in zip(
-                    grid.origins_mm[slices], planes[slices], grid.thickness_mm[slices], strict=True
+                    voxels.origins_mm[slices], planes[slices], voxels.thickness_mm[slices], strict=True
                 )
             ]
         )
@@ -281,7 +280,7 @@ def _partial_volumes(
             for head_mm in map(visit.to_head, torch.split(points.reshape(3, -1).T, at_once))
         ]
         _keep(result, slices, parts, planes[slices])
-        origins = torch.from_numpy(grid.origins_mm[slices].astype(np.float32).T.copy()).to(device)
+        origins = torch.from_numpy(voxels.origins_mm[slices].astype(np.float32).T.copy()).to(device)
         middle = (flat[:, None] + origins[:, :, None]).reshape(3, -1).T
         lay_table(result.hu[slices].view(-1), middle, visit.shift_mm, head_rest=visit.head_rest)
     return result
@@ -379,16 +378,16 @@ def _lay_petrous_streaks(hu: torch.Tensor, inside: torch.Tensor, at: torch.Tenso
         hu.index_add_(0, some(inside, near), streaks)
 
 
-def _lay_fixtures(hu: torch.Tensor, visit: Acquisition, patient: Patient, slices: _Slices) -> None:
+def _lay_fixtures(hu: torch.Tensor, visit: Acquisition, patient: Patient, voxels: _Voxels) -> None:
     """What is not of the body: metal with its streaks, and the band over the forehead; in place."""
     pieces = metal_of(patient.seed)
     targets = np.array([piece.place_mm for piece in pieces]).reshape(-1, 3)
     places = visit.to_scanner(patient.bend.head_of(targets, brain=False)[0]) if pieces else targets
     rng = np.random.default_rng([visit.noise_seed, 3])
-    origins, steps_mm = slices.origins_mm, (slices.row_step_mm, slices.col_step_mm)
-    y = origins[:, 1, None] + np.arange(hu.shape[1]) * slices.row_step_mm[1]  # (slices, rows)
+    origins, steps_mm = voxels.origins_mm, (voxels.row_step_mm, voxels.col_step_mm)
+    y = origins[:, 1, None] + np.arange(hu.shape[1]) * voxels.row_step_mm[1]  # (slices, rows)
     for index, plane in enumerate(hu):
-        spots = spots_in(pieces, places, origins[index], steps_mm, slices.thickness_mm[index])
+        spots = spots_in(pieces, places, origins[index], steps_mm, voxels.thickness_mm[index])
         above = origins[index, 2] - visit.shift_mm[2]
         strapped = visit.strap_mm is not None and abs(above - visit.strap_mm) < WIDTH_MM / 2
         if not (spots or strapped):
@@ -459,7 +458,7 @@ def _displaced(planes: torch.Tensor, axis: int, by: float) -> torch.Tensor:
     place = (torch.arange(planes.shape[axis], device=planes.device) - by).clamp_(0, planes.shape[axis] - 1)
     before = place.floor().clamp_(max=planes.shape[axis] - 2).long()
     share = (place - before).reshape((-1, 1) if axis == 1 else (-1,))
-    return torch.lerp(planes.index_select(axis, before), planes.index_select(axis, before + 1), share.float())
+    return torch.lerp(planes.index_select(axis, before), planes.index_select(axis, before + 1), share)
 
 
 def _noise(

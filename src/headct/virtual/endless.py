@@ -56,9 +56,10 @@ def arrays(
 def _found(device: str | torch.device) -> torch.device:
     try:
         return torch.zeros(1, device=device).device
-    except (RuntimeError, AssertionError) as error:  # the latter where PyTorch was built without it
-        why = str(error).splitlines()[0]
-        do = "leave the device out, or install a PyTorch for it"
+    except (RuntimeError, AssertionError, ImportError) as error:  # the latter two where PyTorch was built without it
+        why, do = str(error).splitlines()[0], "leave the device out, or make it available to PyTorch"
+        if get_worker_info() is not None:
+            do = "give the DataLoader multiprocessing_context='spawn', or leave the device out"
         raise Misuse(f"nothing can be painted on the device {device}", why=why, do=do) from error
 
 
@@ -67,8 +68,8 @@ class Endless(IterableDataset[dict[str, Any]]):
 
     `hu` is int16 (X, Y, Z); `labels` float32, one for each of `findings`: 1, 0, or NaN where it can hardly be seen.
     Workers share the patients, so with another number of them the order differs; processes share them by
-    `start=rank, every=ranks`. The same simulation gives the same patients. A `device` such as cuda paints them, with
-    values that are the same within 1 HU but for single voxels; what is yielded lies on the CPU all the same.
+    `start=rank, every=ranks`. The same simulation gives the same patients. A `device` such as cuda:0 paints them,
+    which was not measured on a GPU yet; what is yielded lies on the CPU all the same.
     """
 
     findings = FINDINGS

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from functools import cache, cached_property
 from importlib.util import find_spec
 from pickle import UnpicklingError
+from typing import Any
 
 import numpy as np
 import torch
@@ -52,6 +53,10 @@ class Grid:
         self._first = np.array(first, np.float32)
         self._factor = np.float32(2) / (np.array(last, np.float32) - self._first)
         self._held: dict[torch.device, tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what is worked out again, perhaps on a device that another machine does not have."""
+        return {**{name: value for name, value in vars(self).items() if name != "_table"}, "_held": {}}
 
     def sample(self, points: torch.Tensor) -> torch.Tensor:
         """Values (channels, n) float32 at points (n, 3), which are x, y, z as `first` has them; trilinear.

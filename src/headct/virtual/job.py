@@ -41,7 +41,8 @@ from headct.writing import write_nifti
 FORMATS = ("dicom", "nifti", "cohort")
 
 EDITION = 6
-"""Raised whenever the same job gives other bytes: what was begun before is not gone on with."""
+"""Raised whenever the same job gives other labels, or scans that are not within 1 HU, as those of another machine or
+another PyTorch may be: what was begun before is not gone on with."""
 
 LABELS, LANDMARKS, CLASSES_CSV, TERMS = "labels.csv", "landmarks.csv", "classes.csv", "simulated.json"
 """Beside the patients: what is true of each scan, named places, which value of a map of classes means what, and for

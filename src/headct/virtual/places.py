@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
+from functools import cached_property
+from threading import Lock
 
 import numpy as np
 import torch
@@ -25,16 +26,36 @@ def one_thread() -> Iterator[None]:
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        with _libraries().limit(limits=1, user_api="blas"):
+        with _PRODUCTS:
             yield
     finally:
         torch.set_num_threads(before)
 
 
-@cache
-def _libraries() -> ThreadpoolController:
-    """What has threads of its own; to look for it takes longer than to ask it."""
-    return ThreadpoolController()
+class _OneThreadOfNumPy:
+    """Matrix products with one thread while anyone is within: PyTorch asks each of its callers, these the process."""
+
+    def __init__(self) -> None:
+        self._lock, self._within = Lock(), 0
+
+    @cached_property
+    def _libraries(self) -> ThreadpoolController:
+        return ThreadpoolController()  # to look for them takes a hundred times as long as to limit them
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._within:
+                self._limit = self._libraries.limit(limits=1, user_api="blas")
+            self._within += 1
+
+    def __exit__(self, *error: object) -> None:
+        with self._lock:
+            self._within -= 1
+            if not self._within:
+                self._limit.restore_original_limits()
+
+
+_PRODUCTS = _OneThreadOfNumPy()
 
 
 def by_axis(points: torch.Tensor) -> torch.Tensor:

@@ -137,7 +137,7 @@ class Simulated:
     study: str
     otherwise: str = ""
     tissues: bool = False
-    device: str | torch.device = "cpu"
+    device: str | torch.device = field(default="cpu", compare=False)
 
     @cached_property
     def study_id(self) -> str:

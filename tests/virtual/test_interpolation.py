@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import platform
+import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -13,7 +14,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from threadpoolctl import threadpool_info, threadpool_limits
 
 from headct.virtual import interpolation, patient
 from headct.virtual.interpolation import Grid
@@ -172,29 +172,43 @@ def test_places_are_what_they_stand_for() -> None:
     assert torch.equal(back, torch.where(at[:, 0] > 0, at[:, 1], torch.tensor(7.0)))
 
 
-def threads_of_numpy() -> set[int]:
-    return {library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"}
-
-
 def test_patients_are_made_by_one_thread_which_ends_with_them(monkeypatch: pytest.MonkeyPatch) -> None:
     threads: list[int] = []
     paint = Patient.paint
 
     def watched(*args: Any, **more: Any) -> Any:
-        threads.extend((torch.get_num_threads(), *threads_of_numpy()))
+        threads.append(torch.get_num_threads())
         return paint(*args, **more)
 
     monkeypatch.setattr(Patient, "paint", watched)
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        with threadpool_limits(2, user_api="blas"):
-            assert next(Simulation(seed=6, spacing_mm=9.0).scans(0)).scan.hu.any()
-            assert threads_of_numpy() == {2}
+        assert next(Simulation(seed=6, spacing_mm=9.0).scans(0)).scan.hu.any()
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
     assert set(threads) == {1}
+
+
+PRODUCTS = """
+from threadpoolctl import threadpool_info, threadpool_limits
+from headct.virtual.places import one_thread
+
+def threads():
+    return {library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"}
+
+with threadpool_limits(2, user_api="blas"):
+    with one_thread():
+        print(threads())
+    print(threads())
+"""
+
+
+def test_matrix_products_have_one_thread_within_and_as_many_as_before_after() -> None:
+    """In a process of its own: here other tests may have loaded libraries of their own by now."""
+    done = subprocess.run([sys.executable, "-c", PRODUCTS], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["{1}", "{2}"]
 
 
 def test_whoever_is_last_out_leaves_numpy_as_the_first_one_found_it() -> None:

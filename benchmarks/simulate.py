@@ -100,11 +100,18 @@ def show_device(device: str, patients: int, workers: Sequence[int]) -> None:
     print(f"voxels of {job.patients} arrays that differ: {shares[0]:.2g}, by more than 1 HU {shares[1]:.2g}")
 
 
+def positive(text: str) -> int:
+    """At least 1."""
+    if (number := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is below 1")
+    return number
+
+
 def main() -> None:
     """Print the tables."""
     asked = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    asked.add_argument("patients", nargs="?", type=int, default=24)
-    asked.add_argument("--workers", nargs="+", type=int, default=[1, 2])
+    asked.add_argument("patients", nargs="?", type=positive, default=24)
+    asked.add_argument("--workers", nargs="+", type=positive, default=[1, 2])
     asked.add_argument("--device", default="cpu")
     options = asked.parse_args()
     if options.device != "cpu":

@@ -378,7 +378,7 @@ def check_folds(what: str, findings: Sequence[str], labels: np.ndarray) -> None:
     fewest = [min(int((of == value).sum()) for value in (0, 1)) for of in labels.T]
     if lacking := [name for name, n in zip(findings, fewest, strict=True) if n < FOLDS]:
         few = f"of {len(labels)} patients fewer than {FOLDS} have, or lack: {', '.join(lacking)}"
-        raise SystemExit(f"{what}: {few}; ask for more")
+        raise SystemExit(f"{what}: {few}; simulate more patients, or leave this out")
 
 
 def which_were_drawn(people: int) -> np.ndarray:

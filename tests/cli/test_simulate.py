@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from headct.cli.app import run
-from headct.virtual.findings.mixture import PREVALENCE
+from headct.virtual.findings.mixture import KINDS, PREVALENCE
 
 
 def test_a_prevalence_changes_one_finding_alone(tmp_path: Path) -> None:
@@ -33,3 +33,9 @@ def test_a_prevalence_that_is_given_twice_is_refused(tmp_path: Path, capsys: pyt
     line = ["simulate", "--patients", "1", "--out", str(tmp_path / "out"), "--prevalence", "iph=1"]
     assert run([*line, "--prevalence", "iph=0"]) == 2
     assert "iph is given twice" in capsys.readouterr().err
+
+
+def test_help_names_every_finding(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["simulate", "--help"]) == 0
+    said = capsys.readouterr().out
+    assert all(name in said for name in KINDS)

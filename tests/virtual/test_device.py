@@ -169,7 +169,10 @@ def test_a_device_that_is_not_there_is_refused(device: str) -> None:
         next(arrays(Simulation(), "head-coarse", device=device))
 
 
-def test_a_worker_that_cannot_begin_its_gpu_is_told_how(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("headct.virtual.endless.get_worker_info", lambda: object())
-    with pytest.raises(Misuse, match="do:  give the DataLoader multiprocessing_context='spawn'"):
-        next(arrays(Simulation(), "head-coarse", device="cuda:99"))
+def test_a_forked_worker_that_cannot_begin_its_gpu_is_told_how(monkeypatch: pytest.MonkeyPatch) -> None:
+    def forked(*size: int, device: str) -> torch.Tensor:
+        raise RuntimeError("Cannot re-initialize CUDA in forked subprocess. To use CUDA with multiprocessing, …")
+
+    monkeypatch.setattr(torch, "zeros", forked)
+    with pytest.raises(Misuse, match=r"CUDA in forked subprocess\n  do:  give the DataLoader multiprocessing_context"):
+        next(arrays(Simulation(), "head-coarse", device="cuda"))

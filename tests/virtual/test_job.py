@@ -417,7 +417,7 @@ def test_workers_share_patients_without_end() -> None:
     assert sorted(scan_id for batch in batches for scan_id in batch["scan_id"]) == sorted(wanted)
     assert batches[0]["hu"].shape == (2, *named("head-coarse").shape)
     with pytest.raises(Misuse, match="not prepared by the published recipe"):
-        next(iter(Endless(Simulation(), "fm-hct")))
+        Endless(Simulation(), "fm-hct")
 
 
 def test_a_recipe_that_rejects_every_patient_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:

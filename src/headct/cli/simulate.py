@@ -55,6 +55,8 @@ def simulate(
 
     \b
     Sites: site-a (5 and 3 mm), site-b (tilted, thick), site-c (thin), site-d (noisy, mixed).
+    Findings: iph, ivh, sah, sdh, edh, tumor, hydrocephalus, edema, dementia, infarct, fracture.
+    Traps, which are drawn like these: surgery, bruise.
     With numba installed (pip install numba) the same patients take less time.
 
     Examples:

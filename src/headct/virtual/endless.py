@@ -57,9 +57,9 @@ def _found(device: str | torch.device) -> torch.device:
     try:
         return torch.zeros(1, device=device).device
     except (RuntimeError, AssertionError, ImportError) as error:  # the latter two where PyTorch was built without it
-        why, do = str(error).splitlines()[0], "leave the device out, or make it available to PyTorch"
-        if get_worker_info() is not None:
-            do = "give the DataLoader multiprocessing_context='spawn', or leave the device out"
+        why = str(error).splitlines()[0].split(". ")[0]
+        forked = "give the DataLoader multiprocessing_context='spawn'"
+        do = forked if "forked" in why else "leave the device out, name another, or make it available to PyTorch"
         raise Misuse(f"nothing can be painted on the device {device}", why=why, do=do) from error
 
 
@@ -69,7 +69,8 @@ class Endless(IterableDataset[dict[str, Any]]):
     `hu` is int16 (X, Y, Z); `labels` float32, one for each of `findings`: 1, 0, or NaN where it can hardly be seen.
     Workers share the patients, so with another number of them the order differs; processes share them by
     `start=rank, every=ranks`. The same simulation gives the same patients. A `device` such as cuda:0 paints them,
-    which was not measured on a GPU yet; what is yielded lies on the CPU all the same.
+    which was not measured on a GPU yet; what is yielded lies on the CPU all the same. Raises Misuse for an unknown or a
+    published recipe.
     """
 
     findings = FINDINGS
@@ -83,6 +84,7 @@ class Endless(IterableDataset[dict[str, Any]]):
         every: int = 1,
         device: str | torch.device = "cpu",
     ) -> None:
+        simulation.prepared_by(named(recipe))  # what cannot be is refused at once, not in a worker
         self.simulation, self.recipe, self.start, self.every, self.device = simulation, recipe, start, every, device
 
     def __iter__(self) -> Iterator[dict[str, Any]]:

@@ -93,6 +93,7 @@ CENTRE = (slice(32, 64), slice(36, 76), slice(36, 64))
 APART = ("texture", "swelling")
 """What findings bring with them: no nuisances, so not among `all`, nor counted."""
 FOLDS = 5
+"""By patient, of (a) and (e)."""
 FRESH_SEED = 990
 """Of no cohort that a network learns from; `nuisances.py` scans some of these patients."""
 CELLS_WEIGH = 20.0

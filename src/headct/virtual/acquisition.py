@@ -400,7 +400,7 @@ def _lay_fixtures(hu: torch.Tensor, visit: Acquisition, patient: Patient, voxels
 
 
 def _imaged(
-    hu: torch.Tensor, visit: Acquisition, patient: Patient, thickness: np.ndarray, together: int = 1
+    hu: torch.Tensor, visit: Acquisition, patient: Patient, thickness: np.ndarray, together: int
 ) -> torch.Tensor:
     """Kernel, offset, noise, motion and rounding, as int16 (slices, rows, cols), so many slices `together`.
 
